@@ -1,0 +1,78 @@
+"""`python -m bench list|run|smoke`: one JSON line a case on standard output.
+
+Exit status 0 when every answer was right, 1 when one was wrong, 2 for an error of use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from bench import case_commit, case_contacts, case_decode
+from bench.harness import Case, UsageError, run_case
+
+CASES: dict[str, Case] = {
+    case.name: case for case in (case_decode.CASE, case_commit.CASE, case_contacts.CASE)
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An error of use is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"bench: {message}; see python -m bench --help\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m bench", description=__doc__.splitlines()[0])
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|run|smoke")
+    actions.add_parser("list", help="the cases and what each measures")
+    run = actions.add_parser("run", help="measure cases")
+    run.add_argument("names", nargs="+", metavar="NAME", help="a case, as `list` prints it")
+    run.add_argument("--large", action="store_true", help="large parameters; takes minutes")
+    run.add_argument(
+        "--data", type=Path, metavar="DIR", help="decode: the JPEG images of this folder instead"
+    )
+    actions.add_parser("smoke", help="every case with tiny parameters; part of the tests")
+    return parser
+
+
+def run(names: list[str], size: str, data: Path | None = None) -> int:
+    """Prints a line for each case. Raises UsageError."""
+    for name in names:
+        if name not in CASES:
+            raise UsageError(f"there is no case {name!r}; there are: {', '.join(CASES)}")
+        if data is not None and not CASES[name].takes_data:
+            raise UsageError(f"the case {name!r} takes no --data")
+    if data is not None and not data.is_dir():
+        raise UsageError(f"--data: {data} is no folder")
+    is_wrong = False
+    for name in names:
+        line = run_case(CASES[name], size, data)
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+        for sentence in line["wrong"]:
+            print(f"bench: {name}: WRONG: {sentence}", file=sys.stderr)
+        is_wrong = is_wrong or bool(line["wrong"])
+    return 1 if is_wrong else 0
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = build_parser()
+    chosen = parser.parse_args(words)
+    try:
+        if chosen.action == "list":
+            for case in CASES.values():
+                print(f"{case.name:<10} {case.what}")
+            return 0
+        if chosen.action == "smoke":
+            return run(list(CASES), "smoke")
+        return run(chosen.names, "large" if chosen.large else "small", chosen.data)
+    except UsageError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The owner's side of the engine's socket: tables in and out, tokens, gateway files, venue codes.
+
+Whoever may open the socket (mode 0600, same user) owns the engine; there is no token here. What
+changes goes to the one writer, the engine, and becomes a record of the control log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+
+import msgspec
+
+from engine import registry_csv
+from engine.access import Grant, make_token
+from engine.errors import NotFound, ServiceError
+from engine.questions import (
+    AskKit,
+    Kit,
+    QuestionClient,
+    RegistryChange,
+    RegistryEntries,
+    RegistryList,
+    RegistryTaken,
+)
+from engine.registry import Change, Gateway
+
+Owner = QuestionClient
+SOCKET_NAME = "engine.sock"
+
+
+@contextlib.asynccontextmanager
+async def connect(data: Path) -> AsyncIterator[Owner]:
+    """The engine that runs on the store in `data`. Calls raise EngineUnreachable without one."""
+    owner = QuestionClient(data / SOCKET_NAME)
+    try:
+        yield owner
+    finally:
+        await owner.close()
+
+
+async def records(owner: Owner, kind: str) -> tuple[Change, ...]:
+    """Newest records of a kind of engine.registry.TYPES."""
+    reply = await owner.ask(RegistryList(kind))
+    if not isinstance(reply, RegistryEntries):
+        raise ServiceError("the engine answered with something else")
+    return reply.entries
+
+
+async def change(owner: Owner, changes: Collection[Change]) -> RegistryTaken:
+    """All of it or nothing. Raises RegistryInvalid with every fault."""
+    reply = await owner.ask(RegistryChange(tuple(changes)))
+    if not isinstance(reply, RegistryTaken):
+        raise ServiceError("the engine answered with something else")
+    return reply
+
+
+def read_tables(source: Path) -> list[Change]:
+    """Changes of one CSV file, or of every table in a folder; files are named after tables.
+
+    Raises RegistryInvalid, NotFound when there is no table.
+    """
+    files = sorted(source.glob("*.csv")) if source.is_dir() else [source]
+    found: list[Change] = []
+    known = [file for file in files if file.stem in registry_csv.TABLES]
+    if not known:
+        names = ", ".join(f"{name}.csv" for name in registry_csv.TABLES)
+        raise NotFound(f"{source} is no table and holds none", hint=f"names: {names}")
+    for table in registry_csv.TABLE_ORDER:
+        for file in known:
+            if file.stem == table:
+                found += registry_csv.read_csv(table, file.read_bytes())
+    return found
+
+
+async def issue_token(owner: Owner, name: str) -> str:
+    """A new token for a grant; an older one of it stops working. Shown once, stored nowhere."""
+    grants = [g for g in await records(owner, "grant") if isinstance(g, Grant) and g.name == name]
+    if not grants:
+        raise NotFound(f"there is no grant {name}", hint="see: chot registry list grant")
+    token, digest = make_token()
+    await change(owner, [msgspec.structs.replace(grants[0], token_sha256=digest)])
+    return token
+
+
+async def kit(owner: Owner) -> Kit:
+    """What gateways and posters need of the engine."""
+    reply = await owner.ask(AskKit())
+    if not isinstance(reply, Kit):
+        raise ServiceError("the engine answered with something else")
+    return reply
+
+
+async def enrol_gateway(owner: Owner, name: str, *, spool: Path) -> str:
+    """A gateway's TOML file with a new token; an older token of it stops working."""
+    found = [
+        g for g in await records(owner, "gateway") if isinstance(g, Gateway) and g.name == name
+    ]
+    if not found:
+        raise NotFound(f"there is no gateway {name}", hint="see: chot registry list gateway")
+    token, digest = make_token()
+    await change(owner, [msgspec.structs.replace(found[0], token_sha256=digest)])
+    engine = await kit(owner)
+    host, _, port = engine.ingest.rpartition(":")
+    lines = {
+        "name": name,
+        "token": token,
+        "ingest_public": engine.ingest_public.hex(),
+        "spool": str(spool),
+        "host": host,
+        "port": int(port),
+        "lane": found[0].lanes[0] if found[0].lanes else 0,
+    }
+    # A JSON string or number is a TOML one as well.
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
+    kind = "frames" if found[0].lanes else "records"
+    return f'{text}\n[source]\nkind = "{kind}"\npath = "-"\n'
+
+
+async def venue_codes(owner: Owner) -> dict[int, str]:
+    """Text of the posted code of every venue by its place number."""
+    return (await kit(owner)).venue_codes
+
+
+def write_secret(path: Path, text: str) -> None:
+    """A file that only its owner reads, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)  # mkstemp gives mode 0600
+    temporary = Path(name)
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def table_to_kind(table: str) -> str:
+    """ "venue" for "venues". Raises NotFound."""
+    if table not in registry_csv.TABLES:
+        names = ", ".join(registry_csv.TABLES)
+        raise NotFound(f"there is no table {table}", hint=f"one of: {names}")
+    return registry_csv.TABLES[table][0]

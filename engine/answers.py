@@ -1,0 +1,511 @@
+"""Bodies and answers of the HTTP API as structs, and the way from packed arrays to them.
+
+The structs are the API: OpenAPI is generated from them (engine.openapi), and docs/api.md says in
+words what they mean. A time stands twice, as ISO 8601 with +07:00 and as ms since the epoch.
+Person handles are pseudonyms; names come from sealed details and are masked unless the question
+asked otherwise and its role may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from engine import people, tracing
+from engine.clock import day_to_date, iso_to_ms, ms_to_iso
+from engine.errors import QuestionInvalid
+from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
+from engine.people import Details
+from engine.questions import SUPPRESSED, Figures, PersonRef, PlaceInfo, Traced, key_to_handle
+from engine.rows import Direction
+from engine.tracing import (
+    KEY_SIZE,
+    ContactProfile,
+    ContactRow,
+    PairRow,
+    VisitRow,
+    contact_rows,
+    visit_rows,
+)
+
+_DIRECTIONS: Final = {int(Direction.IN): "in", int(Direction.OUT): "out"}
+LIMIT_DEFAULT: Final = 1000
+ROWS_MAX: Final = 10_000
+
+When = Annotated[
+    int | str, Meta(description="ms since 1970, or ISO 8601; local time where no offset is given")
+]
+Limit = Annotated[int, Meta(ge=1, le=ROWS_MAX, description="rows at most; see limit_cut")]
+_CASE = Meta(max_length=64, description="number of the case or notice, for example BN-1234")
+_PURPOSE = Meta(max_length=64, description="why: case or notice")
+
+# ---- bodies -------------------------------------------------------------------------------------
+
+
+class TraceBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every question about persons carries. The span is half open, [from, to)."""
+
+    purpose: Annotated[str, _PURPOSE] = ""
+    case: Annotated[str, _CASE] = ""
+    start: When = msgspec.field(name="from")
+    end: When = msgspec.field(name="to")
+    limit: Limit = LIMIT_DEFAULT
+    unmasked: Annotated[bool, Meta(description="full names; for roles that call people")] = False
+
+
+class VenueBody(TraceBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who was at this place between these times?"""
+
+    place: Annotated[
+        int | Annotated[str, Meta(max_length=32)],
+        Meta(description="number of a venue or post, or a post's code"),
+    ]
+
+
+class PersonBody(TraceBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where was this person between these times?"""
+
+    person: PersonRef
+    aliases: Annotated[
+        tuple[PersonRef, ...], Meta(max_length=15, description="other documents of this person")
+    ] = ()
+
+
+class ContactsBody(PersonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who met this person, for how many minutes, and where?"""
+
+    profile: Annotated[str, Meta(max_length=64, description="contact profile; see docs")] = ""
+    min_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
+    linger_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+class ErrorInfo(msgspec.Struct, frozen=True):
+    """code is stable and documented; message and hint are for people."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """The one shape of every failure."""
+
+    error: ErrorInfo
+
+
+class PlaceAnswer(msgspec.Struct, frozen=True):
+    """kind: "post", or the venue's category. code: of a post."""
+
+    number: int
+    name: str
+    kind: str
+    area: str
+    code: str
+    default_stay_minutes: int
+
+
+class PersonAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A person of an answer. Fields without a value are left empty; see `masked` of the answer.
+
+    doc: kind and number of the document, only its end while masked. Masked answers have neither
+    address nor day of birth.
+    """
+
+    person: str
+    name: str = ""
+    phone: str = ""
+    doc: str = ""
+    birth: str = ""
+    sex: str = ""
+    address: str = ""
+
+
+class VisitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A stay at a venue or a passage through a post, [start, end).
+
+    end_rule says where the end comes from: observed (a check-out), inferred_next (the person
+    appeared elsewhere), default (the place's usual stay) or capped (cut to the longest stay).
+    """
+
+    person: str
+    name: str
+    place: int
+    place_name: str
+    room: int
+    start: str
+    start_ms: int
+    end: str
+    end_ms: int
+    minutes: float
+    end_rule: str
+    start_inferred: bool
+    is_passage: bool
+    direction: str
+    scans: int
+
+
+class MeetingAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One place and time that the case and the contact shared: the evidence.
+
+    minutes: together; linger_minutes: the contact there after the case had left.
+    """
+
+    place: int
+    place_name: str
+    minutes: float
+    linger_minutes: float
+    case_start: str
+    case_start_ms: int
+    case_end: str
+    case_end_ms: int
+    case_end_rule: str
+    case_room: int
+    other_start: str
+    other_start_ms: int
+    other_end: str
+    other_end_ms: int
+    other_end_rule: str
+    other_room: int
+    flags: tuple[str, ...]
+
+
+class ContactAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who met the case; a person decides what that means.
+
+    tier: candidate (enough minutes, or one vehicle) or queue (beside each other at a post).
+    minutes: together at venues; best_minutes: the most within the profile's window.
+    """
+
+    person: str
+    name: str
+    tier: str
+    minutes: float
+    linger_minutes: float
+    best_minutes: float
+    queue_minutes: float
+    venues: int
+    first: str
+    first_ms: int
+    last: str
+    last_ms: int
+    flags: tuple[str, ...]
+    meetings: tuple[MeetingAnswer, ...]
+
+
+class Completeness(msgspec.Struct, frozen=True):
+    """Every scan that had reached the engine before `up_to` is in the answer.
+
+    group: the last group of the scan log in it. behind: gateways whose scans may still be on their
+    way, because they are not connected or hold some back; seconds of the oldest known one.
+    """
+
+    up_to: str
+    up_to_ms: int
+    group: int
+    behind: dict[str, float]
+
+
+class TraceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What every answer about persons carries.
+
+    total: rows that there are; limit_cut: some are not shown. area: what bounded the answer, empty
+    for the whole province. audit: number of the audit record that was written before this was sent.
+    elapsed_us: in the engine.
+    """
+
+    question: str
+    persons: tuple[PersonAnswer, ...]
+    masked: bool
+    total: int
+    limit_cut: bool
+    area: str
+    complete: Completeness
+    audit: int
+    elapsed_us: int
+
+
+class VisitsAnswer(TraceAnswer, frozen=True, kw_only=True):
+    """Answer to "venue" and "person", in order of time."""
+
+    visits: tuple[VisitAnswer, ...]
+
+
+class ContactsAnswer(TraceAnswer, frozen=True, kw_only=True):
+    """Answer to "contacts", ranked.
+
+    profile: as applied. below: how many persons were met for less than it asks.
+    """
+
+    profile: ContactProfile
+    contacts: tuple[ContactAnswer, ...]
+    below: int
+
+
+class PlaceFigures(msgspec.Struct, frozen=True):
+    """Counts of one place; null where fewer than five persons would show."""
+
+    place: int
+    place_name: str
+    scans: int | None
+    checkins: int | None
+    manuals: int | None
+    persons: int | None
+    visits: int | None
+    passages: int | None
+
+
+class PassageFigures(msgspec.Struct, frozen=True):
+    """Passages of one control point by direction; null where there are fewer than five."""
+
+    place: int
+    place_name: str
+    lane: int
+    direction: str
+    count: int | None
+
+
+class RefusedFigures(msgspec.Struct, frozen=True):
+    """Codes and records turned away, by reason; place 0 for an app's back end."""
+
+    place: int
+    place_name: str
+    lane: int
+    reason: str
+    count: int
+
+
+class FiguresAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of a civil day of Viet Nam. persons: different ones; null for an area's share."""
+
+    day: str
+    persons: int | None
+    places: tuple[PlaceFigures, ...]
+    passages: tuple[PassageFigures, ...]
+    refused: tuple[RefusedFigures, ...]
+    area: str
+    group: int
+
+
+class PlacesAnswer(msgspec.Struct, frozen=True):
+    places: tuple[PlaceAnswer, ...]
+
+
+class WhoamiAnswer(msgspec.Struct, frozen=True):
+    """Whom a token belongs to. may: the kinds of question it opens."""
+
+    name: str
+    role: str
+    unit: str
+    area: str
+    may: tuple[str, ...]
+
+
+class HealthAnswer(msgspec.Struct, frozen=True):
+    """status: "ok". engine: what the engine says of itself; numbers, no persons."""
+
+    status: Literal["ok"]
+    engine: dict[str, Any]
+
+
+# ---- from packed arrays -------------------------------------------------------------------------
+
+
+def when_to_ms(when: int | str) -> int:
+    """Raises QuestionInvalid."""
+    if isinstance(when, int):
+        found = when
+    else:
+        try:
+            found = iso_to_ms(when)
+        except (ValueError, OverflowError):
+            raise QuestionInvalid(
+                "that is not a time", hint="2021-07-01T08:30, or ms since 1970"
+            ) from None
+    if not -(1 << 52) < found < 1 << 52:
+        raise QuestionInvalid("that time is out of range")
+    return found
+
+
+def details_to_person(handle: str, details: Details | None, is_masked: bool) -> PersonAnswer:
+    """What may be shown of a person; of one whose details are gone, the handle alone."""
+    if details is None:
+        return PersonAnswer(person=handle)
+    number = details.doc_no or details.qid or details.bhyt
+    kind = details.doc_kind if details.doc_no else ("qid" if details.qid else "bhyt")
+    name, birth, address = details.name, details.birth, details.address
+    # As it is dialled here; no other answer needs the country before it.
+    phone = "0" + details.phone[3:] if details.phone.startswith("+84") else details.phone
+    if is_masked:
+        name = people.mask_name(name) if name else ""
+        phone = people.mask_phone(phone) if phone else ""
+        number = people.mask_doc(number) if number else ""
+        birth, address = birth[:4], ""
+    return PersonAnswer(
+        person=handle,
+        name=name,
+        phone=phone,
+        doc=f"{kind} {number}" if number else "",
+        birth=birth,
+        sex=details.sex,
+        address=address,
+    )
+
+
+def traced_to_answer(
+    traced: Traced, details: Sequence[Details | None], is_masked: bool
+) -> VisitsAnswer | ContactsAnswer:
+    """details: of each person of the answer, in the same order. Raises ServiceError."""
+    answer = traced.answer
+    keys = [answer.persons[i : i + KEY_SIZE] for i in range(0, len(answer.persons), KEY_SIZE)]
+    persons = tuple(
+        details_to_person(key_to_handle(key), found, is_masked)
+        for key, found in zip(keys, details, strict=True)
+    )
+    names = {place.number: place.name for place in traced.places}
+    common: dict[str, Any] = {
+        "persons": persons,
+        "masked": is_masked,
+        "total": answer.total,
+        "limit_cut": answer.limit_cut,
+        "area": traced.area,
+        "complete": _complete(answer.completeness),
+        "audit": traced.audit,
+        "elapsed_us": answer.elapsed_us,
+    }
+    if isinstance(answer, tracing.ContactsAnswer):
+        contacts = contact_rows(answer.packed)
+        return ContactsAnswer(
+            **common,
+            question="contacts",
+            profile=answer.profile,
+            contacts=tuple(_contact(row, persons[row.person], names) for row in contacts),
+            below=answer.below,
+        )
+    visits = visit_rows(answer.packed)
+    return VisitsAnswer(
+        **common,
+        question="venue" if isinstance(answer, tracing.VenueAnswer) else "person",
+        visits=tuple(_visit(row, persons[row.person], names) for row in visits),
+    )
+
+
+def figures_to_answer(figures: Figures) -> FiguresAnswer:
+    names = {place.number: place.name for place in figures.known}
+    places = tuple(
+        PlaceFigures(int(row["place"]), names[int(row["place"])], *map(_count, list(row)[1:]))
+        for row in np.frombuffer(figures.places, PLACE_FIGURE)
+    )
+    passages = tuple(
+        PassageFigures(
+            int(row["place"]),
+            names[int(row["place"])],
+            int(row["lane"]),
+            _DIRECTIONS.get(int(row["direction"]), "none"),
+            _count(row["count"]),
+        )
+        for row in np.frombuffer(figures.passages, PASSAGE_FIGURE)
+    )
+    refused = tuple(
+        RefusedFigures(row.place, names.get(row.place, ""), row.lane, row.reason, row.count)
+        for row in figures.refused
+    )
+    return FiguresAnswer(
+        day=day_to_date(figures.day),
+        persons=figures.persons,
+        places=places,
+        passages=passages,
+        refused=refused,
+        area=figures.area,
+        group=figures.complete_lsn,
+    )
+
+
+def places_to_answer(places: Sequence[PlaceInfo]) -> PlacesAnswer:
+    return PlacesAnswer(tuple(PlaceAnswer(**msgspec.structs.asdict(place)) for place in places))
+
+
+def _complete(completeness: tracing.Completeness) -> Completeness:
+    behind = {
+        state.name: state.behind_ms // 100 / 10
+        for state in completeness.gateways
+        if state.behind_ms or not state.is_connected
+    }
+    as_of_ms = completeness.as_of_ms
+    return Completeness(ms_to_iso(as_of_ms), as_of_ms, completeness.applied_lsn, behind)
+
+
+def _visit(row: VisitRow, person: PersonAnswer, names: Mapping[int, str]) -> VisitAnswer:
+    return VisitAnswer(
+        person=person.person,
+        name=person.name,
+        place=row.place,
+        place_name=names[row.place],
+        room=row.room,
+        start=ms_to_iso(row.start_ms),
+        start_ms=row.start_ms,
+        end=ms_to_iso(row.end_ms),
+        end_ms=row.end_ms,
+        minutes=_minutes(row.end_ms - row.start_ms),
+        end_rule=row.end_rule,
+        start_inferred=row.is_start_inferred,
+        is_passage=row.is_passage,
+        direction=row.direction,
+        scans=row.scans,
+    )
+
+
+def _contact(row: ContactRow, person: PersonAnswer, names: Mapping[int, str]) -> ContactAnswer:
+    return ContactAnswer(
+        person=person.person,
+        name=person.name,
+        tier=row.tier,
+        minutes=_minutes(row.overlap_ms),
+        linger_minutes=_minutes(row.linger_ms),
+        best_minutes=_minutes(row.best_ms),
+        queue_minutes=_minutes(row.queue_ms),
+        venues=row.places,
+        first=ms_to_iso(row.first_ms),
+        first_ms=row.first_ms,
+        last=ms_to_iso(row.last_ms),
+        last_ms=row.last_ms,
+        flags=row.flags,
+        meetings=tuple(_meeting(pair, names) for pair in row.pairs),
+    )
+
+
+def _meeting(pair: PairRow, names: Mapping[int, str]) -> MeetingAnswer:
+    return MeetingAnswer(
+        place=pair.place,
+        place_name=names[pair.place],
+        minutes=_minutes(pair.overlap_ms),
+        linger_minutes=_minutes(pair.linger_ms),
+        case_start=ms_to_iso(pair.case_start_ms),
+        case_start_ms=pair.case_start_ms,
+        case_end=ms_to_iso(pair.case_end_ms),
+        case_end_ms=pair.case_end_ms,
+        case_end_rule=pair.case_end_rule,
+        case_room=pair.case_room,
+        other_start=ms_to_iso(pair.other_start_ms),
+        other_start_ms=pair.other_start_ms,
+        other_end=ms_to_iso(pair.other_end_ms),
+        other_end_ms=pair.other_end_ms,
+        other_end_rule=pair.other_end_rule,
+        other_room=pair.other_room,
+        flags=pair.flags,
+    )
+
+
+def _minutes(span_ms: int) -> float:
+    """To a tenth, rounded down: what is shown must not reach a threshold that was not reached."""
+    return span_ms // 6000 / 10
+
+
+def _count(number: Any) -> int | None:
+    return None if int(number) == SUPPRESSED else int(number)

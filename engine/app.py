@@ -1,0 +1,375 @@
+"""The composition root: which parts an engine has, in which order they start and stop.
+
+`serve` runs the engine in this process and the API as a child of it (decision D-7). The child ends
+when its standard input does, so it never outlives the engine, whatever kills that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+import engine
+import native.cpu
+from engine import admin, api
+from engine.clock import Clock, SystemClock
+from engine.control_lmdb import ControlLog
+from engine.decode import DecodePool
+from engine.dedup import SeenWindow
+from engine.desk import Desk
+from engine.errors import EngineUnreachable, SettingInvalid, StorageUnavailable
+from engine.group import Group
+from engine.index import CoLocationIndex
+from engine.ingest import IngestServer
+from engine.journal_lmdb import LmdbJournal
+from engine.keys import DESK_DIR, FileKeyRing
+from engine.payloads import make_venue_code, venue_body
+from engine.pipeline import Pipeline
+from engine.questions import Kit, QuestionServer, RegistryTaken
+from engine.registry import Registry, Venue
+from engine.retention import Retention
+from engine.settings import Settings
+from engine.tallies import Tallies
+from engine.telemetry import Log, Metrics, Sample, setup_logging
+from engine.tracing import Completeness, GatewayState, Tracer
+from engine.verify import CONTROL_DIR, JOURNAL_DIR
+from engine.visits import PlaceRules
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+API_RESTART_S = 1.0
+FORGET_S = 900  # between looks for days that are due
+
+_log = Log("app")
+
+
+class Engine:
+    """Everything that runs in the engine's process. `async with Engine(settings): ...`"""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        if settings.ingest_host not in LOOPBACK:
+            raise SettingInvalid(
+                "ingest_host: plain TCP is for loopback only",
+                hint="let gateways come in through a TLS tunnel that ends on this machine",
+            )
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.metrics = Metrics()
+        self.ingest_port = 0
+        self._applied_rows = 0
+        self._exits = contextlib.AsyncExitStack()
+        self._data = Path(settings.data)
+
+    async def __aenter__(self) -> Engine:
+        try:
+            await self._start()
+        except BaseException:
+            await self._exits.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        await self._exits.aclose()
+
+    async def import_tables(self, folder: Path) -> RegistryTaken:
+        """CSV tables into the registry; importing them again changes nothing.
+
+        Raises RegistryInvalid and NotFound; nothing of any table was taken then.
+        """
+        return await self.desk.take_changes(admin.read_tables(folder), "serve")
+
+    # ---- starting, in this order; stopping goes the other way --------------------------------
+
+    async def _start(self) -> None:
+        started_ns = self.clock.monotonic_ns()
+        self._open_stores()
+        self.registry = Registry()
+        for record in self.control.read():
+            self.registry.apply(record)
+        self.seen = SeenWindow(self.registry.rule("seen_window_s") * 1000)
+        self._rules = (self.registry.place_rules(), self.registry.visit_rules())
+        self.index = CoLocationIndex(PlaceRules(self._rules[0]), self._rules[1])
+        self.tallies = Tallies()
+        await self._recover()
+        self.pool = DecodePool(
+            self.settings.decode_threads,
+            pixels_max=self.settings.image_pixels_max,
+            bytes_max=self.settings.frame_size_max,
+            clock=self.clock,
+        )
+        self._exits.callback(self.pool.close)
+        follower = asyncio.create_task(self._follow())
+        self._exits.push_async_callback(_cancel, follower)
+        await self._open_doors()
+        forgetter = asyncio.create_task(self._forget())
+        self._exits.push_async_callback(_cancel, forgetter)
+        self._opened_ns = self.clock.monotonic_ns()
+        self.metrics.add_source(self._samples)
+        _log.info(
+            "engine open",
+            version=engine.__version__,
+            cpu=native.cpu.active(),
+            port=self.ingest_port,
+            groups=self.journal.last_lsn(),
+            ms=(self._opened_ns - started_ns) // 1_000_000,
+        )
+
+    def _open_stores(self) -> None:
+        settings = self.settings
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.keyring = FileKeyRing(self._data / "keys", create=True)
+        self.control = ControlLog(self._data / CONTROL_DIR, now_ms=self.clock.now_ms())
+        self._exits.callback(self.control.close)
+        self.journal = LmdbJournal(
+            self._data / JOURNAL_DIR,
+            self.keyring,
+            self.clock,
+            limit_bytes=settings.map_size,
+            floor_bytes=settings.free_space_min,
+            pending_limit_bytes=settings.commit_pending_max,
+        )
+        self._exits.push_async_callback(self.journal.close)
+
+    async def _open_doors(self) -> None:
+        pipeline = Pipeline(
+            self.settings, self.clock, self.registry, self.keyring, self.seen, self.metrics
+        )
+        self.ingest = IngestServer(
+            self.settings, self.clock, self.registry, self.keyring, pipeline, self.pool,
+            self.journal, self.metrics,
+        )  # fmt: skip
+        self.desk = Desk(
+            registry=self.registry,
+            tracer=Tracer(self.index, self.clock, self.registry.place, self._completeness),
+            figures=self.index.figures,
+            tallies=self.tallies.of_day,
+            keyring=self.keyring,
+            control=self.control,
+            journal=self.journal,
+            clock=self.clock,
+            metrics=self.metrics,
+            health=self._health,
+            kit=self._kit,
+            rows_max=self.settings.answer_rows_max,
+            on_registry=self._registry_changed,
+        )
+        self._exits.callback(self.desk.close)
+        self.ingest_port = await self.ingest.start()
+        self._exits.push_async_callback(self.ingest.stop)
+        questions = QuestionServer(
+            self._data / admin.SOCKET_NAME,
+            self.desk.answer,
+            lambda name: _log.error("question failed", name=name),
+        )
+        await questions.start()
+        self._exits.push_async_callback(questions.close)
+
+    # ---- what is derived from the log --------------------------------------------------------
+
+    def _derive(self, group: Group) -> None:
+        self.index.apply(group)
+        self._applied_rows += len(group.rows)
+        self.tallies.apply(group)
+
+    async def _recover(self) -> None:
+        """The log into index, tallies and window: the same code as live, before the doors open."""
+        last = self.journal.last_lsn()
+        if not last:
+            return
+        newest_ms = self.clock.now_ms() - self.seen.window_ms
+        async for group in self.journal.read(0):
+            self._derive(group)
+            recent = group.rows[group.rows["time_ms"] >= newest_ms]
+            if len(recent):
+                self.seen.rebuild(recent)
+            if group.lsn >= last:
+                break
+        self.index.snapshot()
+
+    async def _forget(self) -> None:
+        retention = Retention(self.journal, self.index, self.clock, self.settings.retention_days)
+        while True:
+            with contextlib.suppress(StorageUnavailable):
+                await retention.run()
+            await asyncio.sleep(FORGET_S)
+
+    async def _follow(self) -> None:
+        async for group in self.journal.read(self.index.applied_lsn):
+            self._derive(group)
+
+    def _registry_changed(self) -> None:
+        self.seen.window_ms = self.registry.rule("seen_window_s") * 1000
+        rules = (self.registry.place_rules(), self.registry.visit_rules())
+        if rules != self._rules:
+            self._rules = rules
+            self.index.set_place_rules(PlaceRules(rules[0]), rules[1])
+
+    # ---- what is told ------------------------------------------------------------------------
+
+    def _completeness(self) -> Completeness:
+        states = tuple(GatewayState(*state) for state in self.ingest.states())
+        return Completeness(self.index.applied_lsn, self.clock.now_ms(), states)
+
+    def _health(self) -> dict[str, Any]:
+        return {
+            "version": engine.__version__,
+            "durable_group": self.journal.last_lsn(),
+            "applied_group": self.index.applied_lsn,
+            "is_full": self.ingest.is_full,
+            "sessions": len(self.ingest.links),
+        }
+
+    def _kit(self) -> Kit:
+        tag = self.keyring.venue_tag
+        host = self.settings.venue_host
+        codes = {
+            venue.number: make_venue_code(
+                venue.number, venue.issue, tag(venue_body(venue.number, venue.issue)), host
+            )
+            for venue in self.registry.entries("venue")
+            if isinstance(venue, Venue)
+        }
+        ingest = f"{self.settings.ingest_host}:{self.ingest_port}"
+        return Kit(ingest, self.keyring.ingest_public(), codes)
+
+    def _samples(self) -> Iterator[Sample]:
+        counters, pool = self.journal.counters, self.pool
+        yield "chot_build_info", (engine.__version__, native.cpu.active()), 1
+        yield "chot_up_seconds", (), (self.clock.monotonic_ns() - self._opened_ns) / 1e9
+        yield "chot_frames_decoded", (), pool.frames
+        yield "chot_frame_codes", (), pool.codes
+        yield "chot_decode_seconds", (), pool.decode_ns / 1e9
+        yield "chot_journal_commits", (), counters.commits
+        yield "chot_journal_groups", (), counters.groups
+        yield "chot_journal_rows", (), counters.rows
+        yield "chot_journal_bytes", (), counters.bytes
+        yield "chot_journal_commit_seconds", (), counters.commit_ns_total / 1e9
+        yield "chot_journal_pending_bytes", (), self.journal.pending_bytes
+        yield "chot_journal_duplicates", (), counters.duplicates
+        yield "chot_journal_full", (), self.ingest.is_full
+        yield "chot_expired_groups", (), counters.groups_expired
+        yield "chot_seen_entries", (), len(self.seen)
+        yield "chot_index_rows", (), self._applied_rows
+        yield "chot_index_persons", (), self.index.person_count
+        lag = self.journal.last_lsn() - self.index.applied_lsn
+        yield "chot_index_lag_groups", (), lag
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+# ---- processes ---------------------------------------------------------------------------------
+
+
+def serve(settings: Settings, *, registry_dir: Path | None, with_api: bool, is_json: bool) -> int:
+    """The engine, and the API as its child, until SIGTERM or SIGINT. Exit status."""
+    setup_logging()
+    return uvloop.run(_serve(settings, registry_dir, with_api, is_json))
+
+
+async def _serve(
+    settings: Settings, registry_dir: Path | None, with_api: bool, is_json: bool
+) -> int:
+    stop = _stop_event()
+    async with Engine(settings) as running:
+        if registry_dir is not None:
+            await running.import_tables(registry_dir)
+        doors = {
+            "ingest": f"{settings.ingest_host}:{running.ingest_port}",
+            "data": str(settings.data),
+        }
+        child: asyncio.Task[None] | None = None
+        if with_api:
+            ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            child = asyncio.create_task(_keep_api(settings, ready))
+            doors["api"] = await ready
+            doors["metrics"] = doors["api"] + "/metrics"
+        if is_json:
+            print(json.dumps(doors), flush=True)
+        else:
+            print("".join(f"{name:8} {where}\n" for name, where in doors.items()), flush=True)
+        await stop.wait()
+        if child is not None:
+            await _cancel(child)
+    return 0
+
+
+async def _keep_api(settings: Settings, ready: asyncio.Future[str]) -> None:
+    """Runs the API process and starts it again when it dies."""
+    values = {**msgspec.to_builtins(settings), "data": str(Path(settings.data).resolve())}
+    while True:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "engine", "serve", "--part", "api",
+            *(f"--set={name}={value}" for name, value in values.items()),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            line = await process.stdout.readline()
+            if line and not ready.done():
+                ready.set_result(json.loads(line)["api"])
+                # From now on it is found at the same port again.
+                values["api_port"] = int(ready.result().rpartition(":")[2])
+            await process.wait()
+            if not ready.done():
+                ready.set_exception(
+                    EngineUnreachable("the API did not start", hint="see the lines above")
+                )
+                return
+            _log.warning("api ended, starting it again", code=process.returncode)
+            await asyncio.sleep(API_RESTART_S)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+
+
+def serve_api(settings: Settings) -> int:
+    """The API alone, until SIGTERM, SIGINT or the end of standard input. Exit status."""
+    setup_logging()
+    return uvloop.run(_serve_api(settings))
+
+
+async def _serve_api(settings: Settings) -> int:
+    stop = _stop_event()
+    if not sys.stdin.isatty():
+        # Our parent holds the other end of this pipe; it closes when the parent dies.
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _on_stdin, stop)
+    data = Path(settings.data)
+
+    def tell(port: int) -> None:
+        print(json.dumps({"api": f"http://{settings.api_host}:{port}"}), flush=True)
+
+    await api.run_api(
+        socket_path=data / admin.SOCKET_NAME,
+        desk_path=data / "keys" / DESK_DIR,
+        host=settings.api_host,
+        port=settings.api_port,
+        stop=stop,
+        on_ready=tell,
+    )
+    return 0
+
+
+def _on_stdin(stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stop.set()
+
+
+def _stop_event() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

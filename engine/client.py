@@ -1,0 +1,265 @@
+"""The client of the HTTP API: what `chot trace` and the demo call, and answers as table or CSV.
+
+One request a call over the standard library, no redirects, no proxies. The token goes in a header
+and persons go in the body, so that neither ever stands in an address. Plain HTTP is for this
+machine only.
+"""
+
+from __future__ import annotations
+
+import csv
+import http.client
+import io
+import json
+import ssl
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from engine.answers import ErrorAnswer
+from engine.errors import EngineUnreachable, QuestionInvalid, SettingInvalid
+from engine.questions import Failure, failure_to_error
+from engine.registry_csv import neutralise
+
+TIMEOUT_S: Final = 60.0
+ANSWER_SIZE_MAX: Final = 256 << 20
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+_decode_error = msgspec.json.Decoder(ErrorAnswer).decode
+
+# Columns of tables and CSV by question; stable, new ones come last. A row of contacts is one
+# meeting, so that each line is evidence by itself.
+_VISIT_COLUMNS: Final = ("start", "end", "minutes", "end_rule", "place", "place_name", "room")
+_COLUMNS: Final = {
+    "venue": ("person", "name", "phone", "doc", *_VISIT_COLUMNS, "direction", "scans"),
+    "person": ("person", "name", *_VISIT_COLUMNS, "direction", "scans", "is_passage"),
+    "contacts": (
+        *("person", "name", "phone", "doc", "tier", "total_minutes", "place", "place_name"),
+        *("minutes", "linger_minutes", "case_start", "case_end", "case_end_rule"),
+        *("other_start", "other_end", "other_end_rule", "case_room", "other_room", "flags"),
+    ),
+}
+_TABLE_COLUMNS: Final = {
+    "venue": ("name", "phone", "start", "end", "minutes", "end_rule", "person"),
+    "person": ("start", "end", "minutes", "place_name", "room", "direction", "end_rule"),
+    "contacts": ("name", "phone", "tier", "minutes", "best_minutes", "venues", "last", "where"),
+}
+_FORMATS: Final = ("table", "json", "csv")
+
+
+# ---- requests -----------------------------------------------------------------------------------
+
+
+def trace(url: str, token: str, question: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Answer to "venue", "person" or "contacts"; bodies and answers are those of docs/api.md.
+
+    Raises the EngineError that the API answered with, EngineUnreachable, SettingInvalid.
+    """
+    if question not in _COLUMNS:
+        raise QuestionInvalid(f"there is no question {question!r}", hint=", ".join(_COLUMNS))
+    data = json.dumps(body).encode()
+    return _to_object(_request(url, "POST", f"/v1/trace/{question}", token, data))
+
+
+def figures(url: str, token: str, day: str) -> dict[str, Any]:
+    """Counts of a day such as 2021-07-01. Raises as `trace`."""
+    return _to_object(_request(url, "GET", f"/v1/figures?day={quote(day)}", token))
+
+
+def venues(url: str, token: str, search: str) -> dict[str, Any]:
+    """Places of the registry. Raises as `trace`."""
+    return _to_object(_request(url, "GET", f"/v1/venues?search={quote(search)}", token))
+
+
+def whoami(url: str, token: str) -> dict[str, Any]:
+    """Whom the token belongs to. Raises as `trace`."""
+    return _to_object(_request(url, "GET", "/v1/whoami", token))
+
+
+def get_text(url: str) -> str:
+    """An open address such as http://127.0.0.1:7480/metrics. Raises as `trace`."""
+    parts = urlsplit(url)
+    base = f"{parts.scheme}://{parts.netloc}"
+    return _request(base, "GET", parts.path or "/").decode("utf-8", "replace")
+
+
+def _request(url: str, method: str, path: str, token: str = "", body: bytes = b"") -> bytes:
+    connection, prefix = _connect(url)
+    headers = {"Accept": "application/json"}
+    if token:
+        if not token.isascii() or not token.isprintable():
+            raise SettingInvalid("the token has letters that no token has")
+        headers["Authorization"] = f"Bearer {token}"
+    if body:
+        headers["Content-Type"] = "application/json"
+    try:
+        connection.request(method, prefix + path, body=body or None, headers=headers)
+        response = connection.getresponse()
+        data = response.read(ANSWER_SIZE_MAX + 1)
+    except TimeoutError:
+        raise EngineUnreachable(f"{_shown(url)} did not answer in time") from None
+    except (OSError, http.client.HTTPException) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise EngineUnreachable(
+            f"no API answers at {_shown(url)}: {why}", hint="start it with: chot serve"
+        ) from None
+    finally:
+        connection.close()
+    if len(data) > ANSWER_SIZE_MAX:
+        raise EngineUnreachable("the answer is larger than any the API gives")
+    if response.status != 200:
+        _raise(response.status, data)
+    return data
+
+
+def _connect(url: str) -> tuple[http.client.HTTPConnection, str]:
+    """(connection, path before ours). Raises SettingInvalid."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise SettingInvalid("the address of the API is no URL") from None
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.username:
+        raise SettingInvalid("the address of the API is like http://127.0.0.1:7480")
+    prefix = parts.path.rstrip("/")
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context), prefix
+    if host not in _LOOPBACK:
+        raise SettingInvalid(
+            "plain HTTP is for this machine only: a token would travel open", hint="use https://"
+        )
+    return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S), prefix
+
+
+def _shown(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
+
+
+def _raise(status: int, data: bytes) -> None:
+    try:
+        error = _decode_error(data).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise EngineUnreachable(f"something else than the API answered ({status})") from None
+    raise failure_to_error(Failure(error.code, error.message, status, error.hint))
+
+
+def _to_object(data: bytes) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise EngineUnreachable("something else than the API answered") from None
+    return found
+
+
+# ---- rendering ----------------------------------------------------------------------------------
+
+
+def render(question: str, answer: dict[str, Any], form: str) -> str:
+    """The answer as text with a newline at its end. form: "table", "json" or "csv".
+
+    CSV has a byte order mark, so that spreadsheets see Vietnamese, and no cell is a formula.
+    """
+    assert form in _FORMATS, form
+    if form == "json":
+        return json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
+    if form == "csv":
+        return _to_csv(_COLUMNS[question], _evidence(question, answer))
+    return _to_table(question, answer)
+
+
+def _evidence(question: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """One object a line of CSV, with what is known of its person."""
+    persons = {person["person"]: person for person in answer["persons"]}
+    if question != "contacts":
+        return [{**persons[visit["person"]], **visit} for visit in answer["visits"]]
+    return [
+        {
+            **persons[contact["person"]],
+            "tier": contact["tier"],
+            "total_minutes": contact["minutes"],
+            **meeting,
+        }
+        for contact in answer["contacts"]
+        for meeting in contact["meetings"]
+    ]
+
+
+def _to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(columns)
+    writer.writerows([neutralise(_text(row.get(column))) for column in columns] for row in rows)
+    return "\ufeff" + out.getvalue()
+
+
+def _to_table(question: str, answer: dict[str, Any]) -> str:
+    columns = _TABLE_COLUMNS[question]
+    lines: list[tuple[str, ...]] = [tuple(column.replace("_", " ") for column in columns)]
+    persons = {person["person"]: person for person in answer["persons"]}
+    for row in answer["contacts" if question == "contacts" else "visits"]:
+        merged = {**persons[row["person"]], **row}
+        if question == "contacts":
+            where = dict.fromkeys(meeting["place_name"] for meeting in row["meetings"])
+            merged["where"] = ", ".join(where)
+        lines.append(tuple(_cell(column, merged.get(column)) for column in columns))
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    text = "".join(
+        "  ".join(_pad(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        + "\n"
+        for line in lines
+    )
+    return text + "\n" + _footer(question, answer)
+
+
+def _footer(question: str, answer: dict[str, Any]) -> str:
+    """What a reader must know of the answer before trusting it."""
+    shown = len(answer["contacts" if question == "contacts" else "visits"])
+    cut = f" of {answer['total']}, cut by the limit" if answer["limit_cut"] else ""
+    complete = answer["complete"]
+    words = [
+        f"{shown} rows{cut}",
+        f"complete up to {complete['up_to']}",
+        *(f"{name} behind by {lag:g} s" for name, lag in complete["behind"].items()),
+        f"{answer['elapsed_us'] / 1000:.1f} ms",
+        f"audit record {answer['audit']}",
+    ]
+    if question == "contacts":
+        words.insert(1, f"profile {answer['profile']['name']}")
+        words.insert(2, f"{answer['below']} below its threshold")
+    if answer["area"]:
+        words.append(f"area {answer['area']} only")
+    return "; ".join(words) + "\n"
+
+
+def _cell(column: str, value: Any) -> str:
+    text = _text(value)
+    if column in ("start", "end", "last"):
+        return text[:19].replace("T", " ")
+    # A name may hold anything; nothing in it may move the cursor of a terminal.
+    return "".join(c if unicodedata.category(c)[0] != "C" else "·" for c in text)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal; combining marks take none, wide letters two."""
+    return sum(
+        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))

@@ -1,0 +1,520 @@
+"""The desk: every question passes here, from access check to audit record to answer.
+
+The order is the rule: who asks (token), may they (role, area, purpose, case), which keys do they
+mean, what does the tracer say, the audit record is durable, and only then the answer leaves.
+Changes of the registry pass here as well, because there is one writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+
+from engine import access, tracing
+from engine.access import AuditEntry, Grant, Role
+from engine.clock import Clock
+from engine.errors import (
+    AccessDenied,
+    InputError,
+    KeyDestroyed,
+    NotFound,
+    QuestionInvalid,
+    RegistryInvalid,
+)
+from engine.group import SealedDetails
+from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
+from engine.index import Figures as IndexFigures
+from engine.keys import KeyRing, seal
+from engine.payloads.outcome import Refusal
+from engine.people import credential_to_identity
+from engine.questions import (
+    SUPPRESSED,
+    AskContacts,
+    AskFigures,
+    AskHealth,
+    AskKit,
+    AskMetrics,
+    AskPerson,
+    AskPersons,
+    AskPlaces,
+    AskVenue,
+    Details,
+    FetchDetails,
+    Figures,
+    Health,
+    Identity,
+    Kit,
+    MetricsText,
+    Peer,
+    PersonRef,
+    PlaceInfo,
+    Places,
+    Question,
+    Refusals,
+    RegistryChange,
+    RegistryEntries,
+    RegistryList,
+    RegistryTaken,
+    Reply,
+    Traced,
+    Whoami,
+    handle_to_key,
+)
+from engine.registry import (
+    DEFAULT_STAY_MINUTES,
+    TYPES,
+    Category,
+    Change,
+    Place,
+    Post,
+    Registry,
+    changes_to_record,
+)
+from engine.telemetry import Metrics
+from engine.tracing import KEY_SIZE
+from engine.visits import REF_ROW_BITS, Array
+
+ROWS_MAX: Final = 10_000  # beyond, a second person has to agree; there is no such path yet
+RECORD_SIZE_MAX: Final = 15 << 20
+_DETAILS_SIZE_MAX: Final = 8 << 20  # sealed bytes of one reply, from its second group on
+_ANSWERS_KEPT: Final = 64  # answers of one connection whose details can be fetched
+_SMALL: Final = 5  # fewer persons than this do not show outside health (DF-4)
+_HEALTH_ROLES: Final = frozenset({Role.TRACER, Role.CENTRE, Role.STATION})
+_NICENESS: Final = 10
+
+T = TypeVar("T")
+Answer = tracing.VenueAnswer | tracing.HistoryAnswer | tracing.ContactsAnswer
+
+
+class TracerLike(Protocol):
+    def ask(
+        self, question: tracing.Question, places_allowed: frozenset[int] | None = None
+    ) -> Answer: ...
+
+
+class ControlLike(Protocol):
+    def append(self, kind: str, by: str, body: bytes, at_ms: int) -> Awaitable[int]: ...
+
+
+class JournalLike(Protocol):
+    def read_details(self, lsn: int) -> SealedDetails: ...
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """What a connection may fetch the details of: an answer that it got."""
+
+    token_sha256: str
+    purpose: str
+    case: str
+    refs: frozenset[int]
+
+
+class Desk:
+    """One instance an engine; used from its event loop. `answer` is a handler of QuestionServer."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        tracer: TracerLike,
+        figures: Callable[[int], IndexFigures],
+        tallies: Callable[[int], Sequence[Mapping[str, int | str]]],
+        keyring: KeyRing,
+        control: ControlLike,
+        journal: JournalLike,
+        clock: Clock,
+        metrics: Metrics,
+        health: Callable[[], dict[str, Any]],
+        kit: Callable[[], Kit],
+        rows_max: int = ROWS_MAX,
+        on_registry: Callable[[], None] = lambda: None,
+        threads: int = 2,
+    ) -> None:
+        """figures, tallies: counts and refusals of a day. kit: what its owner needs of the engine.
+
+        on_registry: told after each change of the registry. threads: for questions, at lower
+        priority than the lanes' work.
+        """
+        self._registry = registry
+        self._tracer = tracer
+        self._figures = figures
+        self._tallies = tallies
+        self._keyring = keyring
+        self._control = control
+        self._journal = journal
+        self._clock = clock
+        self._metrics = metrics
+        self._health = health
+        self._kit = kit
+        self._rows_max = min(rows_max, ROWS_MAX)
+        self._on_registry = on_registry
+        self._changing = asyncio.Lock()
+        self._pool = ThreadPoolExecutor(threads, "question", initializer=_lower_priority)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    async def answer(self, question: Question, peer: Peer) -> Reply:
+        """Raises whatever EngineError stands against an answer."""
+        begun_ns = self._clock.monotonic_ns()
+        name = str(question.__struct_config__.tag)
+        try:
+            reply = await self._dispatch(question, peer)
+        except InputError as error:
+            self._metrics.count("chot_questions_denied", error.code)
+            raise
+        self._metrics.count("chot_questions", name)
+        span_s = (self._clock.monotonic_ns() - begun_ns) / 1e9
+        self._metrics.count("chot_question_seconds", name, by=span_s)
+        return reply
+
+    async def take_changes(self, changes: Sequence[Change], by: str) -> RegistryTaken:
+        """Writes changes of the registry, all of them in one control record, and takes them in.
+
+        Raises RegistryInvalid, and what ControlLog.append raises; nothing was taken then.
+        """
+        async with self._changing:
+            new = self._registry.prepare(changes)
+            if new:
+                kind, body = changes_to_record(new)
+                if len(body) > RECORD_SIZE_MAX:
+                    raise RegistryInvalid("too much for one import", hint="split the table")
+                await self._control.append(kind, by, body, self._clock.now_ms())
+                for change in new:
+                    self._registry.take(change)
+                self._on_registry()
+        return RegistryTaken(len(new), len(changes) - len(new))
+
+    async def _dispatch(self, question: Question, peer: Peer) -> Reply:
+        match question:
+            case AskVenue() | AskPerson() | AskContacts():
+                return await self._trace(question, peer)
+            case FetchDetails():
+                return await self._fetch(question, peer)
+            case AskFigures():
+                return await self._count(question)
+            case AskPlaces():
+                self._check(question.token_sha256, access.Question.PLACES)
+                found = self._registry.find_places(question.text, question.limit)
+                return Places(tuple(map(place_to_info, found)))
+            case Whoami():
+                grant, _ = self._check(question.token_sha256, access.Question.WHOAMI)
+                may = tuple(sorted(access.ALLOWED[grant.role]))
+                return Identity(grant.name, grant.role, grant.unit, grant.area, may)
+            case AskMetrics():
+                return MetricsText(self._metrics.text())
+            case AskHealth():
+                return Health(self._health())
+            case RegistryChange():
+                return await self.take_changes(question.changes, f"uid {peer.uid}")
+            case RegistryList():
+                if question.kind not in TYPES:
+                    raise NotFound(f"the registry has no {question.kind!r}")
+                entries = self._registry.entries(question.kind, question.at_ms)
+                return RegistryEntries(tuple(entries))
+            case AskKit():
+                return self._kit()
+
+    # ---- persons ----------------------------------------------------------------------------
+
+    async def _trace(self, ask: AskVenue | AskPerson | AskContacts, peer: Peer) -> Traced:
+        now_ms = self._clock.now_ms()
+        grant = self._registry.grant_by_token(ask.token_sha256, now_ms)
+        try:
+            area = access.check(
+                grant,
+                _ask_to_kind(ask),
+                purpose=ask.purpose,
+                case=ask.case,
+                is_unmasked=ask.is_unmasked,
+                now_ms=now_ms,
+            )
+            question = self._to_question(ask)
+            allowed = self._registry.places_within(area) if area else None
+            assert grant is not None
+            answer, entry = await self._run(self._ask, grant, ask, question, allowed)
+        except AccessDenied as error:
+            # Who asked for what is not theirs is the auditor's business too.
+            if grant is not None:
+                await self._audit(_refused(grant, ask, error.code), now_ms)
+            raise
+        audit = await self._audit(entry, now_ms)
+        refs = frozenset(tracing.unpack(answer.packed, "newest").tolist())
+        _remember(peer, audit, _Shown(ask.token_sha256, ask.purpose, ask.case, refs))
+        places = self._infos(_rows(answer)["place"])
+        return Traced(answer=answer, places=places, area=area, audit=audit)
+
+    def _ask(
+        self,
+        grant: Grant,
+        ask: AskPersons,
+        question: tracing.Question,
+        allowed: frozenset[int] | None,
+    ) -> tuple[Answer, AuditEntry]:
+        """The answer and the record of it; runs in a thread of the pool.
+
+        Those asked about are sealed in with those shown: both are people somebody looked at.
+        """
+        answer = self._tracer.ask(question, allowed)
+        shown = [answer.persons[i : i + KEY_SIZE] for i in range(0, len(answer.persons), KEY_SIZE)]
+        asked = [] if isinstance(question, tracing.VenueQuestion) else question.persons
+        everybody = b"".join(dict.fromkeys([*asked, *shown]))
+        digest = answer_to_digest(answer)
+        sealed = seal(self._keyring.audit_public(), everybody, access.digest_to_aad(digest))
+        entry = AuditEntry(
+            who=grant.name,
+            role=grant.role,
+            unit=grant.unit,
+            purpose=ask.purpose,
+            case=ask.case,
+            question=_ask_to_kind(ask),
+            parameters=_parameters(ask, question),
+            rows=len(_rows(answer)),
+            persons=len(shown),
+            digest=digest,
+            sealed_persons=sealed,
+            is_unmasked=ask.is_unmasked,
+        )
+        return answer, entry
+
+    def _to_question(self, ask: AskVenue | AskPerson | AskContacts) -> tracing.Question:
+        limit = min(ask.limit, self._rows_max)
+        match ask:
+            case AskVenue():
+                place = self._place_number(ask.place)
+                return tracing.VenueQuestion(
+                    place=place, from_ms=ask.from_ms, to_ms=ask.to_ms, limit=limit
+                )
+            case AskPerson():
+                return tracing.HistoryQuestion(
+                    persons=self._keys(ask.persons),
+                    from_ms=ask.from_ms,
+                    to_ms=ask.to_ms,
+                    limit=limit,
+                )
+            case AskContacts():
+                profile = ask.profile or tracing.profile_at(ask.to_ms - 1).name
+                return tracing.ContactsQuestion(
+                    persons=self._keys(ask.persons),
+                    from_ms=ask.from_ms,
+                    to_ms=ask.to_ms,
+                    profile=profile,
+                    min_minutes=ask.min_minutes,
+                    linger_minutes=ask.linger_minutes,
+                    limit=limit,
+                )
+
+    def _place_number(self, place: int | str) -> int:
+        if isinstance(place, int):
+            return place
+        post = self._registry.post(place)
+        if post is None:
+            raise NotFound("there is no post of that code")
+        return post.number
+
+    def _keys(self, persons: Iterable[PersonRef]) -> list[bytes]:
+        """Person keys, each once. Raises QuestionInvalid without quoting anybody's number."""
+        keys: dict[bytes, None] = {}
+        for person in persons:
+            if person.kind == "handle":
+                keys[handle_to_key(person.value)] = None
+                continue
+            identity = credential_to_identity([person.kind, person.value, person.issuer])
+            if isinstance(identity, Refusal):
+                raise QuestionInvalid(f"that is not a number of kind {person.kind}")
+            key = self._keyring.person_key(identity.kind, identity.issuer, identity.canonical)
+            keys[key] = None
+        return list(keys)
+
+    async def _audit(self, entry: AuditEntry, now_ms: int) -> int:
+        """Durable when it returns; its number in the control log."""
+        body = access.entry_to_body(entry)
+        return await self._control.append(access.AUDIT_KIND, entry.who, body, now_ms)
+
+    def _infos(self, numbers: Array) -> tuple[PlaceInfo, ...]:
+        """Each place once; one that the registry does not know is named by its number."""
+        found = []
+        for number in np.unique(numbers).tolist():
+            place = self._registry.place(number)
+            found.append(place_to_info(place) if place else PlaceInfo(number, f"#{number}", ""))
+        return tuple(found)
+
+    # ---- details ----------------------------------------------------------------------------
+
+    async def _fetch(self, question: FetchDetails, peer: Peer) -> Details:
+        kept: OrderedDict[int, _Shown] = peer.memory.get("answers", OrderedDict())
+        shown = kept.get(question.audit)
+        if shown is None or shown.token_sha256 != question.token_sha256:
+            raise AccessDenied("details are for answers just given", hint="ask the question again")
+        self._check(
+            question.token_sha256, access.Question.DETAILS, purpose=shown.purpose, case=shown.case
+        )
+        if not shown.refs.issuperset(question.refs):
+            raise AccessDenied("these details are of another answer")
+        by_group: dict[int, list[int]] = {}
+        for ref in sorted(set(question.refs)):
+            by_group.setdefault(ref >> REF_ROW_BITS, []).append(ref)
+        return await self._run(self._read_groups, by_group)
+
+    def _read_groups(self, by_group: dict[int, list[int]]) -> Details:
+        groups: list[SealedDetails] = []
+        size = 0
+        lsns = iter(by_group)
+        for lsn in lsns:
+            # A day may be forgotten between the answer and the details.
+            with contextlib.suppress(KeyDestroyed, NotFound):
+                group = self._journal.read_details(lsn)
+                size += len(group.sealed)
+                groups.append(group)
+            if size >= _DETAILS_SIZE_MAX:
+                break
+        rest = tuple(ref for lsn in lsns for ref in by_group[lsn])
+        return Details(tuple(groups), rest)
+
+    # ---- counts -----------------------------------------------------------------------------
+
+    async def _count(self, question: AskFigures) -> Figures:
+        grant, area = self._check(question.token_sha256, access.Question.FIGURES)
+        found = await self._run(self._figures, question.day)
+        places, passages = found.places.copy(), found.passages.copy()
+        persons: int | None = found.persons
+        within = self._registry.places_within(area)
+        if area:
+            places = places[np.isin(places["place"], list(within))]
+            passages = passages[np.isin(passages["place"], list(within))]
+            persons = None
+        if grant.role not in _HEALTH_ROLES:
+            suppress(places, passages)
+            persons = persons if persons is None or persons >= _SMALL else None
+        refused = [msgspec.convert(tally, Refusals) for tally in self._tallies(question.day)]
+        if area:
+            refused = [row for row in refused if row.place in within]
+        named = np.array([row.place for row in refused if row.place], "<u4")
+        return Figures(
+            day=question.day,
+            places=places.tobytes(),
+            passages=passages.tobytes(),
+            persons=persons,
+            refused=tuple(refused),
+            complete_lsn=found.lsn,
+            area=area,
+            known=self._infos(np.concatenate([places["place"], passages["place"], named])),
+        )
+
+    # ---- helpers ----------------------------------------------------------------------------
+
+    def _check(
+        self, token_sha256: str, question: access.Question, *, purpose: str = "", case: str = ""
+    ) -> tuple[Grant, str]:
+        """The grant of a token and its area. Raises TokenInvalid and AccessDenied."""
+        now_ms = self._clock.now_ms()
+        grant = self._registry.grant_by_token(token_sha256, now_ms)
+        area = access.check(grant, question, purpose=purpose, case=case, now_ms=now_ms)
+        assert grant is not None
+        return grant, area
+
+    async def _run(self, work: Callable[..., T], *args: Any) -> T:
+        """In a thread of the query pool, so that the lanes' loop never waits for a question."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+
+
+def place_to_info(place: Place) -> PlaceInfo:
+    if isinstance(place, Post):
+        minutes = DEFAULT_STAY_MINUTES[Category.CHECKPOINT]
+        return PlaceInfo(place.number, place.name, "post", place.area, place.code, minutes)
+    minutes = place.default_stay_minutes or DEFAULT_STAY_MINUTES[place.category]
+    return PlaceInfo(place.number, place.name, place.category, place.area, "", minutes)
+
+
+def answer_to_digest(
+    answer: Answer,
+) -> str:
+    """SHA-256 hex over what was shown: the keys, then each array in the order of their names."""
+    digest = hashlib.sha256(answer.persons)
+    for name in sorted(answer.packed):
+        digest.update(b"\0" + name.encode() + b"\0" + answer.packed[name])
+    return digest.hexdigest()
+
+
+def suppress(places: Array, passages: Array) -> None:
+    """Sets the counts of places where fewer than five persons were, and small passage counts.
+
+    The whole line goes, because one scan a person would give a hidden number away.
+    """
+    assert places.dtype == PLACE_FIGURE and passages.dtype == PASSAGE_FIGURE
+    few = places["persons"] < _SMALL
+    for name in PLACE_FIGURE.names or ():
+        if name != "place":
+            places[name][few] = SUPPRESSED
+    passages["count"][passages["count"] < _SMALL] = SUPPRESSED
+
+
+def _ask_to_kind(ask: AskPersons) -> access.Question:
+    return access.Question(str(ask.__struct_config__.tag))
+
+
+def _parameters(ask: AskPersons, question: tracing.Question) -> dict[str, str | int]:
+    """What of a question may stand in the audit for ever: never an identifier."""
+    found: dict[str, str | int] = {
+        "from_ms": question.from_ms,
+        "to_ms": question.to_ms,
+        "limit": question.limit,
+    }
+    if isinstance(question, tracing.VenueQuestion):
+        found["place"] = question.place
+    if isinstance(ask, AskPerson | AskContacts):
+        found["kinds"] = " ".join(person.kind for person in ask.persons)
+    if isinstance(question, tracing.ContactsQuestion):
+        found["profile"] = question.profile
+        for name in ("min_minutes", "linger_minutes"):
+            if (minutes := getattr(question, name)) is not None:
+                found[name] = minutes
+    return found
+
+
+def _refused(grant: Grant, ask: AskPersons, outcome: str) -> AuditEntry:
+    """The record of a question that was not answered.
+
+    Purpose and case were typed by the asker and are kept only if they are what they should be.
+    """
+    is_case = access.is_case(ask.case)
+    return AuditEntry(
+        who=grant.name,
+        role=grant.role,
+        unit=grant.unit,
+        purpose=ask.purpose if ask.purpose in frozenset(access.Purpose) else "",
+        case=ask.case if is_case else "",
+        question=_ask_to_kind(ask),
+        parameters={},
+        is_unmasked=ask.is_unmasked,
+        outcome=outcome,
+    )
+
+
+def _rows(answer: Answer) -> Array:
+    """The rows that name places: visits, or the evidence for contacts."""
+    is_contacts = isinstance(answer, tracing.ContactsAnswer)
+    return tracing.unpack(answer.packed, "pairs" if is_contacts else "visits")
+
+
+def _remember(peer: Peer, audit: int, shown: _Shown) -> None:
+    kept: OrderedDict[int, _Shown] = peer.memory.setdefault("answers", OrderedDict())
+    kept[audit] = shown
+    while len(kept) > _ANSWERS_KEPT:
+        kept.popitem(last=False)
+
+
+def _lower_priority() -> None:
+    """Linux counts niceness by thread; where that is refused the questions run as they are."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

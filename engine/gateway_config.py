@@ -1,0 +1,88 @@
+"""The configuration of a gateway process: a TOML file, what it captures and where it sends it."""
+
+from __future__ import annotations
+
+import ipaddress
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from engine.clock import Clock
+from engine.errors import SettingInvalid
+from engine.sources import FrameSource, RecordSource, Source
+from engine.wire import GatewayName
+
+
+def _help(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class FrameConfig(msgspec.Struct, frozen=True, tag_field="kind", tag="frames"):
+    """Camera frames of one lane."""
+
+    path: Annotated[str, _help("clip of JPEGs, folder of images, or - for standard input")]
+    fps: Annotated[float, Meta(gt=0, le=1000), _help("frames a second")] = 10
+    start_ms: Annotated[int | None, _help("time of the first frame, ms since 1970; none: now")] = (
+        None
+    )
+
+
+class RecordConfig(msgspec.Struct, frozen=True, tag_field="kind", tag="records"):
+    """Scans, check-ins and officers' entries as JSON lines."""
+
+    path: Annotated[str, _help("file of JSON lines, or - for standard input")]
+    rate: Annotated[float, Meta(ge=0), _help("records a second, 0 as fast as they are taken")] = 0
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One gateway process, readable from a TOML file."""
+
+    name: Annotated[GatewayName, _help("as in the registry")]
+    token: Annotated[str, Meta(max_length=256), _help("opens this gateway's session")]
+    ingest_public: Annotated[
+        str, Meta(pattern=r"\A[0-9a-f]{64}\Z"), _help("the engine's ingest key, 64 hex digits")
+    ]
+    spool: Annotated[str, _help("folder of the spool; one gateway each")]
+    source: FrameConfig | RecordConfig
+    host: Annotated[str, _help("engine's address; loopback only until TLS is there")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535), _help("engine's TCP port")] = 7401
+    lane: Annotated[int, Meta(ge=0, le=65535), _help("lane of the post, 0 for a back end")] = 1
+    spool_size_max: Annotated[int, Meta(ge=65536), _help("bytes of records kept")] = 536_870_912
+    frames_size_max: Annotated[int, Meta(ge=65536), _help("bytes of frames kept")] = 67_108_864
+    drain_timeout_s: Annotated[
+        float, Meta(ge=0), _help("wait for receipts after the source has ended")
+    ] = 60
+
+
+def load_config(path: Path) -> GatewayConfig:
+    """The configuration in a TOML file. Raises SettingInvalid."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=GatewayConfig)
+    except OSError as error:
+        raise SettingInvalid(f"cannot read {path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SettingInvalid(f"{path}: {error}") from None
+
+
+def check_loopback(host: str) -> str:
+    """The address to connect to. Raises SettingInvalid for any but loopback: there is no TLS."""
+    if host == "localhost":
+        return "127.0.0.1"
+    with suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return host
+    raise SettingInvalid(
+        f"plain TCP goes to loopback addresses only, not to {host}",
+        hint="reach another machine through an encrypted tunnel",
+    )
+
+
+def make_source(config: GatewayConfig, clock: Clock) -> Source:
+    """The source that the configuration names. Raises SettingInvalid."""
+    source = config.source
+    if isinstance(source, FrameConfig):
+        return FrameSource(source.path, fps=source.fps, clock=clock, start_ms=source.start_ms)
+    return RecordSource(source.path, rate=source.rate, clock=clock, lane=config.lane)

@@ -1,0 +1,571 @@
+"""The ingest server: CKP/1 over TCP, one asyncio protocol a gateway link.
+
+Bytes go to engine.wire, rules to engine.session, work to the pipeline; this module holds sockets,
+tasks and the order in which batches reach the journal. A verdict is sent as soon as it is known;
+an ACK only after the commit, one for all that a commit settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, cast
+
+import msgspec
+
+from engine import wire
+from engine.clock import Clock
+from engine.decode import DecodePool
+from engine.errors import (
+    EngineError,
+    InputError,
+    SealBroken,
+    StorageError,
+    WireAuth,
+    WireDraining,
+    WireMalformed,
+    WireReplaced,
+    WireStoreFull,
+    WireUnknownGateway,
+    WireVersion,
+)
+from engine.held import HeldCodes
+from engine.journal import Journal, RecordBatch
+from engine.keys import KeyRing
+from engine.pipeline import Origin, Outcome, Pipeline
+from engine.registry import Gateway, Registry
+from engine.session import DURABLE, VOLATILE, Stream
+from engine.settings import Settings
+from engine.telemetry import Log, Metrics, Sample
+
+HELLO_TIMEOUT_S = 10
+DRAIN_S = 5
+WRITE_MAX = 4_194_304  # bytes a link may leave unread before it is cut
+STREAMS_MAX = 4096  # streams kept in memory; older epochs come back from the log
+
+_log = Log("ingest")
+
+
+class StreamState:
+    """A stream with what its links share: order of release, and whether anything is open."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.link: Link | None = None
+        self.opening = asyncio.Lock()
+        self.settled = asyncio.Event()
+        self.settled.set()
+        self.open_since_ms = 0  # when the oldest message came that is not settled, 0 for none
+        # Frames decode side by side; their batches wait here until all before them are decoded.
+        self.ready: dict[int, RecordBatch | None] = {}
+        self.undecided: list[int] = []
+        self.released = stream.windows[VOLATILE].acked
+
+
+class IngestServer:
+    """Listens for gateways. Used from one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        registry: Registry,
+        keyring: KeyRing,
+        pipeline: Pipeline,
+        pool: DecodePool,
+        journal: Journal,
+        metrics: Metrics,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.registry = registry
+        self.keyring = keyring
+        self.pipeline = pipeline
+        self.pool = pool
+        self.journal = journal
+        self.metrics = metrics
+        self.links: set[Link] = set()
+        self.is_full = False  # the store refused the last batch
+        self._newest_ms: dict[str, int] = {}
+        self._heard_ms: dict[str, int] = {}
+        self._streams: dict[tuple[int, int], StreamState] = {}
+        self._held: dict[tuple[int, int], HeldCodes] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._is_draining = False
+        self._opened_ms = clock.now_ms()
+        self._offsets_ms: dict[str, int] = {}
+        metrics.add_source(self._samples)
+
+    # ---- life -------------------------------------------------------------------------------
+
+    async def start(self) -> int:
+        """Opens the port and returns its number. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        settings = self.settings
+        self._server = await loop.create_server(
+            lambda: Link(self), settings.ingest_host, settings.ingest_port
+        )
+        self.spawn(self._heartbeat())
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Drains: no new work, GOAWAY, everything taken is settled, then the links close."""
+        self._is_draining = True
+        if self._server is not None:
+            self._server.close()
+        for link in list(self.links):
+            link.send(wire.Goaway(code=WireDraining.wire, retry_ms=1000))
+        waits = [state.settled.wait() for state in self._streams.values()]
+        if waits:
+            await asyncio.wait([asyncio.ensure_future(w) for w in waits], timeout=DRAIN_S)
+        await asyncio.sleep(0)
+        for link in list(self.links):
+            link.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _heartbeat(self) -> None:
+        pause_s = self.settings.heartbeat_s
+        while True:
+            await asyncio.sleep(pause_s)
+            now_ns = self.clock.monotonic_ns()
+            for link in list(self.links):
+                if now_ns - link.heard_ns > 3 * pause_s * 1_000_000_000:
+                    link.abort()
+                elif link.state is not None:
+                    link.send(wire.Ping(self.clock.now_ms() * 1_000_000))
+
+    # ---- sessions ---------------------------------------------------------------------------
+
+    def check_hello(self, hello: wire.Hello) -> Gateway:
+        """The gateway behind a HELLO. Raises WireVersion, WireUnknownGateway, WireAuth."""
+        if self._is_draining:
+            raise WireDraining("the engine is going down")
+        if hello.version != wire.VERSION:
+            raise WireVersion(f"this engine speaks version {wire.VERSION}")
+        gateway = self.registry.gateway(hello.gateway)
+        if gateway is None:
+            raise WireUnknownGateway("this gateway is not in the registry")
+        digest = hashlib.sha256((hello.token or "").encode()).hexdigest()
+        if not gateway.token_sha256 or not hmac.compare_digest(digest, gateway.token_sha256):
+            raise WireAuth("the token does not open this gateway")
+        return gateway
+
+    async def open_stream(self, link: Link, gateway: Gateway, epoch: int) -> StreamState:
+        """The stream for a new link. An older link of the same stream is replaced, and what it
+        had taken is settled first, so that WELCOME tells the durable watermark."""
+        state = self._streams.get((gateway.number, epoch))
+        if state is None:
+            self._drop_idle_streams()
+            marks = self.journal.watermarks()
+            acked = tuple(marks.get((gateway.number, epoch, c), 0) for c in (DURABLE, VOLATILE))
+            stream = Stream(
+                (acked[0], acked[1]),
+                scan_credit=self.settings.scan_credit,
+                frame_credit=self.settings.frame_credit,
+                credit_bytes=self.settings.credit_bytes,
+            )
+            state = self._streams[gateway.number, epoch] = StreamState(stream)
+        async with state.opening:
+            if state.link is not None:
+                state.link.fail(WireReplaced("a newer link of this gateway took over"))
+            await state.settled.wait()
+            state.link = link
+            state.stream.open_link()
+        return state
+
+    def _drop_idle_streams(self) -> None:
+        if len(self._streams) < STREAMS_MAX:
+            return
+        for key, state in list(self._streams.items()):
+            if state.link is None and state.stream.is_settled and not state.opening.locked():
+                del self._streams[key]
+
+    def held(self, gateway: int, lane: int) -> HeldCodes:
+        key = (gateway, lane)
+        if key not in self._held:
+            self._held[key] = HeldCodes(self.settings.held_gap_ms)
+        return self._held[key]
+
+    def note_time(self, gateway: Gateway, time_ms: int) -> None:
+        if time_ms > self._newest_ms.get(gateway.name, 0):
+            self._newest_ms[gateway.name] = time_ms
+
+    def note_offset(self, gateway: Gateway, offset_ms: int) -> None:
+        self._offsets_ms[gateway.name] = offset_ms
+
+    def note_end(self, gateway: Gateway) -> None:
+        self._heard_ms[gateway.name] = self.clock.now_ms()
+
+    def states(self) -> list[tuple[str, int, bool]]:
+        """(name, how long it may hold back scans in ms, whether it is connected) by gateway.
+
+        One that is connected is behind by the age of the oldest message that is not yet durable;
+        one that left, by the time since. What a gateway keeps that has not come since the engine
+        opened nobody knows: it is behind by all that time.
+        """
+        now_ms = self.clock.now_ms()
+        behind = {
+            name: now_ms - self._opened_ms
+            for gateway, _, _ in self.journal.watermarks()
+            if (name := self.registry.gateway_name(gateway)) is not None
+        }
+        for name, heard_ms in self._heard_ms.items():
+            behind[name] = now_ms - heard_ms
+        connected = set()
+        for link in self.links:
+            if link.gateway is not None and link.state is not None:
+                connected.add(link.gateway.name)
+                behind[link.gateway.name] = now_ms - (link.state.open_since_ms or now_ms)
+        return [(name, span_ms, name in connected) for name, span_ms in sorted(behind.items())]
+
+    # ---- journal ----------------------------------------------------------------------------
+
+    def append(self, state: StreamState, cls: int, seq: int, batch: RecordBatch) -> None:
+        self.spawn(self._append(state, cls, seq, batch))
+
+    async def _append(self, state: StreamState, cls: int, seq: int, batch: RecordBatch) -> None:
+        try:
+            await self.journal.append(batch)
+        except StorageError as error:
+            self._store_failed(error)
+            return
+        self.is_full = False
+        self.settle(state, cls, seq)
+
+    def settle(self, state: StreamState, cls: int, seq: int) -> None:
+        moved = state.stream.windows[cls].settle(seq)
+        if state.stream.is_settled:
+            state.settled.set()
+            state.open_since_ms = 0
+        if moved and state.link is not None:
+            state.link.acknowledge(cls)
+
+    def _store_failed(self, error: EngineError) -> None:
+        """Nothing more is acknowledged: every link ends, every stream goes back to the log."""
+        _log.error("store refuses scans", code=error.code)
+        self.is_full = True
+        marks = self.journal.watermarks()
+        for (gateway, epoch), state in self._streams.items():
+            for cls in (DURABLE, VOLATILE):
+                state.stream.windows[cls].forget(marks.get((gateway, epoch, cls), 0))
+            state.ready.clear()
+            state.undecided.clear()
+            state.released = state.stream.windows[VOLATILE].acked
+            state.settled.set()
+            state.open_since_ms = 0
+        for link in list(self.links):
+            link.fail(WireStoreFull("the store takes no scans now"))
+
+    def _samples(self) -> Iterator[Sample]:
+        waiting = sum(len(state.undecided) for state in self._streams.values())
+        yield "chot_frames_waiting", (), waiting
+        states = self.states()
+        yield "chot_sessions", (), sum(is_connected for _, _, is_connected in states)
+        for name, span_ms, is_connected in states:
+            yield "chot_gateway_connected", (name,), is_connected
+            yield "chot_gateway_behind_seconds", (name,), span_ms / 1000
+        for name, time_ms in self._newest_ms.items():
+            yield "chot_gateway_newest_scan_seconds", (name,), time_ms / 1000
+        for name, offset_ms in self._offsets_ms.items():
+            yield "chot_gateway_clock_offset_seconds", (name,), offset_ms / 1000
+
+
+class Link(asyncio.Protocol):
+    """One connection. `state` is None until WELCOME left."""
+
+    def __init__(self, server: IngestServer) -> None:
+        self.server = server
+        self.gateway: Gateway | None = None
+        self.state: StreamState | None = None
+        self.heard_ns = server.clock.monotonic_ns()
+        self._epoch = 0
+        self._transport: asyncio.Transport | None = None
+        self._reader = wire.FrameReader(wire.CONTROL_MAX)
+        self._is_opening = False
+        self._is_closed = False
+        self._to_acknowledge: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ---- transport --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are asyncio's by behaviour, not by class.
+        self._transport = transport = cast(asyncio.Transport, transport)
+        if len(self.server.links) >= self.server.settings.sessions_max:
+            self.server.metrics.count("chot_sessions_refused", "sessions_max")
+            transport.abort()
+            return
+        self.server.links.add(self)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(HELLO_TIMEOUT_S, self._on_hello_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closed = True
+        self.server.links.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.state is not None and self.state.link is self:
+            self.state.link = None
+            assert self.gateway is not None
+            self.server.note_end(self.gateway)
+
+    def data_received(self, data: bytes) -> None:
+        server = self.server
+        self.heard_ns = server.clock.monotonic_ns()
+        server.metrics.count("chot_bytes_received", by=len(data))
+        try:
+            for message in self._reader.feed(data):
+                if self._is_closed:
+                    return
+                server.metrics.count("chot_messages_received", message.type.name)
+                self._on_message(message)
+            self._reader.check()
+        except InputError as error:
+            self.fail(error)
+
+    def send(self, message: wire.Message) -> None:
+        if self._is_closed or self._transport is None:
+            return
+        self._transport.write(wire.encode(message))
+        if self._transport.get_write_buffer_size() > WRITE_MAX:
+            self.abort()  # a peer that does not read its answers
+
+    def fail(self, error: EngineError, seq: int = 0) -> None:
+        """ERROR, then the end of the link."""
+        if self._is_closed:
+            return
+        self.server.metrics.count("chot_sessions_refused", error.code)
+        _log.warning("link ended", code=error.code, gateway=self._name())
+        self.send(wire.Error(code=error.wire or WireMalformed.wire, text=str(error), seq=seq))
+        self.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._is_closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _name(self) -> str:
+        return self.gateway.name if self.gateway else ""
+
+    def _on_hello_timeout(self) -> None:
+        if self.state is None:
+            self.abort()
+
+    # ---- opening ----------------------------------------------------------------------------
+
+    def _on_message(self, message: wire.Message) -> None:
+        if self.state is not None:
+            self._on_session_message(message)
+        elif isinstance(message, wire.Hello) and not self._is_opening:
+            self._is_opening = True
+            self.gateway = self.server.check_hello(message)
+            t1_ns = self.server.clock.now_ms() * 1_000_000
+            self.server.note_offset(self.gateway, (message.t0 - t1_ns) // 1_000_000)
+            self.server.spawn(self._open(message, t1_ns))
+        else:
+            raise WireMalformed("HELLO comes first, and nothing more before WELCOME")
+
+    async def _open(self, hello: wire.Hello, t1_ns: int) -> None:
+        assert self.gateway is not None
+        server = self.server
+        state = await server.open_stream(self, self.gateway, hello.epoch)
+        if self._is_closed:
+            state.link = None if state.link is self else state.link
+            return
+        windows = state.stream.windows
+        if hello.next[DURABLE] <= windows[DURABLE].acked:
+            # Its next numbers are used up: what it sends would be dropped as received before.
+            self.fail(WireVersion("this spool is older than what was received; open a new epoch"))
+            return
+        if len(self._reader):
+            self.fail(WireMalformed("nothing may follow HELLO before WELCOME"))
+            return
+        self.state = state
+        self._epoch = hello.epoch
+        self._reader = wire.FrameReader(server.settings.frame_size_max)
+        server.metrics.count("chot_sessions_opened")
+        self.send(
+            wire.Welcome(
+                sid=secrets.token_bytes(16),
+                acked=(windows[DURABLE].acked, windows[VOLATILE].acked),
+                limit=(windows[DURABLE].limit, windows[VOLATILE].limit),
+                byte_limit=(windows[DURABLE].byte_limit, windows[VOLATILE].byte_limit),
+                max_frame=server.settings.frame_size_max,
+                hb_s=server.settings.heartbeat_s,
+                t1=t1_ns,
+                t2=server.clock.now_ms() * 1_000_000,
+            )
+        )
+
+    # ---- session ----------------------------------------------------------------------------
+
+    def _on_session_message(self, message: wire.Message) -> None:
+        match message:
+            case wire.Scans():
+                self._on_scans(message)
+            case wire.FrameImage():
+                self._on_frame(message)
+            case wire.Lost():
+                self._on_lost(message)
+            case wire.Event():
+                if self._take(DURABLE, message.seq, 0):
+                    error = WireMalformed("this engine takes no events yet")
+                    self._consume(message.seq, lambda o: self.server.pipeline.take_fault(o, error))
+            case wire.Ping():
+                now_ns = self.server.clock.now_ms() * 1_000_000
+                self.send(wire.Pong(t0=message.t0, t1=now_ns, t2=now_ns))
+            case wire.Pong():
+                pass
+            case wire.Bye():
+                self.close()
+            case _:
+                raise WireMalformed(f"{message.type.name} is not for a server in a session")
+
+    def _take(self, cls: int, seq: int, size: int, *, first: int | None = None) -> bool:
+        assert self.state is not None
+        if not self.state.stream.windows[cls].take(seq, size, first=first):
+            self.server.metrics.count("chot_resends_dropped")
+            self.acknowledge(cls)  # its sender may have missed the receipt
+            return False
+        if self.state.settled.is_set():
+            self.state.open_since_ms = self.server.clock.now_ms()
+        self.state.settled.clear()
+        return True
+
+    def _origin(self, cls: int, seq: int, first: int) -> Origin:
+        assert self.gateway is not None
+        post = self.server.registry.post(self.gateway.post) if self.gateway.post else None
+        return Origin(self.gateway.number, self._epoch, cls, seq, first, post.number if post else 0)
+
+    def _consume(
+        self, seq: int, work: Callable[[Origin], Outcome], *, first: int | None = None
+    ) -> None:
+        """Class 0: the outcome's answers leave now, its batch goes to the journal."""
+        assert self.state is not None
+        outcome = work(self._origin(DURABLE, seq, first or seq))
+        self._answer(DURABLE, seq, outcome)
+        assert outcome.batch is not None
+        self.server.append(self.state, DURABLE, seq, outcome.batch)
+
+    def _answer(self, cls: int, seq: int, outcome: Outcome) -> None:
+        for verdict in outcome.verdicts:
+            self.send(wire.Result(cls=cls, seq=seq, verdict=verdict))
+        for fault in outcome.faults:
+            code = fault.error.wire or WireMalformed.wire
+            text = f"{fault.error.code}: {fault.error}"
+            self.send(wire.Nack(cls=cls, seq=seq, code=code, index=fault.n, text=text))
+
+    def _on_scans(self, message: wire.Scans) -> None:
+        if not self._take(DURABLE, message.seq, message.size):
+            return
+        pipeline = self.server.pipeline
+        if message.is_sealed:
+            aad = wire.seal_aad(self._name(), self._epoch, message.seq)
+            try:
+                message = message.opened(self.server.keyring.open_ingest(message.body, aad))
+            except SealBroken as error:
+                broken = error
+                self._consume(message.seq, lambda o: pipeline.take_fault(o, broken))
+                return
+        entries = message.entries
+        assert self.gateway is not None
+        if len(entries):
+            self.server.note_time(self.gateway, int(entries["time_ms"].max()))
+        self._consume(
+            message.seq,
+            lambda o: pipeline.take_records(o, entries, message.body, message.fault),
+        )
+
+    def _on_lost(self, message: wire.Lost) -> None:
+        assert self.state is not None
+        received = self.state.stream.windows[DURABLE].received
+        first = max(message.first, received + 1)
+        if not self._take(DURABLE, message.seq, 0, first=first):
+            return
+        count = message.seq - first + 1
+        self.server.metrics.count("chot_lost_scans", by=count)
+        _log.error("scans lost at the gateway", gateway=self._name(), count=count)
+        self._consume(message.seq, lambda o: self.server.pipeline.take_lost(o, count), first=first)
+
+    # ---- camera frames ----------------------------------------------------------------------
+
+    def _on_frame(self, message: wire.FrameImage) -> None:
+        assert self.gateway is not None and self.state is not None
+        if not self._take(VOLATILE, message.seq, message.size):
+            return
+        self.state.undecided.append(message.seq)
+        self.server.spawn(self._frame(self.state, self.gateway, message))
+
+    async def _frame(self, state: StreamState, gateway: Gateway, message: wire.FrameImage) -> None:
+        """Decode, judge, answer; then release what is decided up to here, in order."""
+        server = self.server
+        time_ms = message.ts_ns // 1_000_000
+        origin = self._origin(VOLATILE, message.seq, message.seq)
+        try:
+            if message.channel not in gateway.lanes:
+                raise WireMalformed("this gateway does not serve that lane")
+            codes = await server.pool.decode(
+                (gateway.number, message.channel), message.codec, message.image,
+                width=message.width, height=message.height, stride=message.stride,
+            )  # fmt: skip
+            new = server.held(gateway.number, message.channel).new(
+                [code.data for code in codes], time_ms
+            )
+            outcome = server.pipeline.take_codes(origin, message.channel, time_ms, new)
+            server.note_time(gateway, time_ms)
+        except InputError as error:
+            server.metrics.count("chot_frames_invalid", error.code)
+            outcome = server.pipeline.take_fault(origin, error)
+        self._answer(VOLATILE, message.seq, outcome)
+        if message.seq in state.undecided:  # else the store failed meanwhile
+            state.ready[message.seq] = outcome.batch
+            self._release(state)
+
+    def _release(self, state: StreamState) -> None:
+        while state.undecided and state.undecided[0] in state.ready:
+            seq = state.undecided.pop(0)
+            batch = state.ready.pop(seq)
+            if batch is None:
+                self.server.settle(state, VOLATILE, seq)
+                continue
+            # Frames that showed nothing since the last batch are consumed with this one.
+            run = msgspec.structs.replace(batch.run, first=state.released + 1)
+            state.released = seq
+            batch = msgspec.structs.replace(batch, run=run)
+            self.server.append(state, VOLATILE, seq, batch)
+
+    # ---- receipts ---------------------------------------------------------------------------
+
+    def acknowledge(self, cls: int) -> None:
+        """One ACK a class for everything that settles in this turn of the loop."""
+        if not self._to_acknowledge:
+            asyncio.get_running_loop().call_soon(self._send_acks)
+        self._to_acknowledge.add(cls)
+
+    def _send_acks(self) -> None:
+        classes, self._to_acknowledge = self._to_acknowledge, set()
+        if self.state is None or self.state.link is not self:
+            return
+        for cls in sorted(classes):
+            window = self.state.stream.windows[cls]
+            ack = wire.Ack(
+                cls=cls, seq=window.acked, limit=window.limit, byte_limit=window.byte_limit
+            )
+            self.send(ack)

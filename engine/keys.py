@@ -1,0 +1,461 @@
+"""Keys: pseudonyms, seals, and the key ring that can forget a day.
+
+A person key is an HMAC under the province's key; whoever holds that key can invert every pseudonym,
+because ID numbers are guessable, so it never leaves the engine. A seal is one-way: the engine seals
+to a public key, only the desk (the API process) holds the private half. Destroying the keys of a
+day leaves nothing that ties a visit of that day to anyone, in the store or in any backup of it.
+
+Files of a `FileKeyRing` (each 32 raw bytes, docs/storage.md):
+
+    province.key  venue.key  ingest.key  audit.pub        days/DAY.log.key  days/DAY.details.pub
+    desk/audit.key  desk/DAY.details.key                  days/DAY.destroyed (empty tombstone)
+
+DAY is the civil day number of engine.clock. Keys are never part of a backup of the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hmac
+import os
+import re
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from engine.errors import KeyDestroyed, KeyMissing, SealBroken
+
+KEY_SIZE = 32
+PERSON_KEY_SIZE = 16
+VENUE_TAG_SIZE = 5
+SEAL_VERSION = 1
+SEAL_OVERHEAD = 1 + KEY_SIZE + 16  # version, ephemeral public key, Poly1305 tag
+DESK_DIR = "desk"
+
+_SEAL_INFO = b"chot/seal/1"
+_PERSON_LABEL = b"chot/person/1\0"
+_VENUE_LABEL = b"chot/venue/1\0"
+_DAY_FILE = re.compile(r"(-?\d{1,9})\.(log\.key|details\.pub|destroyed)")
+
+
+class KeyRing(Protocol):
+    """Where the engine's keys come from; a file ring here, an HSM or KMS elsewhere.
+
+    Every method may be called from any thread.
+    """
+
+    def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
+        """16 bytes. Raises ValueError when kind or issuer holds a NUL."""
+
+    def venue_tag(self, body: bytes) -> bytes:
+        """5 bytes that only the province can make for a venue code."""
+
+    def log_key(self, day: int, *, make: bool = True) -> bytes:
+        """32 bytes for the day's log rows; made at first use unless `make` is false.
+
+        Raises KeyDestroyed when the day was forgotten, KeyMissing when it cannot be had.
+        """
+
+    def details_public(self, day: int) -> bytes:
+        """32 bytes to seal the day's details to; made at first use. Raises as log_key."""
+
+    def ingest_public(self) -> bytes:
+        """32 bytes that gateways seal their spools to."""
+
+    def open_ingest(self, sealed: bytes, aad: bytes) -> bytes:
+        """Plaintext of what a gateway sealed. Raises SealBroken."""
+
+    def audit_public(self) -> bytes:
+        """32 bytes to seal the persons of an audit record to."""
+
+    def destroy_day(self, day: int) -> None:
+        """Forget the day for good; may be repeated. Raises KeyMissing when it could not."""
+
+    def days(self) -> list[int]:
+        """Days that have keys, ascending; destroyed days are not among them."""
+
+
+def seal(public: bytes, plaintext: bytes, aad: bytes) -> bytes:
+    """Seal to an X25519 public key (32 bytes): 49 bytes longer than the plaintext.
+
+    version u8 | ephemeral public key 32 | ChaCha20-Poly1305 ciphertext and tag. Key and nonce are
+    HKDF-SHA256(X25519 shared secret, salt = both public keys), as in RFC 9180's base mode; the
+    ephemeral key is new for each seal, so the nonce needs no room of its own.
+    Raises SealBroken when `public` is not a usable key.
+    """
+    ephemeral = X25519PrivateKey.generate()
+    ephemeral_public = ephemeral.public_key().public_bytes_raw()
+    key, nonce = _seal_secrets(ephemeral, public, ephemeral_public + public)
+    body = ChaCha20Poly1305(key).encrypt(nonce, plaintext, aad)
+    return bytes((SEAL_VERSION,)) + ephemeral_public + body
+
+
+def open_sealed(private: bytes, sealed: bytes, aad: bytes) -> bytes:
+    """Open what `seal` made for the public half of `private`. Raises SealBroken."""
+    if len(sealed) < SEAL_OVERHEAD or sealed[0] != SEAL_VERSION:
+        raise SealBroken("not sealed bytes of a known version")
+    ephemeral_public = bytes(sealed[1 : 1 + KEY_SIZE])
+    try:
+        holder = X25519PrivateKey.from_private_bytes(private)
+    except ValueError as error:
+        raise SealBroken("the private key has the wrong size") from error
+    public = holder.public_key().public_bytes_raw()
+    key, nonce = _seal_secrets(holder, ephemeral_public, ephemeral_public + public)
+    try:
+        return ChaCha20Poly1305(key).decrypt(nonce, sealed[1 + KEY_SIZE :], aad)
+    except InvalidTag as error:
+        raise SealBroken("sealed bytes do not open with this key") from error
+
+
+def encrypt(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
+    """AES-256-GCM: ciphertext and 16 bytes of tag. The caller never repeats a nonce (12 bytes)."""
+    return AESGCM(key).encrypt(nonce, plaintext, aad)
+
+
+def decrypt(key: bytes, nonce: bytes, sealed: bytes, aad: bytes) -> bytes:
+    """What `encrypt` was given. Raises SealBroken."""
+    try:
+        return AESGCM(key).decrypt(nonce, sealed, aad)
+    except InvalidTag as error:
+        raise SealBroken("sealed bytes do not open with this key") from error
+
+
+def make_pair() -> tuple[bytes, bytes]:
+    """A new X25519 pair: (private, public), 32 bytes each."""
+    private = X25519PrivateKey.generate()
+    return private.private_bytes_raw(), private.public_key().public_bytes_raw()
+
+
+def private_to_public(private: bytes) -> bytes:
+    """Public half of an X25519 private key. Raises KeyMissing when it is not 32 bytes."""
+    try:
+        return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    except ValueError as error:
+        raise KeyMissing("a private key has the wrong size") from error
+
+
+class FileKeyRing:
+    """Keys as plain files, the directories 0700 and the files 0600.
+
+    `create` makes what is missing; without it a missing directory or key is KeyMissing. `desk`
+    names another directory for the private halves, so that it can belong to the API's user: when
+    that directory carries the set-group-id bit, the halves are written 0640 for its group.
+
+    The files are the truth. What was read is kept in memory; another process that destroys a day
+    is noticed by the next FileKeyRing, not by this one.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], create: bool = False, desk: Path | None = None
+    ) -> None:
+        self._root = Path(path)
+        self._days_dir = self._root / "days"
+        self._desk = Path(desk) if desk is not None else self._root / DESK_DIR
+        self._lock = threading.Lock()
+        self._log_keys: dict[int, bytes] = {}
+        self._details: dict[int, bytes] = {}
+        if create:
+            with _as_key_missing(self._root):
+                for directory in (self._root, self._days_dir, self._desk):
+                    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_directory(self._root)
+        _check_directory(self._days_dir)
+        if create:
+            _check_directory(self._desk, group=True)
+            self._make_long_lived()
+        self._ingest_private = _load_key(self._root / "ingest.key")
+        self._ingest_public = private_to_public(self._ingest_private)
+        self._audit_public = _load_key(self._root / "audit.pub")
+        province = _load_key(self._root / "province.key")
+        # The state after label and key is copied per scan: half the cost of a new HMAC.
+        self._person = hmac.new(province, _PERSON_LABEL, "sha256")
+        self._prefixes: dict[tuple[str, str], hmac.HMAC] = {}
+        self._venue = hmac.new(_load_key(self._root / "venue.key"), _VENUE_LABEL, "sha256")
+        self._destroyed: set[int] = set()
+        self._finish_destroying()
+
+    def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
+        prefix = self._prefixes.get((kind, issuer))
+        if prefix is None:
+            prefix = self._prefix(kind, issuer)
+        digest = prefix.copy()
+        digest.update(canonical.encode())
+        return digest.digest()[:PERSON_KEY_SIZE]
+
+    def venue_tag(self, body: bytes) -> bytes:
+        digest = self._venue.copy()
+        digest.update(body)
+        return digest.digest()[:VENUE_TAG_SIZE]
+
+    def log_key(self, day: int, *, make: bool = True) -> bytes:
+        key = self._log_keys.get(day)
+        if key is not None:
+            return key
+        with self._lock:
+            self._check_alive(day)
+            path = self._days_dir / f"{day}.log.key"
+            if make and not path.exists():
+                with self._exclusive():
+                    self._check_alive(day)
+                    if not path.exists():
+                        _write_key(path, os.urandom(KEY_SIZE))
+            key = _load_key(path)
+            self._log_keys[day] = key
+            return key
+
+    def details_public(self, day: int) -> bytes:
+        public = self._details.get(day)
+        if public is not None:
+            return public
+        with self._lock:
+            self._check_alive(day)
+            path = self._days_dir / f"{day}.details.pub"
+            if not path.exists():
+                with self._exclusive():
+                    self._check_alive(day)
+                    if not path.exists():
+                        self._make_pair(self._desk / f"{day}.details.key", path)
+            public = _load_key(path)
+            self._details[day] = public
+            return public
+
+    def ingest_public(self) -> bytes:
+        return self._ingest_public
+
+    def open_ingest(self, sealed: bytes, aad: bytes) -> bytes:
+        return open_sealed(self._ingest_private, sealed, aad)
+
+    def audit_public(self) -> bytes:
+        return self._audit_public
+
+    def destroy_day(self, day: int) -> None:
+        with self._lock, _as_key_missing(self._days_dir), self._exclusive():
+            # The tombstone comes first: after a crash anywhere below, the next opening of the
+            # ring finishes the work, and no one makes a new key for a day half destroyed.
+            tombstone = self._days_dir / f"{day}.destroyed"
+            if not tombstone.exists():
+                _write_file(tombstone, b"", 0o600)
+            self._destroyed.add(day)
+            self._log_keys.pop(day, None)
+            self._details.pop(day, None)
+            self._wipe_day(day)
+
+    def days(self) -> list[int]:
+        with self._lock:
+            return sorted(self._listed("log.key", "details.pub") - self._destroyed)
+
+    def destroyed_days(self) -> list[int]:
+        """Days that were forgotten, ascending."""
+        with self._lock:
+            return sorted(self._destroyed | self._listed("destroyed"))
+
+    def _prefix(self, kind: str, issuer: str) -> hmac.HMAC:
+        if "\0" in kind or "\0" in issuer:
+            raise ValueError("kind and issuer of an identity hold no NUL")
+        prefix = self._person.copy()
+        prefix.update(kind.encode() + b"\0" + issuer.encode() + b"\0")
+        if len(self._prefixes) < 1024:  # issuers come from outside: the cache has a limit
+            self._prefixes[kind, issuer] = prefix
+        return prefix
+
+    def _check_alive(self, day: int) -> None:
+        if day in self._destroyed or (self._days_dir / f"{day}.destroyed").exists():
+            self._destroyed.add(day)
+            raise KeyDestroyed(f"the keys of day {day} were destroyed")
+
+    def _listed(self, *suffixes: str) -> set[int]:
+        found = set()
+        with _as_key_missing(self._days_dir):
+            for path in self._days_dir.iterdir():
+                match = _DAY_FILE.fullmatch(path.name)
+                if match and match[2] in suffixes:
+                    found.add(int(match[1]))
+        return found
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """One process at a time makes or destroys keys, so none is ever written over."""
+        with _as_key_missing(self._root):
+            fd = os.open(self._root / "ring.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _make_long_lived(self) -> None:
+        with self._exclusive():
+            for name in ("province.key", "venue.key", "ingest.key"):
+                if not (self._root / name).exists():
+                    _write_key(self._root / name, os.urandom(KEY_SIZE))
+            if not (self._root / "audit.pub").exists():
+                self._make_pair(self._desk / "audit.key", self._root / "audit.pub")
+
+    def _make_pair(self, private_path: Path, public_path: Path) -> None:
+        """Write the private half, then the public one: nothing is sealed to a lost half.
+
+        A private half without its public one is left by a crash in between and is taken up.
+        """
+        mode = _check_directory(self._desk, group=True)
+        if not private_path.exists():
+            private, _ = make_pair()
+            _write_key(private_path, private, 0o640 if mode & stat.S_ISGID else 0o600)
+        _write_key(public_path, private_to_public(_load_key(private_path, group=True)))
+
+    def _wipe_day(self, day: int) -> None:
+        for path in (
+            self._desk / f"{day}.details.key",
+            self._days_dir / f"{day}.log.key",
+            self._days_dir / f"{day}.details.pub",
+        ):
+            _wipe(path)
+
+    def _finish_destroying(self) -> None:
+        """Complete what a crash cut short: half destroyed days, and files never renamed."""
+        self._destroyed = self._listed("destroyed")
+        halves = self._listed("log.key", "details.pub") & self._destroyed
+        with _as_key_missing(self._root):
+            directories = [d for d in (self._root, self._days_dir, self._desk) if _is_ours(d)]
+            stale = [p for d in directories for p in d.glob(".*.tmp")]
+        if halves or stale:
+            with self._exclusive(), _as_key_missing(self._root):
+                for path in stale:
+                    _wipe(path)
+                for day in halves:
+                    self._wipe_day(day)
+
+
+class DeskKeys:
+    """The private halves, for the API process alone: opens names and audit records.
+
+    `path` is the desk directory itself (`desk/` of a FileKeyRing), not its parent.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._desk = Path(path)
+        _check_directory(self._desk, group=True)
+        self._audit_private = _load_key(self._desk / "audit.key", group=True)
+
+    def open_details(self, day: int, sealed: bytes, aad: bytes) -> bytes:
+        """Details of a group. Raises KeyDestroyed for a forgotten day, SealBroken.
+
+        The file is read each time: a key that stays in memory here could not be destroyed by the
+        engine, and a day is opened for few groups in a question.
+        """
+        path = self._desk / f"{day}.details.key"
+        if not path.exists():
+            raise KeyDestroyed(f"no key opens the details of day {day} any more")
+        return open_sealed(_load_key(path, group=True), sealed, aad)
+
+    def open_audit(self, sealed: bytes, aad: bytes) -> bytes:
+        """The persons an audit record names. Raises SealBroken."""
+        return open_sealed(self._audit_private, sealed, aad)
+
+
+def _seal_secrets(mine: X25519PrivateKey, theirs: bytes, salt: bytes) -> tuple[bytes, bytes]:
+    try:
+        shared = mine.exchange(X25519PublicKey.from_public_bytes(theirs))
+    except ValueError as error:  # wrong size, or a point of small order
+        raise SealBroken("the public key cannot be used") from error
+    okm = HKDF(SHA256(), KEY_SIZE + 12, salt, _SEAL_INFO).derive(shared)
+    return okm[:KEY_SIZE], okm[KEY_SIZE:]
+
+
+@contextlib.contextmanager
+def _as_key_missing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise KeyMissing(f"key files under {path}: {error.strerror or 'input/output error'}") from (
+            error
+        )
+
+
+def _is_ours(directory: Path) -> bool:
+    return directory.is_dir() and os.access(directory, os.R_OK | os.W_OK | os.X_OK)
+
+
+def _check_directory(path: Path, *, group: bool = False) -> int:
+    """Mode of a key directory that others cannot enter. Raises KeyMissing."""
+    with _as_key_missing(path):
+        status = path.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise KeyMissing(f"{path} is not a directory")
+    return _check_mode(path, status, group)
+
+
+def _check_mode(path: Path, status: os.stat_result, group: bool) -> int:
+    open_bits = status.st_mode & (0o007 if group else 0o077)
+    if open_bits:
+        raise KeyMissing(
+            f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: others can reach the keys",
+            hint=f"chmod go= {path}",
+        )
+    if not group and os.geteuid() not in (0, status.st_uid):
+        raise KeyMissing(f"{path} belongs to another user", hint="run as the owner of the keys")
+    return status.st_mode
+
+
+def _load_key(path: Path, *, group: bool = False) -> bytes:
+    with _as_key_missing(path):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            _check_mode(path, status, group)
+            key = os.read(fd, KEY_SIZE + 1)
+        finally:
+            os.close(fd)
+    if len(key) != KEY_SIZE:
+        raise KeyMissing(f"{path} does not hold {KEY_SIZE} bytes", hint="restore it from escrow")
+    return key
+
+
+def _write_key(path: Path, key: bytes, mode: int = 0o600) -> None:
+    with _as_key_missing(path):
+        _write_file(path, key, mode)
+
+
+def _write_file(path: Path, content: bytes, mode: int) -> None:
+    """The whole file or nothing under its name, on the disk when this returns."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(fd, mode)
+        os.write(fd, content)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    _sync_directory(path.parent)
+
+
+def _wipe(path: Path) -> None:
+    """Write over, unlink, and make both last. A file that is not there is fine."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.write(fd, os.urandom(max(KEY_SIZE, os.fstat(fd).st_size)))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    path.unlink()
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,198 @@
+"""The HTTP API described: its routes as data, and OpenAPI 3.1 made from the structs.
+
+engine.api serves exactly these routes, so that the description cannot fall behind.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+import engine
+from engine.answers import (
+    ContactsAnswer,
+    ContactsBody,
+    ErrorAnswer,
+    FiguresAnswer,
+    HealthAnswer,
+    PersonBody,
+    PlacesAnswer,
+    VenueBody,
+    VisitsAnswer,
+    WhoamiAnswer,
+)
+from engine.errors import leaves
+
+_REF: Final = "#/components/schemas/{name}"
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A parameter of the query string. schema: JSON Schema of its text."""
+
+    name: str
+    about: str
+    schema: dict[str, Any]
+    is_required: bool = False
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One address. name: of the handler and in metrics. answer: a struct, or a media type."""
+
+    name: str
+    method: str
+    path: str
+    about: str
+    answer: type | str
+    body: type | None = None
+    parameters: tuple[Parameter, ...] = ()
+    is_open: bool = False
+
+
+ROUTES: Final = (
+    Route(
+        name="trace_venue",
+        method="POST",
+        path="/v1/trace/venue",
+        about="Who was at this place between these times?",
+        body=VenueBody,
+        answer=VisitsAnswer,
+    ),
+    Route(
+        name="trace_person",
+        method="POST",
+        path="/v1/trace/person",
+        about="Where was this person between these times?",
+        body=PersonBody,
+        answer=VisitsAnswer,
+    ),
+    Route(
+        name="trace_contacts",
+        method="POST",
+        path="/v1/trace/contacts",
+        about="Who met this person, for how many minutes, and where?",
+        body=ContactsBody,
+        answer=ContactsAnswer,
+    ),
+    Route(
+        name="figures",
+        method="GET",
+        path="/v1/figures",
+        about="Counts of a civil day of Viet Nam",
+        answer=FiguresAnswer,
+        parameters=(
+            Parameter("day", "2021-07-01", {"type": "string", "format": "date"}, is_required=True),
+        ),
+    ),
+    Route(
+        name="venues",
+        method="GET",
+        path="/v1/venues",
+        about="Places of the registry: venues and posts, no persons",
+        answer=PlacesAnswer,
+        parameters=(
+            Parameter(
+                "search",
+                "number, post code or part of a name, with or without accents",
+                {"type": "string", "maxLength": 64},
+            ),
+            Parameter(
+                "limit", "places at most", {"type": "integer", "minimum": 1, "maximum": 1000}
+            ),
+        ),
+    ),
+    Route(
+        name="whoami",
+        method="GET",
+        path="/v1/whoami",
+        about="Whom the token belongs to, and what it may ask",
+        answer=WhoamiAnswer,
+    ),
+    Route(
+        name="healthz",
+        method="GET",
+        path="/healthz",
+        about="Whether engine and API work",
+        answer=HealthAnswer,
+        is_open=True,
+    ),
+    Route(
+        name="metrics",
+        method="GET",
+        path="/metrics",
+        about="Metrics of engine and API for Prometheus; no personal data",
+        answer="text/plain",
+        is_open=True,
+    ),
+    Route(
+        name="openapi",
+        method="GET",
+        path="/openapi.json",
+        about="This description",
+        answer="application/json",
+        is_open=True,
+    ),
+)
+
+
+def document() -> dict[str, Any]:
+    """OpenAPI 3.1 of the API."""
+    structs: list[type] = [ErrorAnswer]
+    for route in ROUTES:
+        structs += [s for s in (route.body, route.answer) if isinstance(s, type)]
+    _, schemas = msgspec.json.schema_components(structs, ref_template=_REF)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    codes = ", ".join(f"`{code}` ({cls.status})" for code, cls in sorted(leaves().items()))
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "chot",
+            "version": engine.__version__,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "description": f"Every failure is an ErrorAnswer. Codes with their status: {codes}.",
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    if isinstance(route.answer, str):
+        content: dict[str, Any] = {route.answer: {}}
+    else:
+        content = {"application/json": {"schema": _ref(route.answer)}}
+    failure = {"application/json": {"schema": _ref(ErrorAnswer)}}
+    found: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": route.about,
+        "security": [] if route.is_open else [{"token": []}],
+        "responses": {
+            "200": {"description": "The answer", "content": content},
+            "default": {"description": "A failure", "content": failure},
+        },
+    }
+    if route.body is not None:
+        body = {"application/json": {"schema": _ref(route.body)}}
+        found["requestBody"] = {"required": True, "content": body}
+    if route.parameters:
+        found["parameters"] = [
+            {
+                "name": parameter.name,
+                "in": "query",
+                "required": parameter.is_required,
+                "description": parameter.about,
+                "schema": parameter.schema,
+            }
+            for parameter in route.parameters
+        ]
+    return found
+
+
+def _ref(struct: type) -> dict[str, str]:
+    return {"$ref": _REF.format(name=struct.__name__)}

@@ -1,0 +1,604 @@
+"""Questions between the API process and the engine: messages over a Unix socket.
+
+A message is a u32 big-endian length and that many bytes of msgpack: [id, ask] one way, [id, reply]
+the other; many may be under way at once and answers come as they are ready. The socket file has
+mode 0600 and each peer's user id is checked, so that whoever reaches it is the owner of the engine.
+Times are instants in ms, times spent are microseconds; the arrays in answers are packed, and
+Python objects are made of them on the API's side only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from engine import errors
+from engine.errors import EngineError, EngineUnreachable, QuestionInvalid, RegistryInvalid
+from engine.group import SealedDetails
+from engine.registry import Change
+from engine.tracing import ContactsAnswer, HistoryAnswer, VenueAnswer
+
+MESSAGE_SIZE_MAX: Final = 32 << 20
+_HEAD: Final = struct.Struct(">I")
+_PEER: Final = struct.Struct("3i")  # struct ucred of SO_PEERCRED: pid, uid, gid
+# Questions of one connection at work at once; more wait unread in the socket.
+_ASKS_MAX: Final = 64
+_CONNECTIONS_MAX: Final = 32
+_PATH_SIZE_MAX: Final = 107  # sun_path of Linux, less the closing NUL
+_ID_MAX: Final = (1 << 32) - 1
+SUPPRESSED: Final = (1 << 32) - 1
+_HANDLE_SIZE: Final = 26  # base32 letters of a 16-byte key, without padding
+
+Instant = Annotated[int, Meta(ge=-(1 << 60), le=1 << 60)]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Word = Annotated[str, Meta(max_length=64)]
+
+
+class PersonRef(msgspec.Struct, frozen=True):
+    """A person as a document names them, or by the handle that an answer gave.
+
+    issuer: country of a passport (three letters), else "".
+    """
+
+    kind: Literal["qid", "cccd", "passport", "bhyt", "handle"]
+    value: Annotated[str, Meta(min_length=1, max_length=64)]
+    issuer: Annotated[str, Meta(max_length=3)] = ""
+
+
+# ---- what is asked ------------------------------------------------------------------------------
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="ask"):
+    """What every question of a token's owner carries."""
+
+    token_sha256: Hash
+
+
+class AskPersons(Ask, frozen=True, kw_only=True):
+    """What every question about persons carries: why, for which case, when, how many rows."""
+
+    purpose: Word
+    case: Word
+    from_ms: Instant
+    to_ms: Instant
+    limit: Annotated[int, Meta(ge=1)]
+    is_unmasked: bool = False
+
+
+class AskVenue(AskPersons, frozen=True, kw_only=True, tag="venue"):
+    """Q1. place: number of a venue or post, or a post's code."""
+
+    place: Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)] | Annotated[str, Meta(max_length=32)]
+
+
+class AskPerson(AskPersons, frozen=True, kw_only=True, tag="person"):
+    """Q2. persons: documents of one and the same person."""
+
+    persons: Annotated[tuple[PersonRef, ...], Meta(min_length=1, max_length=16)]
+
+
+class AskContacts(AskPersons, frozen=True, kw_only=True, tag="contacts"):
+    """Q3. The numbers override the profile's where they are given."""
+
+    persons: Annotated[tuple[PersonRef, ...], Meta(min_length=1, max_length=16)]
+    profile: Word = ""
+    min_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
+    linger_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
+
+
+class FetchDetails(Ask, frozen=True, kw_only=True, tag="details"):
+    """Sealed details behind refs of an answer that this connection just got.
+
+    audit: the number that the answer carries.
+    """
+
+    audit: int
+    refs: Annotated[tuple[int, ...], Meta(max_length=100_000)]
+
+
+class AskFigures(Ask, frozen=True, kw_only=True, tag="figures"):
+    """Counts of a civil day."""
+
+    day: Annotated[int, Meta(ge=0, le=100_000)]
+
+
+class AskPlaces(Ask, frozen=True, kw_only=True, tag="places"):
+    """Places of the registry by number, code or part of a name; no persons."""
+
+    text: Word = ""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class Whoami(Ask, frozen=True, kw_only=True, tag="whoami"):
+    pass
+
+
+class AskMetrics(msgspec.Struct, frozen=True, tag_field="ask", tag="metrics"):
+    pass
+
+
+class AskHealth(msgspec.Struct, frozen=True, tag_field="ask", tag="health"):
+    pass
+
+
+class RegistryChange(msgspec.Struct, frozen=True, tag_field="ask", tag="registry_change"):
+    """From the owner of the socket only; all of it is taken or nothing."""
+
+    changes: tuple[Change, ...]
+
+
+class RegistryList(msgspec.Struct, frozen=True, tag_field="ask", tag="registry_list"):
+    """From the owner of the socket only. at_ms: None for the newest records."""
+
+    kind: Word
+    at_ms: Instant | None = None
+
+
+class AskKit(msgspec.Struct, frozen=True, tag_field="ask", tag="kit"):
+    """From the owner of the socket only."""
+
+
+Question = (
+    AskVenue
+    | AskPerson
+    | AskContacts
+    | FetchDetails
+    | AskFigures
+    | AskPlaces
+    | Whoami
+    | AskMetrics
+    | AskHealth
+    | RegistryChange
+    | RegistryList
+    | AskKit
+)
+
+# ---- what is answered ---------------------------------------------------------------------------
+
+
+class Failure(msgspec.Struct, frozen=True, tag_field="reply", tag="failure"):
+    """An EngineError on its way; code, message, status and hint are those of engine.errors."""
+
+    code: str
+    message: str
+    status: int
+    hint: str = ""
+    rows: tuple[str, ...] = ()
+
+
+class PlaceInfo(msgspec.Struct, frozen=True):
+    """A place as an answer names it. kind: "post", or the venue's category."""
+
+    number: int
+    name: str
+    kind: str
+    area: str = ""
+    code: str = ""
+    default_stay_minutes: int = 0
+
+
+class Traced(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply", tag="traced"):
+    """Answer to a question about persons, as the tracer gave it, and what it takes to read it.
+
+    area: what bounded the answer, "" for nothing. audit: number of its audit record.
+    """
+
+    answer: VenueAnswer | HistoryAnswer | ContactsAnswer
+    places: tuple[PlaceInfo, ...]
+    area: str
+    audit: int
+
+
+class Details(msgspec.Struct, frozen=True, tag_field="reply", tag="details"):
+    """Sealed details of the groups behind the refs, in order of lsn.
+
+    rest: refs for which the message had no room, to be asked for again. Refs of a day that was
+    forgotten are in neither.
+    """
+
+    groups: tuple[SealedDetails, ...]
+    rest: tuple[int, ...] = ()
+
+
+class Refusals(msgspec.Struct, frozen=True):
+    """Codes and records turned away at one control point for one reason; place 0 for a back end."""
+
+    place: int
+    lane: int
+    reason: str
+    count: int
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply", tag="figures"):
+    """Counts of a civil day: PLACE_FIGURE and PASSAGE_FIGURE of engine.index, packed.
+
+    SUPPRESSED stands where fewer than five persons would show to somebody outside health (DF-4).
+    persons: different ones in all, None where an area bounds the answer.
+    """
+
+    day: int
+    places: bytes
+    passages: bytes
+    persons: int | None
+    refused: tuple[Refusals, ...]
+    complete_lsn: int
+    area: str
+    known: tuple[PlaceInfo, ...]
+
+
+class Places(msgspec.Struct, frozen=True, tag_field="reply", tag="places"):
+    places: tuple[PlaceInfo, ...]
+
+
+class Identity(msgspec.Struct, frozen=True, tag_field="reply", tag="whoami"):
+    """The owner of a token and what the token may ask."""
+
+    name: str
+    role: str
+    unit: str
+    area: str
+    may: tuple[str, ...]
+
+
+class MetricsText(msgspec.Struct, frozen=True, tag_field="reply", tag="metrics"):
+    text: bytes
+
+
+class Health(msgspec.Struct, frozen=True, tag_field="reply", tag="health"):
+    state: dict[str, Any]
+
+
+class RegistryTaken(msgspec.Struct, frozen=True, tag_field="reply", tag="registry_taken"):
+    """How many records were written, how many were there already."""
+
+    written: int
+    known: int
+
+
+class RegistryEntries(msgspec.Struct, frozen=True, tag_field="reply", tag="registry_entries"):
+    entries: tuple[Change, ...]
+
+
+class Kit(msgspec.Struct, frozen=True, tag_field="reply", tag="kit"):
+    """What gateways and posters need of the engine.
+
+    ingest: host:port of CKP/1. ingest_public: 32 bytes that spools are sealed to. venue_codes: text
+    of the posted code by venue number, with the province's tag.
+    """
+
+    ingest: str
+    ingest_public: bytes
+    venue_codes: dict[int, str]
+
+
+Reply = (
+    Failure
+    | Traced
+    | Details
+    | Figures
+    | Places
+    | Identity
+    | MetricsText
+    | Health
+    | RegistryTaken
+    | RegistryEntries
+    | Kit
+)
+
+_Id = Annotated[int, Meta(ge=0, le=_ID_MAX)]
+_decode_question = msgspec.msgpack.Decoder(Question).decode
+_decode_reply = msgspec.msgpack.Decoder(tuple[_Id, Reply]).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def key_to_handle(key: bytes) -> str:
+    """What answers call a person: 26 letters of base32, lower case, for 16 bytes."""
+    return base64.b32encode(key).decode().rstrip("=").lower()
+
+
+def handle_to_key(handle: str) -> bytes:
+    """Raises QuestionInvalid."""
+    try:
+        if len(handle) == _HANDLE_SIZE:
+            return base64.b32decode(handle.upper() + "======")
+    except ValueError:
+        pass
+    raise QuestionInvalid("that is not the handle of a person")
+
+
+def error_to_failure(error: EngineError) -> Failure:
+    rows = tuple(error.rows) if isinstance(error, RegistryInvalid) else ()
+    return Failure(error.code, str(error), error.status, error.hint, rows)
+
+
+def failure_to_error(failure: Failure) -> EngineError:
+    """An error of the same class; of the root class where this version does not know the code."""
+    cls = errors.leaves().get(failure.code, EngineError)
+    if issubclass(cls, RegistryInvalid):
+        return cls(failure.message, rows=list(failure.rows), hint=failure.hint)
+    return cls(failure.message, hint=failure.hint)
+
+
+@dataclass(slots=True)
+class Peer:
+    """One connection as the handler sees it. memory: what the handler keeps for it."""
+
+    uid: int
+    pid: int
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+Handler = Callable[[Question, Peer], Awaitable[Reply]]
+
+
+_decode_envelope = msgspec.msgpack.Decoder(tuple[_Id, msgspec.Raw]).decode
+_UNDECODABLE = (
+    msgspec.MsgspecError,
+    UnicodeDecodeError,
+    RecursionError,
+)  # All that bytes from outside can make it raise
+
+
+class QuestionServer:
+    """The engine's end. The handler may raise EngineErrors; they travel as Failures.
+
+    Whatever bytes come in: a question that cannot be read gets a Failure, an envelope that cannot
+    be read ends the connection, and neither disturbs the other connections.
+    on_fault: told the class name of an exception that the handler should not have raised.
+    """
+
+    def __init__(
+        self, path: str | Path, handler: Handler, on_fault: Callable[[str], None] | None = None
+    ) -> None:
+        self._path = Path(path)
+        self._handler = handler
+        self._on_fault = on_fault or (lambda name: None)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Opens the socket; replaces the one a killed engine left. Raises EngineUnreachable."""
+        # The socket gets its mode before it gets its name, so that it is never open to others.
+        temporary = self._path.with_name(f".{os.getpid()}.s")
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if len(os.fsencode(self._path)) > _PATH_SIZE_MAX:
+                raise OSError("its path is too long")
+            sock.bind(str(temporary))
+            temporary.chmod(0o600)
+            sock.listen(_CONNECTIONS_MAX)
+            temporary.rename(self._path)
+        except OSError as error:
+            sock.close()
+            temporary.unlink(missing_ok=True)
+            raise EngineUnreachable(
+                f"cannot open the socket {self._path}: {error.strerror or error}",
+                hint=f"its folder must exist, its path have at most {_PATH_SIZE_MAX} bytes",
+            ) from None
+        self._server = await asyncio.start_unix_server(self._connect, sock=sock)
+
+    async def close(self) -> None:
+        """Ends every connection and takes the socket away."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            peer = _writer_to_peer(writer)
+            if peer.uid in (0, os.geteuid()) and len(self._tasks) <= _CONNECTIONS_MAX:
+                await self._serve(reader, writer, peer)
+        except asyncio.CancelledError:
+            # Only `close` cancels this task, and it has nobody above it to tell.
+            pass
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer
+    ) -> None:
+        room = asyncio.Semaphore(_ASKS_MAX)
+        lock = asyncio.Lock()
+        asks: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                message = await _read_message(reader)
+                if message is None:
+                    await _write(writer, lock, 0, _unreadable("the message is too large"))
+                    return
+                try:
+                    number, raw = _decode_envelope(message)
+                except _UNDECODABLE:
+                    await _write(writer, lock, 0, _unreadable("the message cannot be read"))
+                    return
+                await room.acquire()
+                ask = asyncio.create_task(self._answer(number, bytes(raw), peer, writer, lock))
+                asks.add(ask)
+                ask.add_done_callback(asks.discard)
+                ask.add_done_callback(lambda _: room.release())
+        finally:
+            # Nobody is left to take the answers.
+            for ask in asks:
+                ask.cancel()
+
+    async def _answer(
+        self,
+        number: int,
+        raw: bytes,
+        peer: Peer,
+        writer: asyncio.StreamWriter,
+        lock: asyncio.Lock,
+    ) -> None:
+        try:
+            reply: Reply = await self._handler(_decode_question(raw), peer)
+        except _UNDECODABLE:
+            # The decoder's words may quote what was asked, and with it a person's number.
+            reply = _unreadable("the question cannot be read")
+        except EngineError as error:
+            reply = error_to_failure(error)
+        except Exception as error:
+            self._on_fault(type(error).__name__)
+            reply = Failure("engine", "the engine failed to answer", 500)
+        with contextlib.suppress(ConnectionError):
+            await _write(writer, lock, number, reply)
+
+
+class QuestionClient:
+    """The asking end; reconnects by itself. One instance belongs to one event loop."""
+
+    def __init__(self, path: str | Path, timeout_s: float = 30.0) -> None:
+        self._path = Path(path)
+        self._timeout_s = timeout_s
+        self._numbers = itertools.count(1)
+        self._opening = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._link: _Link | None = None
+
+    async def ask(self, question: Question) -> Reply:
+        """The reply, never a Failure.
+
+        Raises EngineUnreachable when there is no engine, the link broke or no answer came in time,
+        and whatever EngineError the engine answered with.
+        """
+        number = next(self._numbers) % _ID_MAX + 1
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        link: _Link | None = None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                link = await self._connected()
+                link.waiting[number] = future
+                await _write(link.writer, self._writing, number, question)
+                reply = await future
+        except TimeoutError:
+            raise EngineUnreachable(
+                f"the engine did not answer within {self._timeout_s:g} s"
+            ) from None
+        except ConnectionError:
+            raise EngineUnreachable("the link to the engine broke") from None
+        finally:
+            if link is not None:
+                link.waiting.pop(number, None)
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # Looked at, so that nobody warns of an error nobody saw.
+        if isinstance(reply, Failure):
+            raise failure_to_error(reply)
+        return reply
+
+    async def close(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.reading.cancel()
+            await asyncio.gather(link.reading, return_exceptions=True)
+            with contextlib.suppress(ConnectionError):
+                await link.writer.wait_closed()
+
+    async def _connected(self) -> _Link:
+        async with self._opening:
+            if self._link is None or self._link.reading.done():
+                try:
+                    reader, writer = await asyncio.open_unix_connection(str(self._path))
+                except OSError as error:
+                    raise EngineUnreachable(
+                        f"no engine answers at {self._path}: {error.strerror or error}",
+                        hint="start it with: chot serve",
+                    ) from None
+                waiting: dict[int, asyncio.Future[Reply]] = {}
+                reading = asyncio.create_task(_read_replies(reader, writer, waiting))
+                self._link = _Link(writer, waiting, reading)
+            return self._link
+
+
+@dataclass(slots=True)
+class _Link:
+    """One connection of a client with the questions that wait on it."""
+
+    writer: asyncio.StreamWriter
+    waiting: dict[int, asyncio.Future[Reply]]
+    reading: asyncio.Task[None]
+
+
+async def _read_replies(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    waiting: dict[int, asyncio.Future[Reply]],
+) -> None:
+    """Hands replies to those who wait until the link ends, and then tells the rest why."""
+    fault: EngineError = EngineUnreachable("the engine closed the link")
+    try:
+        while True:
+            message = await _read_message(reader)
+            if message is None:
+                break
+            number, reply = _decode_reply(message)
+            future = waiting.get(number)
+            if future is not None and not future.done():
+                future.set_result(reply)
+            elif number == 0 and isinstance(reply, Failure):
+                fault = failure_to_error(reply)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass
+    except _UNDECODABLE:
+        fault = EngineUnreachable("the engine's answer cannot be read")
+    finally:
+        writer.close()
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(fault)
+
+
+def _unreadable(text: str) -> Failure:
+    return error_to_failure(QuestionInvalid(text))
+
+
+def _writer_to_peer(writer: asyncio.StreamWriter) -> Peer:
+    """Who is at the other end, as the kernel says it."""
+    # A copy of the descriptor, because other event loops hide the socket itself.
+    with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as sock:
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    pid, uid, _ = _PEER.unpack(raw)
+    return Peer(uid, pid)
+
+
+async def _read_message(reader: asyncio.StreamReader) -> bytes | None:
+    """None for one that is larger than allowed. Raises IncompleteReadError at the end."""
+    (size,) = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+    return await reader.readexactly(size) if size <= MESSAGE_SIZE_MAX else None
+
+
+async def _write(
+    writer: asyncio.StreamWriter, lock: asyncio.Lock, number: int, content: Question | Reply
+) -> None:
+    message = _encode((number, content))
+    if len(message) > MESSAGE_SIZE_MAX:
+        if not isinstance(content, Reply):
+            raise QuestionInvalid("the question is too large")
+        failure = _unreadable("the answer is too large for one message; ask for fewer rows")
+        message = _encode((number, failure))
+    async with lock:
+        writer.write(_HEAD.pack(len(message)) + message)
+        await writer.drain()

@@ -1,0 +1,566 @@
+"""The registry: areas, posts, venues, gateways, rules and grants as dated records.
+
+Each change is a record of the control log ("registry.venue" and so on) and the registry is what
+applying them in order gives. A record says from when it holds; the newest one of a key that has
+begun at an instant wins there, and what held before stays readable, because law, medicine and place
+names change faster than code (CP-2, CP-9). Posts and venues share one space of place numbers. A
+number, once given, belongs to its key for ever: rows of the scan log refer to it.
+"""
+
+from __future__ import annotations
+
+import enum
+import unicodedata
+from bisect import bisect_right, insort
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Final, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from engine.access import AREA_BOUND, Grant, is_same_hash
+from engine.clock import MINUTE_MS
+from engine.errors import JournalCorrupt, RegistryInvalid, StoreVersion
+from engine.payloads.venue import ISSUE_MAX
+from engine.visits import PlaceRule, VisitRules
+
+# Above any instant a clock can show: "the newest record, whenever it begins".
+_LATEST_MS: Final = 1 << 62
+_AREA_DEPTH_MAX: Final = 16
+_KIND_PREFIX: Final = "registry."
+BATCH_KIND: Final = "registry.batch"
+
+Number = Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)]
+Code = Annotated[str, Meta(pattern=r"^[0-9A-Za-z._-]{1,32}\Z")]
+CodeOrNone = Annotated[str, Meta(pattern=r"^[0-9A-Za-z._-]{0,32}\Z")]
+Name = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}\Z")]
+Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,200}\Z")]
+Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
+Instant = Annotated[int, Meta(ge=0, le=_LATEST_MS)]
+Lane = Annotated[int, Meta(ge=1, le=0xFFFF)]
+
+
+class PostKind(enum.StrEnum):
+    """Kinds of checkpoint (AC-12)."""
+
+    ROAD = "road"
+    BORDER = "border"
+    PORT = "port"
+    STATION = "station"
+
+
+class Category(enum.StrEnum):
+    """The 14 kinds of venue (VE-1, VE-2)."""
+
+    OFFICE = "office"
+    SCHOOL = "school"
+    HOSPITAL = "hospital"
+    COMPANY = "company"
+    MARKET = "market"
+    SUPERMARKET = "supermarket"
+    LODGING = "lodging"
+    EATERY = "eatery"
+    CAFE = "cafe"
+    PUBLIC_TRANSPORT = "public_transport"
+    CROWD = "crowd"
+    LEISURE = "leisure"
+    SPORT = "sport"
+    CHECKPOINT = "checkpoint"
+
+
+# Minutes a visit lasts when nobody checked out; starting values, each venue may have its own.
+# A lodging's guest stays until noon of the next day and a passenger for the whole trip, which no
+# number of minutes says: theirs stand in for that rule where it cannot be applied.
+DEFAULT_STAY_MINUTES: Final[Mapping[Category, int]] = {
+    Category.OFFICE: 480,
+    Category.SCHOOL: 300,
+    Category.HOSPITAL: 120,
+    Category.COMPANY: 480,
+    Category.MARKET: 45,
+    Category.SUPERMARKET: 45,
+    Category.LODGING: 1080,
+    Category.EATERY: 60,
+    Category.CAFE: 60,
+    Category.PUBLIC_TRANSPORT: 240,
+    Category.CROWD: 120,
+    Category.LEISURE: 120,
+    Category.SPORT: 90,
+    Category.CHECKPOINT: 10,
+}
+
+# Rules that may be set, with the value that holds while no record says otherwise. Spans in
+# seconds, the temperature in 0.01 degrees Celsius.
+RULES: Final[Mapping[str, int]] = {
+    "fever_threshold_cc": 3750,
+    "passage_window_s": 600,
+    "queue_window_s": 300,
+    "seen_window_s": 600,
+    "travel_s": 0,
+    "visit_gap_s": 900,
+}
+
+
+class Area(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="area"):
+    """A unit of the map: province, district, commune. number: what rows say; parent: a code.
+
+    As in all records: valid_from_ms is the first instant at which it holds, 0 for "since ever";
+    valid_to_ms the first at which it holds no longer, None for open.
+    """
+
+    number: Number
+    code: Code
+    name: Name
+    parent: CodeOrNone = ""
+    valid_from_ms: Instant = 0
+    valid_to_ms: Instant | None = None
+
+
+class Post(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="post"):
+    """A checkpoint. lanes: how many control points it has, numbered from 1 (CP-3)."""
+
+    number: Number
+    code: Code
+    name: Name
+    road: Text = ""
+    kind: PostKind = PostKind.ROAD
+    lanes: Lane = 1
+    area: CodeOrNone = ""
+    valid_from_ms: Instant = 0
+    valid_to_ms: Instant | None = None
+
+
+class Venue(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="venue"):
+    """A place with a posted code.
+
+    default_stay_minutes: 0 takes the category's. rooms: how many it tells apart. issue: issue
+    number of its posted code; a code of another issue is revoked (VE-7).
+    """
+
+    number: Number
+    name: Name
+    category: Category
+    area: CodeOrNone = ""
+    address: Text = ""
+    default_stay_minutes: Annotated[int, Meta(ge=0, le=1440)] = 0
+    rooms: Annotated[int, Meta(ge=0, le=0xFFFF)] = 0
+    issue: Annotated[int, Meta(ge=0, le=ISSUE_MAX)] = 1
+    valid_from_ms: Instant = 0
+    valid_to_ms: Instant | None = None
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="gateway"):
+    """A program that may send scans.
+
+    post: code of its post, "" for the back end of an app. lanes: the control points it serves, none
+    for a back end. token_sha256: as in a grant.
+    """
+
+    number: Number
+    name: Code
+    post: CodeOrNone = ""
+    lanes: tuple[Lane, ...] = ()
+    token_sha256: Digest = ""
+    valid_from_ms: Instant = 0
+    valid_to_ms: Instant | None = None
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="rule"):
+    """A dated value; its name stands in RULES."""
+
+    name: Code
+    value: Annotated[int, Meta(ge=0, le=1 << 40)]
+    valid_from_ms: Instant = 0
+    valid_to_ms: Instant | None = None
+
+
+Change = Area | Post | Venue | Gateway | Rule | Grant
+Place = Post | Venue
+Key = str | int
+
+TYPES: Final[Mapping[str, type[Change]]] = {
+    "area": Area,
+    "post": Post,
+    "venue": Venue,
+    "gateway": Gateway,
+    "rule": Rule,
+    "grant": Grant,
+}
+_NAMES: Final = {cls: name for name, cls in TYPES.items()}
+_decode_change = msgspec.msgpack.Decoder(Change).decode
+_decode_batch = msgspec.msgpack.Decoder(list[Change]).decode
+
+
+class Record(Protocol):
+    """What the registry reads of a record of the control log."""
+
+    @property
+    def lsn(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+def change_to_key(change: Change) -> tuple[str, Key]:
+    """("venue", 1001): the kind, and what names the thing for ever."""
+    kind = _NAMES[type(change)]
+    if isinstance(change, Area | Post):
+        return kind, change.code
+    if isinstance(change, Venue):
+        return kind, change.number
+    return kind, change.name
+
+
+def change_to_text(change: Change) -> str:
+    """For messages: "venue 1001"."""
+    return " ".join(map(str, change_to_key(change)))
+
+
+def changes_to_record(changes: Sequence[Change]) -> tuple[str, bytes]:
+    """(kind, body) of the control record that brings these changes, all together or none.
+
+    One change is a record of its own kind ("registry.venue"), several are a "registry.batch".
+    """
+    if len(changes) == 1:
+        return _KIND_PREFIX + _NAMES[type(changes[0])], msgspec.msgpack.encode(changes[0])
+    return BATCH_KIND, msgspec.msgpack.encode(list(changes))
+
+
+def record_to_changes(kind: str, body: bytes) -> list[Change]:
+    """Raises StoreVersion for a kind that a newer version wrote, JournalCorrupt for bad bytes."""
+    name = kind.removeprefix(_KIND_PREFIX)
+    if kind != BATCH_KIND and name not in TYPES:
+        raise StoreVersion(f"the control log holds a record of unknown kind {kind!r}")
+    try:
+        if kind == BATCH_KIND:
+            return _decode_batch(body)
+        change = _decode_change(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise JournalCorrupt(f"a record of kind {kind!r} is not readable") from None
+    if type(change) is not TYPES[name]:
+        raise JournalCorrupt(f"a record of kind {kind!r} holds another kind")
+    return [change]
+
+
+def fold(text: str) -> str:
+    """Lower case without accents, for searching: "Chợ Hồ Xá" -> "cho ho xa"."""
+    spread = unicodedata.normalize("NFD", text.casefold().replace("đ", "d"))
+    return "".join(c for c in spread if not unicodedata.combining(c))
+
+
+def is_in_force(change: Change, at_ms: int) -> bool:
+    began = change.valid_from_ms <= at_ms
+    return began and (change.valid_to_ms is None or at_ms < change.valid_to_ms)
+
+
+class Registry:
+    """Reads are dictionary look-ups; one instance an engine, used from one thread.
+
+    `version` grows with each change taken, so that what is derived from the registry knows when
+    it is stale. A look-up takes an instant; without one it gives the newest record that there is.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        # (kind, key) -> records as (valid_from_ms, order of arrival, record), ascending.
+        self._history: dict[tuple[str, Key], list[tuple[int, int, Change]]] = {}
+        self._by_kind: dict[str, dict[Key, None]] = {kind: {} for kind in TYPES}
+        self._place_keys: dict[int, tuple[str, Key]] = {}
+        self._area_codes: dict[int, str] = {}
+        self._gateway_names: dict[int, str] = {}
+        self._places: dict[int, Place] = {}
+        self._folded: dict[int, str] = {}
+
+    # ---- changing ---------------------------------------------------------------------------
+
+    def apply(self, record: Record) -> None:
+        """Takes in one record of the control log; those of other kinds are not ours and skipped.
+
+        Raises StoreVersion and JournalCorrupt.
+        """
+        if record.kind.startswith(_KIND_PREFIX):
+            for change in record_to_changes(record.kind, record.body):
+                self.take(change)
+
+    def take(self, change: Change) -> None:
+        """Takes in one change. What `prepare` let through always fits."""
+        kind, key = change_to_key(change)
+        records = self._history.setdefault((kind, key), [])
+        self.version += 1
+        insort(records, (change.valid_from_ms, self.version, change))
+        self._by_kind[kind][key] = None
+        if isinstance(change, Area):
+            self._area_codes[change.number] = change.code
+        elif isinstance(change, Gateway):
+            self._gateway_names[change.number] = change.name
+        elif isinstance(change, Post | Venue):
+            newest = records[-1][2]
+            assert isinstance(newest, Post | Venue)
+            self._place_keys[change.number] = (kind, key)
+            self._places[change.number] = newest
+            self._folded[change.number] = fold(newest.name)
+
+    def prepare(self, changes: Sequence[Change]) -> list[Change]:
+        """The changes to write: what is new of them, each checked, in their order.
+
+        A gateway or grant without a token keeps the one in force; a change that the registry holds
+        already is left out, so that importing a table twice changes nothing.
+        Raises RegistryInvalid with every fault; nothing was taken then.
+        """
+        problems = self.check(changes)
+        if problems:
+            raise RegistryInvalid(
+                f"nothing was taken: {len(problems)} faults",
+                rows=[f"{change_to_text(changes[i])}: {text}" for i, text in problems],
+            )
+        filled = [self._keep_token(change) for change in changes]
+        return [change for change in filled if not self.is_known(change)]
+
+    def check(self, changes: Sequence[Change]) -> list[tuple[int, str]]:
+        """(index, fault) of what cannot be taken, given what is here and the changes together."""
+        return _Checker(self, changes).problems()
+
+    def is_known(self, change: Change) -> bool:
+        """The newest record that begins at that very instant says the same."""
+        records = self._history.get(change_to_key(change), [])
+        end = bisect_right(records, (change.valid_from_ms, _LATEST_MS))
+        return end > 0 and records[end - 1][2] == change
+
+    def _keep_token(self, change: Change) -> Change:
+        if isinstance(change, Gateway | Grant) and not change.token_sha256:
+            held = self._at(change_to_key(change), _LATEST_MS, is_ended=True)
+            if isinstance(held, Gateway | Grant) and held.token_sha256:
+                return msgspec.structs.replace(change, token_sha256=held.token_sha256)
+        return change
+
+    # ---- asking -----------------------------------------------------------------------------
+
+    def place(self, number: int, at_ms: int | None = None) -> Place | None:
+        """The post or venue of that number."""
+        if at_ms is None:
+            return self._places.get(number)
+        found = self._at(self._place_keys.get(number, ("", 0)), at_ms)
+        return found if isinstance(found, Post | Venue) else None
+
+    def place_name(self, number: int, at_ms: int | None = None) -> str:
+        """Its name at that instant, else its newest name, else "#number"."""
+        place = self.place(number, at_ms) or self.place(number)
+        return place.name if place else f"#{number}"
+
+    def post(self, code: str, at_ms: int | None = None) -> Post | None:
+        found = self._at(("post", code), at_ms)
+        return found if isinstance(found, Post) else None
+
+    def area(self, code: str, at_ms: int | None = None) -> Area | None:
+        found = self._at(("area", code), at_ms)
+        return found if isinstance(found, Area) else None
+
+    def gateway(self, name: str, at_ms: int | None = None) -> Gateway | None:
+        found = self._at(("gateway", name), at_ms)
+        return found if isinstance(found, Gateway) else None
+
+    def gateway_name(self, number: int) -> str | None:
+        return self._gateway_names.get(number)
+
+    def grant(self, name: str, at_ms: int | None = None) -> Grant | None:
+        found = self._at(("grant", name), at_ms)
+        return found if isinstance(found, Grant) else None
+
+    def grant_by_token(self, token_sha256: str, at_ms: int) -> Grant | None:
+        """The grant in force whose token has this hash.
+
+        Every grant is compared and each in constant time, so that the time says nothing.
+        """
+        found = None
+        for name in self._by_kind["grant"]:
+            grant = self._at(("grant", name), at_ms)
+            if isinstance(grant, Grant) and is_same_hash(grant.token_sha256, token_sha256):
+                found = grant
+        return found
+
+    def rule(self, name: str, at_ms: int | None = None) -> int:
+        """Raises KeyError for a name that is not in RULES."""
+        found = self._at(("rule", name), at_ms)
+        return found.value if isinstance(found, Rule) else RULES[name]
+
+    def area_within(self, code: str, ancestor: str, at_ms: int | None = None) -> bool:
+        """Whether an area is the other one or lies in it; everything lies in "" (the province)."""
+        if not ancestor:
+            return True
+        for _ in range(_AREA_DEPTH_MAX):
+            if code == ancestor:
+                return True
+            area = self.area(code, at_ms) if code else None
+            if area is None:
+                return False
+            code = area.parent
+        return False
+
+    def places_within(self, ancestor: str) -> frozenset[int]:
+        """Numbers of the places that lie in an area, by their newest records."""
+        return frozenset(n for n, p in self._places.items() if self.area_within(p.area, ancestor))
+
+    def entries(self, kind: str, at_ms: int | None = None) -> Iterator[Change]:
+        """Records of a kind that hold at the instant, in the order their keys came."""
+        for key in self._by_kind[kind]:
+            found = self._at((kind, key), at_ms)
+            if found is not None:
+                yield found
+
+    def find_places(self, text: str, limit: int = 50) -> list[Place]:
+        """Places whose number, post code or folded name matches, in the order of their numbers."""
+        wanted = fold(text.strip())
+        found: list[Place] = []
+        for number in sorted(self._places):
+            place = self._places[number]
+            code = fold(place.code) if isinstance(place, Post) else ""
+            if wanted == str(number) or wanted in self._folded[number] or wanted in code:
+                found.append(place)
+                if len(found) == limit:
+                    break
+        return found
+
+    def place_rules(self) -> dict[int, PlaceRule]:
+        """Which places are posts and how long a visit lasts, by the newest records."""
+        rules: dict[int, PlaceRule] = {}
+        for number, place in self._places.items():
+            if isinstance(place, Post):
+                minutes = DEFAULT_STAY_MINUTES[Category.CHECKPOINT]
+            else:
+                minutes = place.default_stay_minutes or DEFAULT_STAY_MINUTES[place.category]
+            rules[number] = PlaceRule(isinstance(place, Post), minutes * MINUTE_MS)
+        return rules
+
+    def visit_rules(self, at_ms: int | None = None) -> VisitRules:
+        """The spans that passages and visits are made with."""
+        return VisitRules(
+            passage_window_ms=self.rule("passage_window_s", at_ms) * 1000,
+            gap_ms=self.rule("visit_gap_s", at_ms) * 1000,
+            travel_ms=self.rule("travel_s", at_ms) * 1000,
+            queue_ms=self.rule("queue_window_s", at_ms) * 1000,
+        )
+
+    def _at(
+        self, key: tuple[str, Key], at_ms: int | None, *, is_ended: bool = False
+    ) -> Change | None:
+        """The record of a key at an instant; is_ended: one that has ended counts as well."""
+        records = self._history.get(key)
+        if not records:
+            return None
+        if at_ms is None:
+            return records[-1][2]
+        end = bisect_right(records, (at_ms, _LATEST_MS))
+        if not end:
+            return None
+        found = records[end - 1][2]
+        return found if is_ended or is_in_force(found, at_ms) else None
+
+
+class _Checker:
+    """Judges a set of changes together: a venue may name an area that the same table brings."""
+
+    def __init__(self, registry: Registry, changes: Sequence[Change]) -> None:
+        self._registry = registry
+        self._changes = changes
+        self._areas = {c.code: c for c in changes if isinstance(c, Area)}
+        self._posts = {c.code: c for c in changes if isinstance(c, Post)}
+        self._owners: dict[str, dict[int, Key]] = {
+            "area": dict(registry._area_codes),
+            "gateway": dict(registry._gateway_names),
+            "place": {n: " ".join(map(str, k)) for n, k in registry._place_keys.items()},
+        }
+        self._numbers = {
+            space: {owner: number for number, owner in owners.items()}
+            for space, owners in self._owners.items()
+        }
+        self._tokens = {
+            change.token_sha256: change_to_text(change)
+            for kind in ("gateway", "grant")
+            for change in registry.entries(kind)
+            if isinstance(change, Gateway | Grant)
+        }
+
+    def problems(self) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        given: set[tuple[tuple[str, Key], int]] = set()
+        for i, change in enumerate(self._changes):
+            identity = (change_to_key(change), change.valid_from_ms)
+            if identity in given:
+                found.append((i, "is given twice"))
+            given.add(identity)
+            found += [(i, text) for text in self._check(change)]
+        return found
+
+    def _check(self, change: Change) -> Iterator[str]:
+        if change.valid_to_ms is not None and change.valid_to_ms <= change.valid_from_ms:
+            yield "ends before it begins"
+        if isinstance(change, Area | Post | Venue):
+            yield from _check_text(change.name)
+        match change:
+            case Area():
+                yield from self._check_number("area", change.number, change.code)
+                yield from self._check_parent(change)
+            case Post() | Venue():
+                yield from self._check_number("place", change.number, change_to_text(change))
+                yield from self._check_area(change.area)
+            case Gateway():
+                yield from self._check_number("gateway", change.number, change.name)
+                yield from self._check_lanes(change)
+                yield from self._check_token(change)
+            case Rule():
+                if change.name not in RULES:
+                    yield f"there is no rule {change.name!r}; known: {', '.join(RULES)}"
+            case Grant():
+                yield from _check_text(change.unit)
+                yield from self._check_area(change.area)
+                yield from self._check_token(change)
+                if change.role in AREA_BOUND and not change.area:
+                    yield f"role {change.role} needs an area"
+
+    def _check_number(self, space: str, number: int, owner: Key) -> Iterator[str]:
+        """Number and owner belong to each other for ever, in both directions."""
+        other = self._owners[space].setdefault(number, owner)
+        held = self._numbers[space].setdefault(owner, number)
+        if other != owner:
+            yield f"number {number} belongs to {other}"
+        elif held != number:
+            yield f"its number is {held} and stays so"
+
+    def _check_area(self, code: str) -> Iterator[str]:
+        if code and code not in self._areas and self._registry.area(code) is None:
+            yield f"area {code!r} is not known"
+
+    def _check_parent(self, area: Area) -> Iterator[str]:
+        yield from self._check_area(area.parent)
+        code = area.parent
+        for _ in range(_AREA_DEPTH_MAX):
+            if not code:
+                return
+            above = self._areas.get(code) or self._registry.area(code)
+            code = above.parent if above else ""
+        yield f"lies in itself or more than {_AREA_DEPTH_MAX} areas deep"
+
+    def _check_lanes(self, gateway: Gateway) -> Iterator[str]:
+        if not gateway.post:
+            if gateway.lanes:
+                yield "a gateway without a post has no lanes"
+            return
+        post = self._posts.get(gateway.post) or self._registry.post(gateway.post)
+        if post is None:
+            yield f"post {gateway.post!r} is not known"
+        elif not gateway.lanes:
+            yield "serves no lane"
+        elif max(gateway.lanes) > post.lanes or len(set(gateway.lanes)) < len(gateway.lanes):
+            yield f"lanes are different numbers from 1 to {post.lanes} at post {gateway.post}"
+
+    def _check_token(self, change: Gateway | Grant) -> Iterator[str]:
+        """No shared account (SEC-3): one token, one owner."""
+        if change.token_sha256:
+            owner = change_to_text(change)
+            if self._tokens.setdefault(change.token_sha256, owner) != owner:
+                yield "its token belongs to somebody else"
+
+
+def _check_text(text: str) -> Iterator[str]:
+    if text != text.strip() or not unicodedata.is_normalized("NFC", text):
+        yield "its name has blanks at an end or is not in Unicode form NFC"

@@ -1,0 +1,98 @@
+"""The row: one scan as 48 bytes, and the numbers its small fields take.
+
+Layout of decision D-3 (ARCHITECTURE.md). Names, numbers, plates and payloads never stand here.
+`native.rows.RowBuffer` writes rows; this module gives numpy the same layout to read them.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+
+ROW = np.dtype(
+    [
+        ("person", "V16"),  # person key, see engine.keys
+        ("time_ms", "<i8"),  # device time
+        ("place", "<u4"),  # number of a post or venue in the registry
+        ("lane", "<u2"),  # lane of a post, room of a venue
+        ("n", "<u2"),  # row within its sequence number
+        ("direction", "u1"),
+        ("kind", "u1"),
+        ("source", "u1"),
+        ("flags", "u1"),
+        ("temperature_cc", "<i2"),  # 0.01 degrees Celsius, NO_TEMPERATURE where none
+        ("reserved", "<u2"),
+        ("vehicle", "<u4"),  # vehicle or trip, 0 where none
+        ("area", "<u4"),  # residence area, 0 where unknown
+    ]
+)
+ROW_SIZE = 48
+assert ROW.itemsize == ROW_SIZE
+
+NO_TEMPERATURE = -32768
+
+
+class Direction(enum.IntEnum):
+    NONE = 0
+    IN = 1
+    OUT = 2
+
+
+class Kind(enum.IntEnum):
+    """How a row came to be; the numbers are those of the records in a SCANS frame."""
+
+    SCAN = 1
+    CHECKIN = 2
+    MANUAL = 3
+
+
+class Source(enum.IntEnum):
+    """Which card, app or issuer a person showed (SY-2, SY-5)."""
+
+    OTHER = 0
+    CCCD = 1
+    QR1405 = 2
+    BHYT = 3
+    DCC = 4
+    SHC = 5
+    VDSNC = 6
+    PASSPORT = 7
+    PAPER = 8
+
+
+class Flag(enum.IntFlag):
+    FEVER = 1
+    CLOCK_CORRECTED = 2
+    LOCAL_VERDICT = 4
+    REVIEW = 8
+
+
+# Why something was refused. The position is stored in tallies: append only, never reorder.
+REASONS = (
+    "bad_encoding",
+    "bad_signature",
+    "bare_number",
+    "contact_card",
+    "empty",
+    "foreign_health",
+    "foreign_venue",
+    "forged",
+    "malformed",
+    "malformed_id",
+    "payment_qr",
+    "phone_link",
+    "revoked",
+    "service_link",
+    "too_long",
+    "unknown",
+    "unknown_url",
+    "unsupported_context",
+    "wifi",
+    "clock",
+    "too_old",
+    "unknown_place",
+    "seal_broken",
+    "lost",
+    "frame",
+)

@@ -1,0 +1,483 @@
+"""Sources: where a gateway's frames and records come from.
+
+FrameSource plays a clip (concatenated JPEGs), a folder of images or standard input at a steady
+rate; RecordSource reads JSON lines. Both are asynchronous iterators of what engine.gateway sends:
+a Picture, or Records already encoded as one SCANS body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final, Literal, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from engine.clock import Clock
+from engine.errors import LineInvalid, SettingInvalid
+from engine.records import (
+    PAYLOAD_MAX,
+    Credential,
+    Extras,
+    decode_scans,
+    encode_checkin,
+    encode_manual,
+    encode_scan,
+    encode_scans,
+    fault_path,
+)
+from engine.rows import Direction
+from engine.rows import Source as Issuer
+from engine.telemetry import Log
+from engine.wire import Codec
+
+STDIN: Final = "-"
+IMAGE_MAX: Final = 4_000_000  # bytes of one image; more is skipped as damaged
+LINE_MAX: Final = 65_536  # bytes of one JSON line
+RECORDS_PER_BODY: Final = 64
+LINGER_S: Final = 0.2  # a slow source does not wait longer for a body to fill
+_CHUNK: Final = 65_536
+
+_log = Log("gateway")
+Sleep = Callable[[float], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class Picture:
+    """A camera frame as it was captured."""
+
+    codec: Codec
+    image: bytes
+    ts_ns: int
+    frame_no: int
+
+
+@dataclass(slots=True)
+class Records:
+    """A plain SCANS body of `count` records."""
+
+    body: bytes
+    count: int
+
+
+class Source(Protocol):
+    """is_live: the world does not wait. Of a recording the gateway reads no more than it needs."""
+
+    is_live: bool
+
+    def items(self) -> AsyncIterator[Picture | Records]:
+        """What was captured, in order; ends when the source does."""
+
+
+# ---- frames -------------------------------------------------------------------------------------
+
+
+class JpegSplitter:
+    """Concatenated JPEGs in chunks to whole images (ITU-T T.81, annex B).
+
+    Segments are stepped over by their length, so that a thumbnail inside an image does not end it;
+    in entropy-coded data only FF D9 does. Bytes between images are skipped. `damaged` counts images
+    cut short, broken or larger than `size_max`. Memory stays below size_max and one chunk.
+    """
+
+    def __init__(self, size_max: int = IMAGE_MAX) -> None:
+        self.damaged = 0
+        self._size_max = size_max
+        self._kept = bytearray()
+        self._at = 0  # how far the current image is understood; 0 while none has begun
+        self._is_in_scan = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Images that are complete with this chunk."""
+        self._kept += data
+        images: list[bytes] = []
+        while self._step(images):
+            pass
+        if len(self._kept) > self._size_max:
+            self._give_up()
+        return images
+
+    def finish(self) -> None:
+        """The stream has ended: what is unfinished is damaged."""
+        if self._at:
+            self._give_up()
+
+    def _step(self, images: list[bytes]) -> bool:
+        """One segment, or one run of entropy-coded data. False when more bytes are needed."""
+        if not self._at:
+            start = self._kept.find(b"\xff\xd8\xff")
+            if start < 0:
+                del self._kept[: max(0, len(self._kept) - 2)]
+                return False
+            del self._kept[:start]
+            self._at = 2
+        return self._scan(images) if self._is_in_scan else self._segment(images)
+
+    def _segment(self, images: list[bytes]) -> bool:
+        kept, at = self._kept, self._at
+        if len(kept) < at + 4:
+            return self._end_at(images) if kept[at : at + 2] == b"\xff\xd9" else False
+        if kept[at] != 0xFF:
+            self._give_up()
+            return True
+        marker = kept[at + 1]
+        if marker == 0xFF:  # fill byte, B.1.1.2
+            self._at += 1
+        elif marker == 0xD9:
+            return self._end_at(images)
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a length
+            self._at += 2
+        elif marker == 0xD8 or marker == 0x00:
+            self._give_up()
+        else:
+            self._at += 2 + max(2, int.from_bytes(kept[at + 2 : at + 4], "big"))
+            self._is_in_scan = marker == 0xDA
+        return True
+
+    def _scan(self, images: list[bytes]) -> bool:
+        kept = self._kept
+        at = kept.find(b"\xff", self._at)
+        if at < 0:
+            self._at = max(self._at, len(kept))
+            return False
+        self._at = at
+        if len(kept) < at + 2:
+            return False
+        marker = kept[at + 1]
+        if marker == 0x00 or 0xD0 <= marker <= 0xD7:  # a stuffed FF, a restart
+            self._at += 2
+        elif marker == 0xFF:
+            self._at += 1
+        else:
+            self._is_in_scan = False  # tables or the next scan of a progressive image, or the end
+        return True
+
+    def _end_at(self, images: list[bytes]) -> bool:
+        end = self._at + 2
+        if end <= self._size_max:
+            images.append(bytes(self._kept[:end]))
+        else:
+            self.damaged += 1
+        del self._kept[:end]
+        self._at, self._is_in_scan = 0, False
+        return True
+
+    def _give_up(self) -> None:
+        """The image is broken: look for the next one behind what was understood of it, so that no
+        thumbnail inside passes for an image."""
+        self.damaged += 1
+        del self._kept[: max(2, self._at)]
+        self._at, self._is_in_scan = 0, False
+
+
+_SUFFIXES: Final = {".jpg": Codec.JPEG, ".jpeg": Codec.JPEG, ".png": Codec.PNG}
+
+
+class FrameSource:
+    """Frames at `fps`; frame n has the time start_ms + n / fps, whenever it is really sent.
+
+    path: a clip of concatenated JPEGs, a folder whose .jpg and .png files are taken in the order of
+    their names, or "-" for a clip on standard input. start_ms: None for now.
+    Raises SettingInvalid for a path that is not there.
+    """
+
+    is_live = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        fps: float,
+        clock: Clock,
+        start_ms: int | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        if path != STDIN and not Path(path).exists():
+            raise SettingInvalid(f"there is no clip or folder {path}")
+        if not 0 < fps <= 1000:
+            raise SettingInvalid("fps is above 0 and at most 1000")
+        self.damaged = 0
+        self._path = path
+        self._fps = fps
+        self._clock = clock
+        self._start_ms = start_ms
+        self._sleep = sleep
+
+    async def items(self) -> AsyncIterator[Picture | Records]:
+        start_ns = (self._clock.now_ms() if self._start_ms is None else self._start_ms) * 1_000_000
+        began_ns = self._clock.monotonic_ns()
+        number = 0
+        async for codec, image in self._images():
+            offset_ns = round(number * 1_000_000_000 / self._fps)
+            wait_ns = began_ns + offset_ns - self._clock.monotonic_ns()
+            if wait_ns > 0:
+                await self._sleep(wait_ns / 1e9)
+            yield Picture(codec, image, start_ns + offset_ns, number)
+            number += 1
+
+    async def _images(self) -> AsyncIterator[tuple[Codec, bytes]]:
+        if self._path != STDIN and Path(self._path).is_dir():
+            for file in sorted(Path(self._path).iterdir()):
+                codec = _SUFFIXES.get(file.suffix.lower())
+                if codec is None or not file.is_file():
+                    continue
+                if file.stat().st_size > IMAGE_MAX:
+                    self.damaged += 1
+                    continue
+                yield codec, await asyncio.to_thread(file.read_bytes)
+            return
+        splitter = JpegSplitter()
+        async for chunk in read_chunks(self._path):
+            for image in splitter.feed(chunk):
+                yield Codec.JPEG, image
+            self.damaged = splitter.damaged
+        splitter.finish()
+        self.damaged = splitter.damaged
+
+
+# ---- records ------------------------------------------------------------------------------------
+
+
+class _Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A payload as text or as base64."""
+
+    payload: str | None = None
+    payload_b64: str | None = None
+
+
+class _Number(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A typed credential as a JSON object."""
+
+    kind: Literal["qid", "cccd", "passport", "bhyt"]
+    value: Annotated[str, Meta(min_length=1, max_length=64)]
+    country: Annotated[str, Meta(max_length=3)] | None = None
+
+
+_Millis = Annotated[int, Meta(ge=0, le=2**53)]
+_LaneNo = Annotated[int, Meta(ge=0, le=0xFFFF)]
+
+
+class _Scan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="scan"):
+    ts_ms: _Millis
+    lane: _LaneNo | None = None
+    payload: str | None = None
+    payload_b64: str | None = None
+    flags: Annotated[int, Meta(ge=0, le=0xFFFFFFFF)] = 0
+
+
+class _Checkin(Extras, frozen=True, kw_only=True, tag_field="kind", tag="checkin"):
+    ts_ms: _Millis
+    who: dict[str, str]
+    venue: Annotated[int, Meta(ge=0, le=0xFFFFFFFF)] | _Code
+    direction: Literal["none", "in", "out"] = "none"
+    source: Annotated[int, Meta(ge=0, le=0xFF)] | str = 0
+
+
+class _Manual(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="manual"):
+    ts_ms: _Millis
+    lane: _LaneNo | None = None
+    fields: dict[str, str]
+    officer: Annotated[str, Meta(max_length=64)]
+    why: Annotated[str, Meta(max_length=512)]
+
+
+_decode_line = msgspec.json.Decoder(_Scan | _Checkin | _Manual).decode
+_DIRECTIONS: Final = {"none": Direction.NONE, "in": Direction.IN, "out": Direction.OUT}
+
+
+def line_to_record(line: bytes, lane: int) -> bytes:
+    """One JSON line as an encoded record. lane: where the line names none.
+
+    Raises LineInvalid; its text names fields only, for values may be personal data.
+    """
+    try:
+        record = _decode_line(line)
+        if isinstance(record, _Scan):
+            payload = _code_to_bytes(_Code(record.payload, record.payload_b64), "payload")
+            made = encode_scan(record.ts_ms, _or(record.lane, lane), payload, flags=record.flags)
+        elif isinstance(record, _Manual):
+            made = encode_manual(
+                record.ts_ms,
+                _or(record.lane, lane),
+                record.fields,
+                officer=record.officer,
+                why=record.why,
+            )
+        else:
+            made = _checkin_to_record(record)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise LineInvalid(f"not a record{fault_path(error)}") from None
+    if decode_scans(encode_scans([made]))[1] >= 0:
+        raise LineInvalid("not a record that the engine would take")
+    return made
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _checkin_to_record(line: _Checkin) -> bytes:
+    if "kind" in line.who:
+        number = msgspec.convert(line.who, _Number)
+        who: bytes | Credential = Credential(number.kind, number.value, number.country)
+    else:
+        who = _code_to_bytes(msgspec.convert(line.who, _Code), "who")
+    venue = line.venue if isinstance(line.venue, int) else _code_to_bytes(line.venue, "venue")
+    extras = Extras(room=line.room, plate=line.plate, trip=line.trip, seat=line.seat)
+    return encode_checkin(
+        line.ts_ms,
+        _DIRECTIONS[line.direction],
+        who,
+        venue,
+        source=_source_to_number(line.source),
+        extras=None if extras == Extras() else extras,
+    )
+
+
+def _source_to_number(source: int | str) -> int:
+    if isinstance(source, int):
+        return source
+    try:
+        return Issuer[source.upper()]
+    except KeyError:
+        known = ", ".join(issuer.name.lower() for issuer in Issuer)
+        raise LineInvalid(f"source is a number or one of {known}") from None
+
+
+def _code_to_bytes(code: _Code, name: str) -> bytes:
+    if (code.payload is None) == (code.payload_b64 is None):
+        raise LineInvalid(f"{name} needs payload or payload_b64")
+    try:
+        data = (
+            base64.b64decode(code.payload_b64, validate=True)
+            if code.payload_b64 is not None
+            else (code.payload or "").encode()
+        )
+    except (binascii.Error, ValueError):
+        raise LineInvalid(f"{name} holds no base64") from None
+    if len(data) > PAYLOAD_MAX:
+        raise LineInvalid(f"{name} is longer than a QR code can hold")
+    return data
+
+
+class RecordSource:
+    """JSON lines of a file or of standard input ("-") as SCANS bodies.
+
+    rate: records a second, 0 for as fast as the gateway takes them. lane: of records that name
+    none. Lines that are no record are counted in `refused` and logged by their number.
+    Raises SettingInvalid for a path that is not there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        rate: float,
+        clock: Clock,
+        lane: int = 0,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        if path != STDIN and not Path(path).is_file():
+            raise SettingInvalid(f"there is no file {path}")
+        if rate < 0:
+            raise SettingInvalid("rate is not negative")
+        self.is_live = path == STDIN
+        self.refused = 0
+        self._path = path
+        self._rate = rate
+        self._lane = lane
+        self._clock = clock
+        self._sleep = sleep
+
+    async def items(self) -> AsyncIterator[Picture | Records]:
+        room = RECORDS_PER_BODY
+        if self._rate:
+            room = max(1, min(room, int(self._rate * LINGER_S)))
+        began_ns = self._clock.monotonic_ns()
+        sent = 0
+        async for records in self._records():
+            # What one read brought is sent before waiting for more: a live feed must not stand.
+            for start in range(0, len(records), room):
+                body = records[start : start + room]
+                if self._rate:
+                    due_ns = began_ns + round(sent / self._rate * 1e9)
+                    wait_ns = due_ns - self._clock.monotonic_ns()
+                    if wait_ns > 0:
+                        await self._sleep(wait_ns / 1e9)
+                yield Records(encode_scans(body), len(body))
+                sent += len(body)
+
+    async def _records(self) -> AsyncIterator[list[bytes]]:
+        """Encoded records of each chunk of the file."""
+        number = 0
+        async for lines in _lines(read_chunks(self._path)):
+            records = []
+            for line in lines:
+                number += 1
+                if not line.strip():
+                    continue
+                try:
+                    if len(line) > LINE_MAX:
+                        raise LineInvalid(f"longer than {LINE_MAX} bytes")
+                    records.append(line_to_record(line, self._lane))
+                except LineInvalid as error:
+                    self.refused += 1
+                    _log.warning("line_refused", seq=number, problem=str(error))
+            if records:
+                yield records
+
+
+# ---- bytes --------------------------------------------------------------------------------------
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """The lines that each chunk completes. One longer than LINE_MAX comes cut to LINE_MAX + 1."""
+    kept = b""
+    async for chunk in chunks:
+        *lines, kept = (kept + chunk).split(b"\n")
+        kept = kept[: LINE_MAX + 1]
+        if lines:
+            yield [line[: LINE_MAX + 1] for line in lines]
+    if kept:
+        yield [kept]
+
+
+async def read_chunks(path: str) -> AsyncIterator[bytes]:
+    """Bytes of a file, or of standard input when path is "-". Raises SettingInvalid."""
+    if path == STDIN and not stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
+        async for chunk in _read_pipe(sys.stdin.buffer):
+            yield chunk
+        return
+    for chunk in _file_chunks(Path("/dev/stdin") if path == STDIN else Path(path)):
+        yield chunk
+        await asyncio.sleep(0)
+
+
+def _file_chunks(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except OSError as error:
+        raise SettingInvalid(f"cannot read {path}: {error.strerror}") from None
+
+
+async def _read_pipe(file: BinaryIO) -> AsyncIterator[bytes]:
+    """A pipe or terminal without a thread: one that waits for input could not be cancelled."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), file
+    )
+    try:
+        while chunk := await reader.read(_CHUNK):
+            yield chunk
+    finally:
+        transport.close()

@@ -1,0 +1,558 @@
+"""Tracing: the tracer's questions Q1 to Q3, what they answer, and the contact profiles.
+
+An answer carries packed arrays and the state it is complete up to; Python objects are made of them
+where people read them, by `visit_rows` and `contact_rows`. docs/tracing.md explains each number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+
+from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock, date_to_day, day_to_ms, ms_to_day
+from engine.contacts import CONTACT, PAIR, PairFlag, Tier
+from engine.errors import AccessDenied, NotFound, QuestionInvalid, ServiceError
+from engine.index import Found, Snapshot
+from engine.rows import Direction
+from engine.visits import VISIT, Array, EndRule, VisitFlag
+
+SPAN_MAX_MS: Final = 366 * DAY_MS
+LIMIT_MAX: Final = 100_000
+PERSONS_MAX: Final = 64
+KEY_SIZE: Final = 16
+MINUTES_MAX: Final = 24 * 60
+LINGER_MINUTES_MAX: Final = 120
+_INSTANT_MAX_MS: Final = 1 << 53  # what JSON readers hold exactly
+
+# Packed arrays of an answer by name. `person` of a visit and the row of a contact are positions in
+# the answer's `persons`; "newest" holds of each person the ref of the newest row, see `index`.
+LAYOUTS: Final = {
+    "visits": VISIT,
+    "contacts": CONTACT,
+    "pairs": PAIR,
+    "newest": np.dtype("<u8"),
+}
+
+
+# ---- contact profiles -------------------------------------------------------------------------
+
+
+class ContactProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts as a contact by one paper, as far as scans can show it.
+
+    since: date from which it holds. min_minutes: least time together, cumulated within any
+    cumulated_hours. distance_m is shown and not applied: scans know places, not distances.
+    days_before_*: civil days before onset or sampling from which a case counts as infectious;
+    days_after_*: the last such day after it, None where only isolation ends the span.
+    """
+
+    name: str
+    since: str
+    source: str
+    is_national: bool = True
+    min_minutes: int = 15
+    cumulated_hours: int = 24
+    linger_minutes: int = 0
+    distance_m: float = 2.0
+    days_before_onset: int
+    days_before_sample: int
+    days_after_onset: int | None = None
+    days_after_sample: int | None = None
+
+
+PROFILES: Final = {
+    profile.name: profile
+    for profile in (
+        # The handbook names no days for cases without symptoms: its incubation time stands in.
+        ContactProfile(
+            name="VN-2020-12",
+            since="2020-12-03",
+            source="5053/QĐ-BYT",
+            days_before_onset=3,
+            days_before_sample=14,
+        ),
+        # "The same closed space or vehicle compartment", whatever the time.
+        ContactProfile(
+            name="VN-2021-07",
+            since="2021-07-30",
+            source="3638/QĐ-BYT",
+            min_minutes=0,
+            days_before_onset=3,
+            days_before_sample=14,
+        ),
+        ContactProfile(
+            name="VN-2021-12-29",
+            since="2021-12-29",
+            source="11042/BYT-DP",
+            days_before_onset=2,
+            days_before_sample=2,
+        ),
+        ContactProfile(
+            name="VN-2022-04-15",
+            since="2022-04-15",
+            source="1909/BYT-DP",
+            distance_m=1.0,
+            days_before_onset=2,
+            days_before_sample=2,
+        ),
+        # 10 days after onset and 3 days without symptoms: the 13th day is the last.
+        ContactProfile(
+            name="WHO",
+            since="2021-01-01",
+            source="WHO, contact tracing in the context of COVID-19",
+            is_national=False,
+            distance_m=1.0,
+            days_before_onset=2,
+            days_before_sample=2,
+            days_after_onset=13,
+            days_after_sample=10,
+        ),
+    )
+}
+
+
+def profile_of(name: str) -> ContactProfile:
+    """Raises QuestionInvalid for a name that no profile has."""
+    profile = PROFILES.get(name)
+    if profile is None:
+        raise QuestionInvalid("unknown contact profile", hint="one of " + ", ".join(PROFILES))
+    return profile
+
+
+def profile_at(instant_ms: int) -> ContactProfile:
+    """The national profile in force at an instant; before all of them the earliest."""
+    day = ms_to_day(instant_ms)
+    national = sorted((p for p in PROFILES.values() if p.is_national), key=lambda p: p.since)
+    in_force = [profile for profile in national if date_to_day(profile.since) <= day]
+    return (in_force or national[:1])[-1]
+
+
+def case_window(
+    profile: ContactProfile,
+    *,
+    onset_ms: int | None = None,
+    sample_ms: int | None = None,
+    isolated_ms: int | None = None,
+) -> tuple[int, int]:
+    """[from, to) in which a case is taken to be infectious.
+
+    Counted in civil days of Asia/Ho_Chi_Minh from the day of onset, or of sampling for a case
+    without symptoms: it begins with the first instant of the day so many days earlier. It ends with
+    isolation, and with the last day the profile names, if that is sooner. Raises QuestionInvalid
+    unless exactly one of onset and sample is given, when nothing ends the span, or when isolation
+    comes before its begin.
+    """
+    if onset_ms is not None and sample_ms is None:
+        zero_ms, before, after = onset_ms, profile.days_before_onset, profile.days_after_onset
+    elif sample_ms is not None and onset_ms is None:
+        zero_ms, before, after = sample_ms, profile.days_before_sample, profile.days_after_sample
+    else:
+        raise QuestionInvalid("give either the onset or, without symptoms, the sampling")
+    day = ms_to_day(zero_ms)
+    from_ms = day_to_ms(day - before)
+    ends = [] if isolated_ms is None else [isolated_ms]
+    if after is not None:
+        ends.append(day_to_ms(day + after + 1))
+    if not ends:
+        raise QuestionInvalid(f"profile {profile.name} needs the time of isolation")
+    if min(ends) <= from_ms:
+        raise QuestionInvalid("isolation comes before the case can have been infectious")
+    return from_ms, min(ends)
+
+
+# ---- questions ----------------------------------------------------------------------------------
+
+
+class VenueQuestion(msgspec.Struct, frozen=True, kw_only=True, tag="venue"):
+    """Q1: who was at this place at some time in [from_ms, to_ms)?"""
+
+    place: int
+    from_ms: int
+    to_ms: int
+    limit: int = 1000
+
+
+class HistoryQuestion(msgspec.Struct, frozen=True, kw_only=True, tag="history"):
+    """Q2: where was this person in [from_ms, to_ms)? persons: keys of one and the same person."""
+
+    persons: list[bytes]
+    from_ms: int
+    to_ms: int
+    limit: int = 1000
+
+
+class ContactsQuestion(msgspec.Struct, frozen=True, kw_only=True, tag="contacts"):
+    """Q3: who met this person during its visits that overlap [from_ms, to_ms)?
+
+    persons: keys of one and the same person. min_minutes, linger_minutes: in place of those of the
+    profile. limit: most contacts; their pairs come along whole.
+    """
+
+    persons: list[bytes]
+    from_ms: int
+    to_ms: int
+    profile: str
+    min_minutes: int | None = None
+    linger_minutes: int | None = None
+    limit: int = 1000
+
+
+Question = VenueQuestion | HistoryQuestion | ContactsQuestion
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+class GatewayState(msgspec.Struct, frozen=True):
+    """behind_ms: age of the oldest scan the gateway is known to hold back, 0 for none."""
+
+    name: str
+    behind_ms: int
+    is_connected: bool
+
+
+class Completeness(msgspec.Struct, frozen=True):
+    """What an answer can know of: the log up to applied_lsn, all that had arrived by as_of_ms."""
+
+    applied_lsn: int
+    as_of_ms: int
+    gateways: tuple[GatewayState, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What all answers carry.
+
+    persons: 16-byte keys, one after the other; packed: arrays by name, see LAYOUTS; total: how many
+    visits or contacts there are; limit_cut: fewer are given, because of the limit.
+    """
+
+    persons: bytes
+    packed: dict[str, bytes]
+    total: int
+    limit_cut: bool
+    completeness: Completeness
+    elapsed_us: int
+
+
+class VenueAnswer(Answer, frozen=True, kw_only=True, tag="venue"):
+    """packed: visits by start, newest."""
+
+
+class HistoryAnswer(Answer, frozen=True, kw_only=True, tag="history"):
+    """packed: visits by start, newest."""
+
+
+class ContactsAnswer(Answer, frozen=True, kw_only=True, tag="contacts"):
+    """packed: contacts, ranked; pairs, by contact; newest.
+
+    profile: as applied, with the minutes the question put in place of its own. below: persons who
+    met the case for less than the threshold.
+    """
+
+    profile: ContactProfile
+    below: int
+
+
+class VisitRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One visit; person: position in the answer's persons; evidence: ref of the first scan."""
+
+    person: int
+    place: int
+    room: int
+    start_ms: int
+    end_ms: int
+    end_rule: str
+    is_passage: bool
+    is_start_inferred: bool
+    direction: str
+    vehicle: int
+    scans: int
+    evidence: int
+
+
+class PairRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A visit of the case beside one of the contact: the evidence for the minutes."""
+
+    place: int
+    case_room: int
+    case_start_ms: int
+    case_end_ms: int
+    case_end_rule: str
+    other_room: int
+    other_start_ms: int
+    other_end_ms: int
+    other_end_rule: str
+    overlap_ms: int
+    linger_ms: int
+    flags: tuple[str, ...]
+    case_evidence: int
+    other_evidence: int
+
+
+class ContactRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One contact; person: position in the answer's persons; tier: candidate or queue."""
+
+    person: int
+    tier: str
+    flags: tuple[str, ...]
+    overlap_ms: int
+    linger_ms: int
+    best_ms: int
+    queue_ms: int
+    first_ms: int
+    last_ms: int
+    places: int
+    pairs: tuple[PairRow, ...]
+
+
+def unpack(packed: dict[str, bytes], name: str) -> Array:
+    """The array of that name. Raises ServiceError when it is missing or of a broken size."""
+    data = packed.get(name)
+    if data is None or len(data) % LAYOUTS[name].itemsize:
+        raise ServiceError(f"the answer's {name} cannot be read")
+    return np.frombuffer(data, LAYOUTS[name])
+
+
+def visit_rows(packed: dict[str, bytes]) -> list[VisitRow]:
+    """Rows of an answer to Q1 or Q2. Raises as `unpack`."""
+    return [
+        VisitRow(
+            person=int(v["person"]),
+            place=int(v["place"]),
+            room=int(v["room"]),
+            start_ms=int(v["start_ms"]),
+            end_ms=int(v["end_ms"]),
+            end_rule=EndRule(v["rule"]).name.lower(),
+            is_passage=bool(v["flags"] & VisitFlag.PASSAGE),
+            is_start_inferred=bool(v["flags"] & VisitFlag.START_INFERRED),
+            direction=_direction_name(int(v["direction"])),
+            vehicle=int(v["vehicle"]),
+            scans=int(v["scans"]),
+            evidence=int(v["ref"]),
+        )
+        for v in unpack(packed, "visits")
+    ]
+
+
+def contact_rows(packed: dict[str, bytes]) -> list[ContactRow]:
+    """Rows of an answer to Q3, in rank order. Raises as `unpack`."""
+    contacts = unpack(packed, "contacts")
+    pairs: list[list[PairRow]] = [[] for _ in contacts]
+    for pair in unpack(packed, "pairs"):
+        pairs[pair["contact"]].append(_pair_row(pair))
+    return [
+        ContactRow(
+            person=number,
+            tier=Tier(c["tier"]).name.lower(),
+            flags=_flag_names(c["flags"]),
+            overlap_ms=int(c["overlap_ms"]),
+            linger_ms=int(c["linger_ms"]),
+            best_ms=int(c["best_ms"]),
+            queue_ms=int(c["queue_ms"]),
+            first_ms=int(c["first_ms"]),
+            last_ms=int(c["last_ms"]),
+            places=int(c["places"]),
+            pairs=tuple(pairs[number]),
+        )
+        for number, c in enumerate(contacts)
+    ]
+
+
+def _pair_row(pair: np.void) -> PairRow:
+    return PairRow(
+        place=int(pair["place"]),
+        case_room=int(pair["case_room"]),
+        case_start_ms=int(pair["case_start_ms"]),
+        case_end_ms=int(pair["case_end_ms"]),
+        case_end_rule=EndRule(pair["case_rule"]).name.lower(),
+        other_room=int(pair["other_room"]),
+        other_start_ms=int(pair["other_start_ms"]),
+        other_end_ms=int(pair["other_end_ms"]),
+        other_end_rule=EndRule(pair["other_rule"]).name.lower(),
+        overlap_ms=int(pair["overlap_ms"]),
+        linger_ms=int(pair["linger_ms"]),
+        flags=_flag_names(pair["flags"]),
+        case_evidence=int(pair["case_ref"]),
+        other_evidence=int(pair["other_ref"]),
+    )
+
+
+def _flag_names(flags: int) -> tuple[str, ...]:
+    return tuple(flag.name.lower() for flag in PairFlag if flags & flag and flag.name)
+
+
+def _direction_name(direction: int) -> str:
+    known = direction in (Direction.IN, Direction.OUT)
+    return Direction(direction).name.lower() if known else "none"
+
+
+# ---- the tracer ---------------------------------------------------------------------------------
+
+
+class IndexLike(Protocol):
+    def snapshot(self) -> Snapshot: ...
+
+
+class Tracer:
+    """Answers questions from the index. Any thread may ask."""
+
+    def __init__(
+        self,
+        index: IndexLike,
+        clock: Clock,
+        place: Callable[[int], object | None] = lambda number: number,
+        completeness: Callable[[], Completeness] | None = None,
+    ) -> None:
+        """place: what stands under a place number, None for nothing; completeness: of the moment.
+
+        Without them every place is known and completeness names no gateways.
+        """
+        self._index = index
+        self._clock = clock
+        self._place = place
+        self._completeness = completeness or (lambda: Completeness(0, clock.now_ms()))
+
+    def ask(
+        self, question: Question, places_allowed: Collection[int] | None = None
+    ) -> VenueAnswer | HistoryAnswer | ContactsAnswer:
+        """places_allowed: what roles bound to an area may see, None for everything.
+
+        Raises QuestionInvalid, NotFound for an unknown place, and AccessDenied for a place that is
+        not allowed; of a person only what happened at allowed places is looked at.
+        """
+        begun_ns = self._clock.monotonic_ns()
+        _check_question(question)
+        # Asked first: whatever arrives from now on may be in the answer, but none of what it
+        # vouches for can be missing.
+        completeness = self._completeness()
+        match question:
+            case VenueQuestion():
+                return self._venue(question, places_allowed, completeness, begun_ns)
+            case HistoryQuestion():
+                return self._history(question, places_allowed, completeness, begun_ns)
+            case ContactsQuestion():
+                return self._contacts(question, places_allowed, completeness, begun_ns)
+
+    def _venue(
+        self,
+        question: VenueQuestion,
+        allowed: Collection[int] | None,
+        completeness: Completeness,
+        begun_ns: int,
+    ) -> VenueAnswer:
+        if allowed is not None and question.place not in allowed:
+            raise AccessDenied("this place lies outside of the area of the role")
+        if self._place(question.place) is None:
+            raise NotFound(f"there is no place {question.place}")
+        found = self._index.snapshot().venue(
+            question.place, question.from_ms, question.to_ms, question.limit
+        )
+        return VenueAnswer(
+            persons=found.persons.tobytes(),
+            packed=_found_packed(found),
+            total=found.total,
+            limit_cut=found.total > len(found.visits),
+            completeness=_complete_to(completeness, found.lsn),
+            elapsed_us=self._elapsed_us(begun_ns),
+        )
+
+    def _history(
+        self,
+        question: HistoryQuestion,
+        allowed: Collection[int] | None,
+        completeness: Completeness,
+        begun_ns: int,
+    ) -> HistoryAnswer:
+        found = self._index.snapshot().history(
+            question.persons,
+            question.from_ms,
+            question.to_ms,
+            places=allowed,
+            limit=question.limit,
+        )
+        return HistoryAnswer(
+            persons=found.persons.tobytes(),
+            packed=_found_packed(found),
+            total=found.total,
+            limit_cut=found.total > len(found.visits),
+            completeness=_complete_to(completeness, found.lsn),
+            elapsed_us=self._elapsed_us(begun_ns),
+        )
+
+    def _contacts(
+        self,
+        question: ContactsQuestion,
+        allowed: Collection[int] | None,
+        completeness: Completeness,
+        begun_ns: int,
+    ) -> ContactsAnswer:
+        profile = profile_of(question.profile)
+        if question.min_minutes is not None:
+            profile = msgspec.structs.replace(profile, min_minutes=question.min_minutes)
+        if question.linger_minutes is not None:
+            profile = msgspec.structs.replace(profile, linger_minutes=question.linger_minutes)
+        met = self._index.snapshot().contacts(
+            question.persons,
+            question.from_ms,
+            question.to_ms,
+            linger_ms=profile.linger_minutes * MINUTE_MS,
+            min_overlap_ms=profile.min_minutes * MINUTE_MS,
+            window_ms=profile.cumulated_hours * HOUR_MS,
+            places=allowed,
+            limit=question.limit,
+        )
+        return ContactsAnswer(
+            persons=met.persons.tobytes(),
+            packed={
+                "contacts": met.contacts.tobytes(),
+                "pairs": met.pairs.tobytes(),
+                "newest": met.newest.tobytes(),
+            },
+            total=met.total,
+            limit_cut=met.total > len(met.contacts),
+            completeness=_complete_to(completeness, met.lsn),
+            elapsed_us=self._elapsed_us(begun_ns),
+            profile=profile,
+            below=met.below,
+        )
+
+    def _elapsed_us(self, begun_ns: int) -> int:
+        return (self._clock.monotonic_ns() - begun_ns) // 1000
+
+
+def _found_packed(found: Found) -> dict[str, bytes]:
+    return {"visits": found.visits.tobytes(), "newest": found.newest.tobytes()}
+
+
+def _complete_to(completeness: Completeness, lsn: int) -> Completeness:
+    """The provider knows the moment, the snapshot knows what it holds."""
+    return msgspec.structs.replace(completeness, applied_lsn=lsn)
+
+
+def _check_question(question: Question) -> None:
+    """Raises QuestionInvalid. Its words never quote a person."""
+    from_ms, to_ms = question.from_ms, question.to_ms
+    if not -_INSTANT_MAX_MS <= from_ms < to_ms <= _INSTANT_MAX_MS:
+        raise QuestionInvalid("the span must begin before it ends", hint="from < to")
+    if to_ms - from_ms > SPAN_MAX_MS:
+        raise QuestionInvalid("the span is longer than 366 days")
+    if not 1 <= question.limit <= LIMIT_MAX:
+        raise QuestionInvalid(f"limit must be 1 to {LIMIT_MAX}")
+    if isinstance(question, VenueQuestion):
+        return
+    if not 1 <= len(question.persons) <= PERSONS_MAX:
+        raise QuestionInvalid(f"a person has 1 to {PERSONS_MAX} keys")
+    if any(len(key) != KEY_SIZE for key in question.persons):
+        raise QuestionInvalid(f"a person key has {KEY_SIZE} bytes")
+    if isinstance(question, ContactsQuestion):
+        profile_of(question.profile)
+        _check_minutes("min_minutes", question.min_minutes, MINUTES_MAX)
+        _check_minutes("linger_minutes", question.linger_minutes, LINGER_MINUTES_MAX)
+
+
+def _check_minutes(name: str, minutes: int | None, most: int) -> None:
+    if minutes is not None and not 0 <= minutes <= most:
+        raise QuestionInvalid(f"{name} must be 0 to {most}")

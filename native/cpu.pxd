@@ -1,0 +1,4 @@
+"""C face of native.cpu: kernels ask for the level once per call and branch."""
+
+# 0 scalar, 1 avx2, 2 neon: the CPU_* numbers of src/machine.h.
+cdef int level() noexcept nogil

@@ -1,0 +1,21 @@
+from typing import final
+
+@final
+class RowBuffer:
+    def __len__(self) -> int: ...
+    def append(
+        self,
+        person: bytes,
+        time_ms: int,
+        place: int,
+        lane: int,
+        n: int,
+        direction: int,
+        kind: int,
+        source: int,
+        flags: int,
+        temperature_cc: int,
+        vehicle: int,
+        area: int,
+    ) -> None: ...
+    def take(self) -> bytes: ...

@@ -1,0 +1,15 @@
+/* Detection of the instruction level. No ifunc: its resolvers run before ASan is ready. */
+#include "cpu.h"
+#include "machine.h"
+
+int cpu_best(void)
+{
+#if defined(CPU_HAS_AVX2_CODE)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") ? CPU_AVX2 : CPU_SCALAR;
+#elif defined(CPU_HAS_NEON_CODE)
+    return CPU_NEON; /* part of the AArch64 base */
+#else
+    return CPU_SCALAR;
+#endif
+}

@@ -1,0 +1,251 @@
+"""A small engine side with a real API before it: real registry, desk, index, journal and socket.
+
+Only the control log is a stand-in, one that can be told to wait or to fail. Everything runs in an
+event loop of a thread, so that tests talk to it over HTTP like anybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from engine.access import AUDIT_KIND, AuditEntry, Grant, body_to_entry, make_token
+from engine.api import run_api
+from engine.clock import ManualClock, day_to_ms, iso_to_ms, ms_to_day
+from engine.desk import Desk
+from engine.errors import EngineError
+from engine.group import pack_details
+from engine.index import CoLocationIndex
+from engine.journal import MemoryJournal, Part, RecordBatch, Run
+from engine.keys import DeskKeys, FileKeyRing
+from engine.people import Details, details_to_bytes
+from engine.questions import Kit, QuestionClient, QuestionServer
+from engine.registry import Registry
+from engine.registry_csv import TABLE_ORDER, read_csv
+from engine.rows import NO_TEMPERATURE, ROW, Direction, Kind, Source
+from engine.telemetry import Metrics
+from engine.tracing import Completeness, GatewayState, Tracer
+from engine.visits import PlaceRules
+
+T = TypeVar("T")
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "registry"
+DATE = "2021-07-01"
+DAY = ms_to_day(iso_to_ms(DATE))
+MARKET_NORTH, MARKET_SOUTH, POST_NORTH = 1013, 1015, 1  # Chợ Hồ Xá, Chợ Diên Sanh, VL-1A
+
+
+@dataclass(frozen=True)
+class Person:
+    number: str
+    name: str
+    phone: str
+    address: str = "Thôn Bình An, xã Vĩnh Chấp"
+    birth: str = "1990-05-17"
+
+    @property
+    def ref(self) -> dict[str, str]:
+        return {"kind": "cccd", "value": self.number}
+
+
+BINH = Person("045090999001", "Nguyễn Văn Bình", "+84912999001")
+HOA = Person("045191999002", "Trần Thị Hồng Hoa", "+84912999002")
+CUONG = Person("045092999003", "=Lê Văn Cường", "+84912999003")  # a name that is a formula
+EVERYBODY = (BINH, HOA, CUONG)
+
+# (person, place, time, direction): Bình meets Hoa for 30 minutes in the north and Cường for 40 in
+# the south, and is the first at the post.
+SCANS = (
+    (BINH, POST_NORTH, "07:30", Direction.NONE),
+    (BINH, MARKET_NORTH, "08:00", Direction.IN),
+    (HOA, MARKET_NORTH, "08:10", Direction.IN),
+    (HOA, MARKET_NORTH, "08:40", Direction.OUT),
+    (BINH, MARKET_NORTH, "08:50", Direction.OUT),
+    (BINH, MARKET_SOUTH, "10:00", Direction.IN),
+    (CUONG, MARKET_SOUTH, "10:05", Direction.IN),
+)
+
+
+@dataclass
+class FakeControl:
+    """gate: closed, appends wait. error: raised in place of writing."""
+
+    records: list[tuple[str, str, bytes, int]] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    error: EngineError | None = None
+
+    async def append(self, kind: str, by: str, body: bytes, at_ms: int) -> int:
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        self.records.append((kind, by, body, at_ms))
+        return len(self.records)
+
+
+class Stand:
+    """`with Stand() as stand:` then `stand.url` and `stand.tokens[grant name]`."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(iso_to_ms(f"{DATE}T20:00"))
+        self.tokens: dict[str, str] = {}
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="chot")
+        self.folder = Path(self._folder.name)
+        self.socket_path = self.folder / "engine.sock"
+
+    def __enter__(self) -> Stand:
+        self._thread.start()
+        self.run(self._start())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._folder.cleanup()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the stand's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def call(self, work: Any, *args: Any) -> None:
+        self._loop.call_soon_threadsafe(work, *args)
+
+    def audit(self) -> list[AuditEntry]:
+        return [
+            body_to_entry(body) for kind, _, body, _ in self.control.records if kind == AUDIT_KIND
+        ]
+
+    def key(self, person: Person) -> bytes:
+        return self.keyring.person_key("cccd", "VNM", person.number)
+
+    async def stop_engine(self) -> None:
+        await self.server.close()
+
+    async def start_engine(self) -> None:
+        self.server = QuestionServer(self.socket_path, self.desk.answer, self.faults.append)
+        await self.server.start()
+
+    async def _start(self) -> None:
+        self.keyring = FileKeyRing(self.folder / "keys", create=True)
+        self.desk_keys = DeskKeys(self.folder / "keys" / "desk")
+        self.registry = Registry()
+        for table in TABLE_ORDER:
+            data = (EXAMPLES / f"{table}.csv").read_bytes()
+            for change in self.registry.prepare(read_csv(table, data, self.registry)):
+                self.registry.take(change)
+        for grant in list(self.registry.entries("grant")):
+            assert isinstance(grant, Grant)
+            self.tokens[grant.name], digest = make_token()
+            self.registry.take(msgspec.structs.replace(grant, token_sha256=digest))
+        self.journal = MemoryJournal(self.keyring, self.clock)
+        self.index = CoLocationIndex(
+            PlaceRules(self.registry.place_rules()), self.registry.visit_rules()
+        )
+        await self._fill()
+        self.control = FakeControl()
+        self.control.gate.set()
+        self.faults: list[str] = []
+        self.metrics = Metrics()
+        self.desk = self._make_desk()
+        await self.start_engine()
+        self._stop_api = asyncio.Event()
+        ready: asyncio.Future[int] = self._loop.create_future()
+        self._api = asyncio.create_task(
+            run_api(
+                host="127.0.0.1",
+                port=0,
+                socket_path=self.socket_path,
+                desk_path=self.folder / "keys" / "desk",
+                stop=self._stop_api,
+                on_ready=ready.set_result,
+                clock=self.clock,
+            )
+        )
+        done, _ = await asyncio.wait({ready, self._api}, return_when=asyncio.FIRST_COMPLETED)
+        assert ready in done, self._api.exception()
+        self.url = f"http://127.0.0.1:{ready.result()}"
+
+    def _make_desk(self) -> Desk:
+        states = (GatewayState("vl-1a-1", 0, True), GatewayState("hl-1a-1", 37_000, False))
+        tracer = Tracer(
+            self.index,
+            self.clock,
+            self.registry.place,
+            lambda: Completeness(0, self.clock.now_ms(), states),
+        )
+        return Desk(
+            registry=self.registry,
+            tracer=tracer,
+            figures=self.index.figures,
+            tallies=lambda day: [{"place": 1, "lane": 2, "reason": "payment_qr", "count": 3}],
+            keyring=self.keyring,
+            control=self.control,
+            journal=self.journal,
+            clock=self.clock,
+            metrics=self.metrics,
+            health=lambda: {"groups": self.journal.last_lsn()},
+            kit=lambda: Kit("127.0.0.1:7401", self.keyring.ingest_public(), {}),
+        )
+
+    async def _fill(self) -> None:
+        """Each scan is a run of its own with its details."""
+        for seq, (person, place, time, direction) in enumerate(SCANS, 1):
+            row = np.zeros(1, ROW)
+            row["person"] = np.void(self.key(person))
+            row["time_ms"] = iso_to_ms(f"{DATE}T{time}")
+            row["place"] = place
+            row["lane"] = 1 if place == POST_NORTH else 0
+            row["direction"] = direction
+            row["kind"] = Kind.SCAN if place == POST_NORTH else Kind.CHECKIN
+            row["source"] = Source.CCCD
+            row["temperature_cc"] = NO_TEMPERATURE
+            details = Details(
+                name=person.name,
+                doc_kind="cccd",
+                doc_no=person.number,
+                birth=person.birth,
+                sex="M",
+                phone=person.phone,
+                address=person.address,
+            )
+            packed = pack_details([details_to_bytes(details)])
+            await self.journal.append(
+                RecordBatch(Run(1, 7, 0, seq, seq), [Part(DAY, row.tobytes(), packed)])
+            )
+        async for group in self.journal.read(0):
+            self.index.apply(group)
+            if group.lsn == self.journal.last_lsn():
+                break
+
+    async def forget(self) -> None:
+        """Destroys the keys of the day; the index still knows who was where."""
+        await self.journal.expire(day_to_ms(DAY + 1))
+
+    def link(self) -> QuestionClient:
+        return QuestionClient(self.socket_path, timeout_s=10)
+
+    async def _stop(self) -> None:
+        self.control.gate.set()
+        self._stop_api.set()
+        await self._api
+        await self.server.close()
+        self.desk.close()
+        await self.journal.close()
+        assert self.faults == []

@@ -1,0 +1,271 @@
+"""The benchmarks as tests: they run, answers are right and stable, a wrong one is an error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bench.__main__ as command
+from bench.harness import SIZES, Case, Contender, Round, path_to_file_system, run_case
+from bench.workload import FIRST_PLACE, REST_MS, VISIT, Province, busy_day, people_for
+from engine.clock import DAY_MS, MINUTE_MS
+from engine.rows import Direction
+from engine.visits import SCAN, EndRule, PlaceRules, VisitRules, derive
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Answers to the smoke parameters. One that changes without a change of workload or clips is a bug.
+CHECKSUMS = {
+    "decode": "942b6b95c81fdf88",
+    "commit": "aa7c3a3b353db4f7",
+    "contacts": "f3ef1064e6d6f7ee",
+}
+
+
+def run_bench(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+# ---- the cases ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """What smoke prints, by case; the run must have gone well."""
+    done = run_bench("smoke", folder=tmp_path_factory.mktemp("bench"))
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line["case"]: line for line in found}
+
+
+def test_smoke_has_every_case_and_right_answers(lines: dict[str, dict]) -> None:
+    assert list(lines) == list(command.CASES)
+    for name, line in lines.items():
+        assert line["wrong"] == []
+        assert line["checksum"] == CHECKSUMS[name], "the answer to the same seed has changed"
+        assert {peer["checksum"] for peer in line["peers"].values()} == {line["checksum"]}
+
+
+def test_a_line_says_what_its_figures_belong_to(lines: dict[str, dict]) -> None:
+    for line in lines.values():
+        assert 0 < line["min_ns"] <= line["median_ns"]
+        assert line["thread_cpu_ns"] > 0 and line["process_cpu_ns"] > 0
+        assert line["n"] > 0 and line["unit"]
+        assert line["ratios"].keys() == line["cpu_ratios"].keys() == line["peers"].keys() != set()
+        for name, peer in line["peers"].items():
+            assert peer["note"] and peer["min_ns"] > 0 and line["ratios"][name] > 0
+        assert line["machine"]["native"] in ("scalar", "avx2", "neon")
+        assert line["machine"]["cores"] >= 1 and line["machine"]["cpu"]
+        assert line["commit"] and len(line["load_average"]) == 3
+        assert line["versions"].keys() >= {"chot", "python", "numpy", "lmdb", "zxing-cpp"}
+
+
+def test_documentation_names_every_key_of_a_line(lines: dict[str, dict]) -> None:
+    text = (ROOT / "bench/README.md").read_text(encoding="utf-8")
+    for line in lines.values():
+        for key in line:
+            assert f"`{key}`" in text, key
+
+
+def test_output_shown_in_the_documentation_is_of_today(lines: dict[str, dict]) -> None:
+    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    shown = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.M | re.S)]
+    assert shown
+    for line in shown:
+        assert not line["wrong"]
+        assert line.keys() == lines[line["case"]].keys()
+        assert line["peers"].keys() == lines[line["case"]]["peers"].keys()
+
+
+def test_list_names_every_case(tmp_path: Path) -> None:
+    done = run_bench("list", folder=tmp_path)
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(command.CASES)
+
+
+def test_every_case_has_every_size() -> None:
+    for case in command.CASES.values():
+        assert set(case.params) == set(SIZES)
+        assert all(params["repetitions"] >= 2 for params in case.params.values())
+
+
+def test_own_frames_can_be_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = (ROOT / "tests/data/lanes/lane1.mjpeg").read_bytes()
+    (tmp_path / "one.jpg").write_bytes(clip[: clip.index(b"\xff\xd9") + 2])
+    assert command.main(["run", "decode", "--data", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 1
+
+
+# ---- errors of use ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "list|run|smoke"),
+        (["walk"], "walk"),
+        (["run"], "NAME"),
+        (["run", "nothing"], "decode, commit, contacts"),
+        (["run", "decode", "--data", "/nowhere/at/all"], "no folder"),
+        (["run", "decode", "--data", str(ROOT / "bench")], "no .jpg"),
+        (["run", "commit", "--data", "."], "takes no --data"),
+        (["smoke", "--large"], "--large"),
+    ],
+)
+def test_an_error_of_use_is_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(words)
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert not captured.out
+    assert captured.err.count("\n") == 1 and said in captured.err
+
+
+# ---- the harness --------------------------------------------------------------------------------
+
+
+class Fake(Contender):
+    def __init__(self, name: str, answer: bytes, log: list[tuple[str, int]]) -> None:
+        self.name = name
+        self._answer = answer
+        self.log = log
+
+    def work(self, repetition: int) -> None:
+        self.log.append((self.name, repetition))
+
+    def answer(self) -> bytes:
+        return self._answer
+
+    def close(self) -> None:
+        self.log.append((self.name, -1))
+
+
+def fake_case(
+    answers: list[bytes], expected: bytes | None, log: list[tuple[str, int]] | None = None
+) -> Case:
+    shared = [] if log is None else log
+    contenders: list[Contender] = [Fake(f"c{i}", a, shared) for i, a in enumerate(answers)]
+    params = {size: {"repetitions": 3} for size in SIZES}
+    return Case("fake", "nothing", "turn", params, lambda p, d: Round(contenders, 1, expected))
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected", "wrong"),
+    [
+        ([b"a", b"a"], None, []),
+        ([b"a", b"a"], b"a", []),
+        ([b"a", b"b"], None, ["c1"]),
+        ([b"b", b"a"], b"a", ["c0"]),
+        ([b"b", b"b"], b"a", ["c0", "c1"]),
+    ],
+)
+def test_a_wrong_answer_is_named_and_fails_the_run(
+    answers: list[bytes],
+    expected: bytes | None,
+    wrong: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "CASES", {"fake": fake_case(answers, expected)})
+    assert command.main(["run", "fake"]) == (1 if wrong else 0)
+    captured = capsys.readouterr()
+    line = json.loads(captured.out)
+    assert [sentence.split()[0] for sentence in line["wrong"]] == wrong
+    assert captured.err.count("WRONG") == len(wrong)
+
+
+def test_contenders_take_turns_and_are_closed() -> None:
+    log: list[tuple[str, int]] = []
+    run_case(fake_case([b"a", b"a"], None, log), "smoke")
+    assert log[:2] == [("c0", 0), ("c1", 0)], "one turn to warm up"
+    assert log[2:8] == [("c1", 1), ("c0", 1), ("c0", 2), ("c1", 2), ("c1", 3), ("c0", 3)]
+    assert sorted(log[8:]) == [("c0", -1), ("c1", -1)]
+
+
+def test_file_system_of_a_path() -> None:
+    assert path_to_file_system(Path("/proc/self")) == "proc"
+
+
+# ---- the workload -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("people", "seed"), [(10, 1), (500, 2), (6000, 3)])
+def test_a_day_keeps_its_promises(people: int, seed: int) -> None:
+    province = Province(people, seed)
+    days = [province.day(index) for index in range(3)]
+    assert all((np.diff(day["start_ms"]) >= 0).all() for day in days)
+    visits = np.concatenate(days)
+    assert visits["person"].max() < people
+    assert visits["place"].min() >= FIRST_PLACE
+    assert visits["place"].max() < FIRST_PLACE + province.venues
+    assert len(np.unique(province.keys)) == people
+    stay_ms = visits["end_ms"] - visits["start_ms"]
+    assert stay_ms.min() >= MINUTE_MS and stay_ms.max() < DAY_MS
+    visits = visits[np.lexsort((visits["start_ms"], visits["person"]))]
+    rest_ms = visits["start_ms"][1:] - visits["end_ms"][:-1]
+    assert rest_ms[visits["person"][1:] == visits["person"][:-1]].min() >= REST_MS
+
+
+def test_the_seed_decides_everything() -> None:
+    def digest(seed: int) -> str:
+        province, visits = busy_day(2000, seed)
+        return hashlib.sha256(visits.tobytes() + province.rows(visits).tobytes()).hexdigest()[:16]
+
+    assert digest(5) == digest(5)
+    assert digest(5) != digest(6)
+    assert digest(20210701) == "4d4e0c16fa53d28c"
+
+
+@pytest.mark.parametrize("visits", [2_000, 20_000])
+def test_a_day_is_about_as_large_as_asked_for(visits: int) -> None:
+    assert 0.85 < len(Province(people_for(visits), 4).day(0)) / visits < 1.15
+
+
+def test_venues_are_unequal_and_families_go_together() -> None:
+    _, visits = busy_day(20_000, 7)
+    busy = np.sort(np.bincount(visits["place"] - FIRST_PLACE))[::-1]
+    assert busy[: len(busy) // 100].sum() > 5 * len(visits) / 100
+    order = np.lexsort((visits["start_ms"], visits["place"]))
+    near = visits[order]
+    same = near["place"][1:] == near["place"][:-1]
+    assert (np.diff(near["start_ms"])[same] < 20_000).mean() > 0.25
+
+
+def test_rows_give_back_the_true_visits() -> None:
+    province, visits = busy_day(3000, 8)
+    rows = province.rows(visits)
+    assert len(rows) == 2 * len(visits)
+    assert (np.diff(rows["time_ms"]) < 0).any(), "some arrive late"
+    assert (rows["direction"] == Direction.IN).sum() == len(visits)
+    numbers = {key: n for n, key in enumerate(province.keys.tolist())}
+    scans = np.zeros(len(rows), SCAN)
+    for name in ("time_ms", "place", "lane", "direction", "kind"):
+        scans[name] = rows[name]
+    scans["person"] = [numbers[key] for key in rows["person"].tolist()]
+    scans["ref"] = np.arange(len(rows))
+    derived = derive(scans, PlaceRules({}), VisitRules())
+    assert set(derived["rule"].tolist()) == {EndRule.OBSERVED}
+    found = np.zeros(len(derived), VISIT)
+    for name in VISIT.names or ():
+        found[name] = derived[name]
+    assert sorted(found.tolist()) == sorted(visits.tolist())

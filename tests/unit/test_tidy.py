@@ -1,0 +1,135 @@
+"""The house rules that a machine can hold: ranks of imports, sizes, words, one owner a library."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# ARCHITECTURE.md, "Rooms": a module imports only from a lower rank, or from an earlier module of
+# its own rank.
+RANKS = [
+    ["errors", "clock", "settings", "telemetry"],
+    ["rows", "records", "wire", "session", "payloads", "people", "visits", "contacts", "story"],
+    ["decode", "held", "dedup", "keys", "group", "journal", "tallies", "index", "access"],
+    ["store_lmdb", "journal_lmdb", "control_lmdb", "spool_lmdb", "registry", "registry_csv"],
+    ["tracing", "pipeline", "retention", "verify"],
+    ["questions", "answers", "desk", "ingest", "openapi", "api", "client", "admin"]
+    + ["sources", "gateway_config", "link", "gateway"],
+    ["app", "demo", "cli", "__main__"],
+]
+PLACE = {name: (rank, i) for rank, names in enumerate(RANKS) for i, name in enumerate(names)}
+
+# Libraries with one owner each.
+OWNERS = {
+    "lmdb": {"store_lmdb", "spool_lmdb"},
+    "zxingcpp": {"decode"},
+    "simplejpeg": {"decode"},
+    "PIL": {"decode"},
+    "uvloop": {"app"},
+    "aiohttp": {"api"},
+    "rich": {"demo"},
+    "cryptography": {"keys"},
+    "prometheus_client": {"telemetry"},
+}
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = [(path.stem, path) for path in sorted((ROOT / "engine").glob("*.py"))]
+    found += [("payloads", path) for path in sorted((ROOT / "engine/payloads").glob("*.py"))]
+    return [(name, path) for name, path in found if path != ROOT / "engine/__init__.py"]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names a file imports, at any depth of the code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def engine_modules_of(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("engine.")} - {"__version__"}
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda v: getattr(v, "name", v))
+def test_imports_go_down_the_ranks(name: str, path: Path) -> None:
+    assert name in PLACE, f"engine/{path.name} has no rank; ARCHITECTURE.md names them"
+    for used in engine_modules_of(imports(path)):
+        if used == name == "payloads":
+            continue
+        assert PLACE[used] < PLACE[name], f"{name} imports {used}, which is not below it"
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda v: getattr(v, "name", v))
+def test_libraries_have_one_owner(name: str, path: Path) -> None:
+    for library in {used.split(".")[0] for used in imports(path)} & OWNERS.keys():
+        assert name in OWNERS[library], f"{library} is not {name}'s to import"
+
+
+def test_ranks_name_no_ghosts() -> None:
+    assert set(PLACE) == {name for name, _ in modules()}
+
+
+def test_native_knows_nothing_of_engine() -> None:
+    for path in (ROOT / "native").rglob("*.py*"):
+        if path.suffix in {".py", ".pyx", ".pxd", ".pyi"}:
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"^\s*(from|c?import)\s+engine", text, re.M), path
+
+
+def sources() -> list[Path]:
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split("\n")
+    names = tracked if any(tracked) else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*")]
+    kinds = {".py", ".pyx", ".pxd", ".pyi", ".c", ".h"}
+    inside = ("engine/", "native/", "bench/", "tests/")
+    paths = [ROOT / n for n in names if n.startswith(inside) and Path(n).suffix in kinds]
+    return [path for path in paths if path.exists()]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_can_be_read_in_one_sitting(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    is_long_kind = path.suffix == ".pyx" or "tests" in path.parts
+    assert len(lines) <= (800 if is_long_kind else 620), f"{len(lines)} lines: two nouns?"
+    for number, text in enumerate(lines, 1):
+        line = re.sub(r"  # (type: ignore|noqa|fmt:).*", "", text)
+        assert len(line) <= 100, f"line {number} has {len(line)} columns"
+        assert not re.search(r"\b(TODO|FIXME|XXX)\b", line) or path.name == "test_tidy.py", number
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda v: getattr(v, "name", v))
+def test_functions_are_short_and_modules_say_what_they_are(name: str, path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "a module's first line says what it is"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            size = node.end_lineno - node.lineno + 1
+            assert size <= 70, f"{node.name} has {size} lines"
+
+
+def test_skips_give_a_reason() -> None:
+    for path in (path for path in sources() if path.suffix == ".py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                if node.func.attr not in {"skip", "skipif", "xfail"}:
+                    continue
+                says_why = any(keyword.arg == "reason" for keyword in node.keywords)
+                says_why |= node.func.attr == "skip" and bool(node.args)
+                assert says_why, f"{path}:{node.lineno}"

@@ -1,0 +1,271 @@
+"""Visits: each rule by example, and the whole against the oracle on shuffled, doubled scans."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from engine.visits import (
+    SCAN,
+    EndRule,
+    PlaceRule,
+    PlaceRules,
+    VisitFlag,
+    VisitRules,
+    derive,
+    latest_so_far,
+)
+from tests.reference.visits import Scan, Visit, reference_visits
+
+NONE, IN, OUT = 0, 1, 2
+POST, OTHER_POST, MARKET, OFFICE, INN = 1, 2, 10, 11, 12
+STAYS = {
+    POST: 10 * MINUTE_MS,
+    OTHER_POST: 10 * MINUTE_MS,
+    MARKET: 45 * MINUTE_MS,
+    OFFICE: 8 * HOUR_MS,
+    INN: 30 * HOUR_MS,
+}
+POSTS = {POST, OTHER_POST}
+PLACES = PlaceRules({n: PlaceRule(n in POSTS, stay) for n, stay in STAYS.items()})
+RULES = VisitRules()
+
+
+def scans_to_array(scans):
+    array = np.zeros(len(scans), SCAN)
+    for row, scan in zip(array, scans, strict=True):
+        row["person"], row["time_ms"], row["place"] = scan.person, scan.time, scan.place
+        row["lane"], row["direction"], row["kind"] = scan.lane, scan.direction, scan.kind
+        row["vehicle"], row["ref"] = scan.vehicle, scan.ref
+    return array
+
+
+def array_to_visits(array):
+    return [
+        Visit(
+            int(v["person"]), int(v["place"]), int(v["start_ms"]), int(v["end_ms"]),
+            int(v["rule"]), bool(v["flags"] & VisitFlag.PASSAGE),
+            bool(v["flags"] & VisitFlag.START_INFERRED), int(v["room"]), int(v["direction"]),
+            int(v["vehicle"]), int(v["scans"]), int(v["ref"]),
+        )
+        for v in array
+    ]  # fmt: skip
+
+
+def clock(text):
+    hours, minutes = text.split(":")
+    return (int(hours) * 60 + int(minutes)) * MINUTE_MS
+
+
+def visits(*events, rules=RULES, places=PLACES):
+    """events: (place, "08:30", direction[, lane[, vehicle]]) of one person."""
+    scans = [
+        Scan(1, clock(at), place, more[0] if more else 0, direction, 2, *more[1:])
+        for place, at, direction, *more in events
+    ]
+    return array_to_visits(derive(scans_to_array(scans), places, rules))
+
+
+def spans(found):
+    def text(ms):
+        return f"{ms // HOUR_MS:02}:{ms % HOUR_MS // MINUTE_MS:02}"
+
+    return [(v.place, text(v.start), text(v.end), EndRule(v.rule).name) for v in found]
+
+
+def test_check_out_is_the_end_even_with_a_scan_elsewhere_in_between():
+    found = visits((INN, "14:00", IN), (MARKET, "19:00", IN), (INN, "35:00", OUT))
+    assert spans(found) == [
+        (MARKET, "19:00", "19:45", "DEFAULT"),
+        (INN, "14:00", "35:00", "OBSERVED"),
+    ]
+
+
+def test_next_scan_elsewhere_shortens_but_never_prolongs_the_default_stay():
+    found = visits((OFFICE, "08:00", IN), (MARKET, "12:00", NONE), (POST, "21:00", OUT))
+    assert spans(found) == [
+        (POST, "21:00", "21:10", "DEFAULT"),
+        (MARKET, "12:00", "12:45", "DEFAULT"),
+        (OFFICE, "08:00", "12:00", "INFERRED_NEXT"),
+    ]
+
+
+def test_travel_time_is_taken_off_but_leaves_a_presence():
+    rules = VisitRules(travel_ms=30 * MINUTE_MS)
+    found = visits((OFFICE, "08:00", IN), (MARKET, "09:00", IN), (POST, "09:10", IN), rules=rules)
+    assert spans(found)[2] == (OFFICE, "08:00", "08:30", "INFERRED_NEXT")
+    assert found[1].end - found[1].start == 1
+
+
+def test_default_stay_counts_from_the_last_check_in():
+    found = visits((MARKET, "08:00", IN), (MARKET, "08:40", IN), (MARKET, "09:40", IN))
+    assert spans(found) == [(MARKET, "08:00", "10:25", "DEFAULT")]
+    assert found[0].scans == 3
+
+
+def test_a_repeated_check_in_does_not_outlive_the_check_out():
+    found = visits((MARKET, "08:00", IN), (MARKET, "08:10", IN), (MARKET, "08:20", OUT))
+    assert spans(found) == [(MARKET, "08:00", "08:20", "OBSERVED")]
+
+
+def test_visits_join_up_to_the_gap_and_not_beyond():
+    joined = visits((MARKET, "08:00", IN), (MARKET, "08:20", OUT), (MARKET, "08:35", IN))
+    assert spans(joined) == [(MARKET, "08:00", "09:20", "DEFAULT")]
+    apart = visits((MARKET, "08:00", IN), (MARKET, "08:20", OUT), (MARKET, "08:36", IN))
+    assert len(apart) == 2
+
+
+def test_check_out_alone_gives_a_stay_before_it_not_before_the_previous_scan():
+    found = visits((MARKET, "10:00", OUT))
+    assert spans(found) == [(MARKET, "09:15", "10:00", "OBSERVED")]
+    assert found[0].is_start_inferred
+    found = visits((POST, "09:40", IN), (MARKET, "10:00", OUT))
+    assert spans(found)[1] == (MARKET, "09:40", "10:00", "OBSERVED")
+    twice = visits((OFFICE, "16:00", IN), (OFFICE, "17:00", OUT), (OFFICE, "17:01", OUT))
+    assert spans(twice) == [(OFFICE, "16:00", "17:01", "OBSERVED")]
+    assert not twice[0].is_start_inferred
+
+
+def test_a_check_out_days_later_does_not_stretch_the_stay():
+    found = visits((MARKET, "08:00", IN), (MARKET, "80:00", OUT))
+    assert spans(found) == [
+        (MARKET, "08:00", "08:45", "DEFAULT"),
+        (MARKET, "79:15", "80:00", "OBSERVED"),
+    ]
+
+
+def test_caps():
+    assert spans(visits((INN, "14:00", IN))) == [(INN, "14:00", "38:00", "CAPPED")]
+    guard = [(OFFICE, f"{hour:02}:00", IN) for hour in (0, 6, 12, 18, 23, 30)]
+    assert spans(visits(*guard)) == [
+        (OFFICE, "00:00", "18:00", "CAPPED"),
+        (OFFICE, "18:00", "38:00", "DEFAULT"),
+    ]
+
+    # A presence may fill the 24 hours to the last millisecond without being split off.
+    full = visits(*((OFFICE, f"{hour:02}:00", IN) for hour in (8, 16, 24, 30)))
+    assert spans(full) == [
+        (OFFICE, "08:00", "30:00", "CAPPED"),
+        (OFFICE, "30:00", "38:00", "DEFAULT"),
+    ]
+
+
+def test_copies_keep_the_vehicle_and_the_smallest_ref():
+    copies = [Scan(1, 0, POST, 1, IN, 1, vehicle, ref) for vehicle, ref in ((0, 9), (8, 5), (7, 6))]
+    (found,) = array_to_visits(derive(scans_to_array(copies), PLACES, RULES))
+    assert (found.vehicle, found.ref, found.scans) == (7, 5, 1)
+
+
+def test_one_passage_whichever_lanes():
+    found = visits((POST, "08:00", IN, 3), (POST, "08:04", IN, 1), (POST, "08:09", OUT, 2))
+    assert spans(found) == [(POST, "08:00", "08:10", "DEFAULT")]
+    assert (found[0].room, found[0].direction, found[0].is_passage) == (3, IN, True)
+    assert spans(visits((POST, "08:00", IN))) == spans(found)
+    two = visits((POST, "08:00", IN), (POST, "08:11", OUT), (OTHER_POST, "08:12", IN))
+    assert [v.direction for v in two] == [IN, OUT, IN]
+
+
+def test_a_long_hold_is_observed():
+    hold = [(POST, f"08:{minute:02}", IN) for minute in range(0, 60, 5)]
+    found = visits(*hold)
+    assert len(found) == 1
+    assert found[0].end - found[0].start == 55 * MINUTE_MS + 1
+    assert found[0].rule == EndRule.OBSERVED
+
+
+def test_vehicle_of_the_first_scan_that_names_one():
+    found = visits((POST, "08:00", IN, 1), (POST, "08:01", IN, 1, 7), (POST, "08:02", IN, 1, 5))
+    assert found[0].vehicle == 7
+
+
+def test_unknown_place_is_a_venue_and_keeps_its_visitors():
+    found = visits((999, "08:00", IN), places=PlaceRules({}))
+    assert spans(found) == [(999, "08:00", "09:00", "DEFAULT")]
+
+
+def test_nothing_gives_nothing():
+    assert len(derive(np.zeros(0, SCAN), PLACES, RULES)) == 0
+
+
+def test_rules_are_checked():
+    with pytest.raises(ValueError):
+        VisitRules(gap_ms=-1)
+    with pytest.raises(ValueError):
+        PlaceRules({1: PlaceRule(False, 0)})
+    with pytest.raises(ValueError):
+        PlaceRules({1 << 32: PlaceRule(False, 1)})
+
+
+# A dense world: a few people, places and instants, so that ties, repeats and overlaps happen; its
+# numbers are scaled down so that every rule, the cap too, is met within a few dozen units of time.
+SMALL_STAYS = {1: 3, 2: 7, 3: 6, 4: 12, 5: 45}
+small_rules = st.builds(
+    VisitRules,
+    passage_window_ms=st.integers(0, 5),
+    gap_ms=st.integers(0, 4),
+    travel_ms=st.integers(0, 3),
+    stay_max_ms=st.integers(1, 40),
+)
+small_scans = st.lists(
+    st.builds(
+        Scan,
+        person=st.integers(0, 2),
+        time=st.integers(0, 80),
+        place=st.sampled_from([1, 2, 3, 4, 5]),
+        lane=st.integers(0, 2),
+        direction=st.integers(0, 2),
+        kind=st.integers(1, 3),
+        vehicle=st.integers(0, 2),
+        ref=st.integers(0, 9),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(small_scans, small_rules, st.randoms(use_true_random=False))
+def test_equals_the_oracle_in_any_order_with_repeats(scans, rules, rng):
+    places = PlaceRules({n: PlaceRule(n <= 2, stay) for n, stay in SMALL_STAYS.items()})
+    shuffled = scans + rng.choices(scans, k=len(scans)) if scans else []
+    rng.shuffle(shuffled)
+    found = derive(scans_to_array(shuffled), places, rules)
+    assert array_to_visits(found) == reference_visits(scans, {1, 2}, SMALL_STAYS, rules)
+    for earlier, later in itertools.pairwise(found):
+        if (earlier["person"], earlier["place"]) == (later["person"], later["place"]):
+            assert earlier["end_ms"] <= later["start_ms"]
+    length = found["end_ms"] - found["start_ms"]
+    assert np.all((length >= 1) & (length <= rules.stay_max_ms))
+
+
+def test_equals_the_oracle_on_ordinary_days():
+    rng = random.Random(20210701)
+    scans = [
+        Scan(
+            person, rng.randrange(3 * DAY_MS), rng.choice([*STAYS]), rng.randrange(3),
+            rng.randrange(3), 2, rng.randrange(2), rng.randrange(1000),
+        )
+        for person in range(40)
+        for _ in range(rng.randrange(40))
+    ]  # fmt: skip
+    expected = reference_visits(scans, POSTS, STAYS, RULES)
+    rng.shuffle(scans)
+    assert array_to_visits(derive(scans_to_array(scans), PLACES, RULES)) == expected
+    assert {v.rule for v in expected} == {0, 1, 2, 3}
+
+
+@given(st.lists(st.tuples(st.integers(-50, 50), st.booleans()), min_size=1))
+def test_latest_so_far(rows):
+    mask = np.array([first for _, first in rows])
+    mask[0] = True
+    expected, best = [], 0
+    for (value, _), first in zip(rows, mask, strict=True):
+        best = value if first else max(best, value)
+        expected.append(best)
+    ends = np.array([value for value, _ in rows], np.int64)
+    assert latest_so_far(ends, mask).tolist() == expected
