@@ -42,7 +42,7 @@ $(VENV)/.lint: $(VENV)/.ready
 lint: $(VENV)/.lint     ## style of Python and Cython
 	$(VENV)/bin/ruff check engine bench tests setup.py
 	$(VENV)/bin/ruff format --check engine bench tests setup.py
-	$(VENV)/bin/cython-lint native
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/cython-lint native
 
 types: $(VENV)/.lint build   ## types of engine and bench, stubs of native
 	$(VENV)/bin/mypy

@@ -342,13 +342,8 @@ class Peer:
 
 Handler = Callable[[Question, Peer], Awaitable[Reply]]
 
-
 _decode_envelope = msgspec.msgpack.Decoder(tuple[_Id, msgspec.Raw]).decode
-_UNDECODABLE = (
-    msgspec.MsgspecError,
-    UnicodeDecodeError,
-    RecursionError,
-)  # All that bytes from outside can make it raise
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class QuestionServer:

@@ -27,8 +27,6 @@ FORM_BIN: Final = 1  # offset and length are the content of a bin
 FORM_RAW: Final = 2  # offset and length are a whole MessagePack value
 FORM_ID: Final = 3  # a number, in venue_id
 
-SCAN_LOCAL_VERDICT: Final = 1  # flag of a SCAN: the gateway has shown its own verdict (rule 10)
-
 # One record as native.wire.read_records describes it; offsets point into the body.
 ENTRY: Final = np.dtype(
     [

@@ -1,7 +1,7 @@
-/* What every kernel takes for granted about the machine, and loads and stores that need no alignment.
+/* What every kernel takes for granted about the machine, and loads that need no alignment.
  *
- * Packed rows, entries and heads are little-endian by definition; they are written as plain structs,
- * so a big-endian machine is refused here instead of writing other bytes.
+ * Packed rows, entries and heads are little-endian by definition and written as plain structs, so
+ * a big-endian machine is refused here instead of writing other bytes.
  */
 #ifndef NATIVE_MACHINE_H
 #define NATIVE_MACHINE_H

@@ -1,6 +1,6 @@
 /* SipHash-1-3 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", section 2) of 20 bytes.
  *
- * One compression round a word, three at the end: the variant CPython and Rust use for their tables.
+ * One compression round a word, three at the end: what CPython and Rust use for their tables.
  */
 #ifndef NATIVE_SIPHASH_H
 #define NATIVE_SIPHASH_H

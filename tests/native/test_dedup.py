@@ -107,7 +107,7 @@ steps: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(st.lists(steps, max_size=12))
 def test_any_history_equals_the_twin(history: list[tuple[str, list[Scan], int]]) -> None:
     table, twin = SeenTable(1), SeenDict()

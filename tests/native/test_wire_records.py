@@ -259,7 +259,7 @@ def test_any_tokens_equal_the_twin(tokens: list[bytes]) -> None:
     assert read_records(exact(body)) == twin.read_records(body)
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(st.lists(records, min_size=1, max_size=3), st.data())
 def test_bent_bodies_equal_the_twin(batch: list[Any], draw: st.DataObject) -> None:
     body = bytearray(encode(batch))

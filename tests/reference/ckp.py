@@ -1,7 +1,7 @@
 """A slow, obvious CKP/1 encoder: what docs/protocol.md says, written without the engine.
 
-Its output made tests/data/wire/golden.jsonl; the engine's codec is held against that file and
-against this module on random messages.
+tests/data/wire/golden.jsonl was made with it. Tests build records and malformed frames with it, so
+that the engine's codec is never its own judge.
 """
 
 from __future__ import annotations

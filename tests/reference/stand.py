@@ -7,6 +7,8 @@ event loop of a thread, so that tests talk to it over HTTP like anybody else.
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import tempfile
 import threading
 from collections.abc import Coroutine
@@ -18,6 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from engine import client
 from engine.access import AUDIT_KIND, AuditEntry, Grant, body_to_entry, make_token
 from engine.api import run_api
 from engine.clock import ManualClock, day_to_ms, iso_to_ms, ms_to_day
@@ -249,3 +252,47 @@ class Stand:
         self.desk.close()
         await self.journal.close()
         assert self.faults == []
+
+
+# ---- asking --------------------------------------------------------------------------------------
+
+TRACER = "cdc-truy-vet"
+WHY = {"purpose": "case", "case": "BN-1234"}
+SPAN = {"from": DATE, "to": "2021-07-02"}
+BODIES: dict[str, dict[str, Any]] = {
+    "venue": {**WHY, **SPAN, "place": MARKET_NORTH},
+    "person": {**WHY, **SPAN, "person": BINH.ref},
+    "contacts": {**WHY, **SPAN, "person": BINH.ref, "profile": "VN-2021-12-29"},
+}
+
+
+def trace(stand: Stand, question: str, who: str = TRACER, **changes: Any) -> dict[str, Any]:
+    return client.trace(stand.url, stand.tokens[who], question, BODIES[question] | changes)
+
+
+def send(
+    stand: Stand,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, dict[str, str], bytes]:
+    """(status, headers, body) as they are on the wire."""
+    connection = http.client.HTTPConnection(stand.url.removeprefix("http://"), timeout=20)
+    try:
+        token = {"Authorization": f"Bearer {stand.tokens[TRACER]}"}
+        connection.request(method, path, body, token | (headers or {}))
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
+    finally:
+        connection.close()
+
+
+def check_shape(data: bytes) -> str:
+    """The code of a failure, which has one shape and no other."""
+    answer = json.loads(data)
+    assert set(answer) == {"error"}
+    assert set(answer["error"]) == {"code", "message", "hint"}
+    assert all(isinstance(text, str) for text in answer["error"].values())
+    assert answer["error"]["message"]
+    return str(answer["error"]["code"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,12 +32,13 @@ MAY = {
 
 
 def make_grant(role: str, area: str = "QT-VL", **fields: object) -> Grant:
-    return Grant(name="x", role=Role(role), unit="Đơn vị", area=area, **fields)  # type: ignore[arg-type]
+    values: dict[str, Any] = {"name": "x", "role": Role(role), "unit": "Đơn vị", "area": area}
+    return Grant(**values | fields)
 
 
 def check(grant: Grant | None, question: str, **fields: object) -> str:
-    values = {"purpose": "case", "case": "BN-1234", "now_ms": NOW_MS} | fields
-    return access.check(grant, Question(question), **values)  # type: ignore[arg-type]
+    values: dict[str, Any] = {"purpose": "case", "case": "BN-1234", "now_ms": NOW_MS}
+    return access.check(grant, Question(question), **values | fields)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from itertools import pairwise
 from pathlib import Path
@@ -72,6 +73,18 @@ def test_golden_bytes(vector: dict[str, Any]) -> None:
     assert encode(message) == data
     assert data[0] == message.type
     assert int.from_bytes(data[4:8], "big") == len(data) - 16
+
+
+def test_examples_in_the_docs_are_golden() -> None:
+    text = (Path(__file__).parents[2] / "docs/protocol.md").read_text()
+    lines = [line.partition("#")[0].replace(" ", "") for line in text.splitlines()]
+    joined = "\n".join(lines)
+    blocks = [b.replace("\n", "") for b in joined.split("```")[1::2]]
+    examples = [b for b in blocks if re.fullmatch("([0-9a-f]{2})+", b)]
+    assert len(examples) == 3
+    assert set(examples) <= {v["hex"] for v in GOLDEN}
+    for kind in FrameType:
+        assert f"| {kind:02X} {kind.name} |" in text.replace(f"{kind:02x}", f"{kind:02X}")
 
 
 def test_golden_records_point_at_their_bytes() -> None:
