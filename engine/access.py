@@ -83,9 +83,11 @@ class Purpose(enum.StrEnum):
 
 
 # A case or notice number: "BN-1234", "16/TB-BYT". It stands in the audit for ever, so that what
-# looks like an ID card, passport or phone number is refused.
-_CASE = re.compile(r"[0-9A-Za-zĐđ][0-9A-Za-zĐđ./_-]{1,39}")
+# looks like a name, an ID card, passport or phone number is refused.
+_CASE = re.compile(r"(?=.*[0-9])[0-9A-Za-zĐđ][0-9A-Za-zĐđ./_-]{1,39}")
 _PERSONAL_NUMBER = re.compile(r".*\d{9}.*|[A-Za-z]\d{7,8}")
+_PERSONAL_DIGITS = 9  # of a number that has no letter
+_SEPARATORS = str.maketrans("", "", "./_-")
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="grant"):
@@ -169,7 +171,11 @@ def is_same_hash(left: str, right: str) -> bool:
 
 
 def is_case(case: str) -> bool:
-    return bool(_CASE.fullmatch(case)) and not _PERSONAL_NUMBER.fullmatch(case)
+    if not _CASE.fullmatch(case) or _PERSONAL_NUMBER.fullmatch(case):
+        return False
+    # 0912.345.678 is a phone as well.
+    plain = case.translate(_SEPARATORS)
+    return not (plain.isdigit() and len(plain) >= _PERSONAL_DIGITS)
 
 
 def check_case(case: str) -> None:
@@ -182,7 +188,7 @@ def check_case(case: str) -> None:
     if not is_case(case):
         raise AccessDenied(
             "that is not the number of a case or notice",
-            hint="2 to 40 letters, digits, dots, dashes, slashes; never a document number",
+            hint="2 to 40 letters, digits, dots, dashes, slashes; with a digit; never who it is",
         )
 
 

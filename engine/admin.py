@@ -17,7 +17,7 @@ import msgspec
 
 from engine import registry_csv
 from engine.access import Grant, make_token
-from engine.errors import NotFound, ServiceError
+from engine.errors import NotFound, RegistryInvalid, ServiceError
 from engine.questions import (
     AskKit,
     Kit,
@@ -73,15 +73,23 @@ def read_tables(source: Path) -> list[Change]:
     for table in registry_csv.TABLE_ORDER:
         for file in known:
             if file.stem == table:
-                found += registry_csv.read_csv(table, file.read_bytes())
+                found += _read_table(table, file)
     return found
+
+
+def _read_table(table: str, file: Path) -> list[Change]:
+    try:
+        return registry_csv.read_csv(table, file.read_bytes())
+    except RegistryInvalid as error:
+        rows = [f"{file.name} {row}" for row in error.rows]
+        raise RegistryInvalid(str(error), rows=rows, hint=error.hint) from None
 
 
 async def issue_token(owner: Owner, name: str) -> str:
     """A new token for a grant; an older one of it stops working. Shown once, stored nowhere."""
     grants = [g for g in await records(owner, "grant") if isinstance(g, Grant) and g.name == name]
     if not grants:
-        raise NotFound(f"there is no grant {name}", hint="see: chot registry list grant")
+        raise NotFound(f"there is no grant {name}", hint="see: chot registry list grants")
     token, digest = make_token()
     await change(owner, [msgspec.structs.replace(grants[0], token_sha256=digest)])
     return token
@@ -101,7 +109,7 @@ async def enrol_gateway(owner: Owner, name: str, *, spool: Path) -> str:
         g for g in await records(owner, "gateway") if isinstance(g, Gateway) and g.name == name
     ]
     if not found:
-        raise NotFound(f"there is no gateway {name}", hint="see: chot registry list gateway")
+        raise NotFound(f"there is no gateway {name}", hint="see: chot registry list gateways")
     token, digest = make_token()
     await change(owner, [msgspec.structs.replace(found[0], token_sha256=digest)])
     engine = await kit(owner)
@@ -132,8 +140,11 @@ def write_secret(path: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)  # mkstemp gives mode 0600
     temporary = Path(name)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def table_to_kind(table: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -18,7 +18,6 @@ import msgspec
 from aiohttp import web
 
 from engine import questions, tracing
-from engine.access import token_to_hash
 from engine.answers import (
     ContactsBody,
     ErrorAnswer,
@@ -62,6 +61,7 @@ ENGINE_TIMEOUT_S: Final = 30.0
 _TOKEN_SIZE_MAX: Final = 256
 _CACHE_SIZE_MAX: Final = 32 << 20
 _CACHE_AGE_NS: Final = 300 * 1_000_000_000
+_CACHE_SWEEP_S: Final = 30.0
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -81,7 +81,8 @@ class Opener(Protocol):
 class OpenedDetails:
     """Opened groups for a while, the least used first to go.
 
-    Bounded in bytes and in age: what a forgotten day held must not live on in this process.
+    Bounded in bytes and in age: what a forgotten day held must not live on in this process, asked
+    for again or not, so its owner calls `drop_old` now and then.
     """
 
     def __init__(self, clock: Clock, size_max: int = _CACHE_SIZE_MAX) -> None:
@@ -92,11 +93,9 @@ class OpenedDetails:
 
     def get(self, lsn: int) -> list[bytes] | None:
         """Details by row of the group, or None."""
+        self.drop_old()
         found = self._groups.get(lsn)
         if found is None:
-            return None
-        if self._clock.monotonic_ns() - found[0] > _CACHE_AGE_NS:
-            self._drop(lsn)
             return None
         self._groups.move_to_end(lsn)
         return found[2]
@@ -108,6 +107,11 @@ class OpenedDetails:
         self._size += size
         while self._size > self._size_max and len(self._groups) > 1:
             self._drop(next(iter(self._groups)))
+
+    def drop_old(self) -> None:
+        oldest_ns = self._clock.monotonic_ns() - _CACHE_AGE_NS
+        for lsn in [lsn for lsn, (at_ns, _, _) in self._groups.items() if at_ns < oldest_ns]:
+            self._drop(lsn)
 
     def _drop(self, lsn: int) -> None:
         _, size, _ = self._groups.pop(lsn, (0, 0, []))
@@ -134,10 +138,22 @@ class Api:
 
     def make_app(self) -> web.Application:
         app = web.Application(client_max_size=BODY_SIZE_MAX, middlewares=[self._guard])
+        app.cleanup_ctx.append(self._drop_old_details)
         for route in ROUTES:
             handler = getattr(self, route.name)
             app.router.add_route(route.method, route.path, _checked(route, handler))
         return app
+
+    async def _drop_old_details(self, app: web.Application) -> AsyncIterator[None]:
+        async def work() -> None:
+            while True:
+                await asyncio.sleep(_CACHE_SWEEP_S)
+                self._opened.drop_old()
+
+        task = asyncio.create_task(work())
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     # ---- handlers, by the names of the routes -----------------------------------------------
 
@@ -163,29 +179,29 @@ class Api:
         return await self._trace(question)
 
     async def figures(self, request: web.Request) -> web.Response:
-        token_sha256 = _token_hash(request)
+        token = _token(request)
         try:
             day = date_to_day(request.query.get("day", ""))
         except ValueError:
             raise QuestionInvalid("day is a date such as 2021-07-01") from None
         if day < 0:
             raise QuestionInvalid("there are no days before 1970")
-        ask = questions.AskFigures(token_sha256=token_sha256, day=day)
+        ask = questions.AskFigures(token=token, day=day)
         return _answer(figures_to_answer(await self._ask(ask, questions.Figures)))
 
     async def venues(self, request: web.Request) -> web.Response:
-        token_sha256 = _token_hash(request)
+        token = _token(request)
         text, limit = request.query.get("search", ""), request.query.get("limit", "50")
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= 1000:
             raise QuestionInvalid("limit is a number from 1 to 1000")
         if len(text) > 64:
             raise QuestionInvalid("search has at most 64 characters")
-        ask = questions.AskPlaces(token_sha256=token_sha256, text=text, limit=int(limit))
+        ask = questions.AskPlaces(token=token, text=text, limit=int(limit))
         found = await self._ask(ask, questions.Places)
         return _answer(places_to_answer(found.places))
 
     async def whoami(self, request: web.Request) -> web.Response:
-        ask = questions.Whoami(token_sha256=_token_hash(request))
+        ask = questions.Whoami(token=_token(request))
         found = await self._ask(ask, questions.Identity)
         return _answer(WhoamiAnswer(**msgspec.structs.asdict(found)))
 
@@ -213,20 +229,20 @@ class Api:
         self, question: questions.AskVenue | questions.AskPerson | questions.AskContacts
     ) -> web.Response:
         traced = await self._ask(question, questions.Traced)
-        details = await self._details(traced, question.token_sha256)
+        details = await self._details(traced, question.token)
         is_masked = not question.is_unmasked
         # Ten thousand rows take a while to write down; other requests go on meanwhile.
         return await asyncio.to_thread(
             lambda: _answer(traced_to_answer(traced, details, is_masked))
         )
 
-    async def _details(self, traced: questions.Traced, token_sha256: str) -> list[Details | None]:
+    async def _details(self, traced: questions.Traced, token: str) -> list[Details | None]:
         """The newest details of each person; None where they are gone or cannot be opened."""
         refs: list[int] = tracing.unpack(traced.answer.packed, "newest").tolist()
         groups = {lsn: self._opened.get(lsn) for lsn in {ref >> REF_ROW_BITS for ref in refs}}
         wanted = tuple(ref for ref in refs if groups[ref >> REF_ROW_BITS] is None)
         while wanted:
-            ask = questions.FetchDetails(token_sha256=token_sha256, audit=traced.audit, refs=wanted)
+            ask = questions.FetchDetails(token=token, audit=traced.audit, refs=wanted)
             reply = await self._ask(ask, questions.Details)
             if len(reply.rest) >= len(wanted):
                 raise ServiceError("the engine gives no details")
@@ -260,7 +276,7 @@ class Api:
 
     async def _body(self, request: web.Request, kind: type[B]) -> B:
         """The body as a struct. Raises BodyInvalid, BodyTooLarge, RequestSlow, TokenInvalid."""
-        _token_hash(request)  # Nobody unknown gets a body read.
+        _token(request)  # Nobody unknown gets a body read.
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 data = await request.read()
@@ -427,7 +443,7 @@ def _find_details(entries: list[bytes] | None, ref: int) -> Details | None:
 
 def _common(request: web.Request, body: TraceBody) -> dict[str, Any]:
     return {
-        "token_sha256": _token_hash(request),
+        "token": _token(request),
         "purpose": body.purpose,
         "case": body.case,
         "from_ms": when_to_ms(body.start),
@@ -437,13 +453,13 @@ def _common(request: web.Request, body: TraceBody) -> dict[str, Any]:
     }
 
 
-def _token_hash(request: web.Request) -> str:
+def _token(request: web.Request) -> str:
     """Raises TokenInvalid."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token or len(token) > _TOKEN_SIZE_MAX:
         raise TokenInvalid("a token is missing", hint="send Authorization: Bearer TOKEN")
-    return token_to_hash(token)
+    return token
 
 
 def _explain(error: Exception) -> str:
@@ -451,6 +467,8 @@ def _explain(error: Exception) -> str:
     if not isinstance(error, msgspec.ValidationError):
         return "the body is not JSON"
     text, _, path = str(error).partition(" - at `")
+    if "unknown field" in text:
+        text = "the body has a field that is not known"
     return " ".join([text.partition(" '")[0][:120], f"at {path[:80].rstrip('`')}" if path else ""])
 
 

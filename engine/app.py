@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from engine.control_lmdb import ControlLog
 from engine.decode import DecodePool
 from engine.dedup import SeenWindow
 from engine.desk import Desk
-from engine.errors import EngineUnreachable, SettingInvalid, StorageUnavailable
+from engine.errors import EngineError, EngineUnreachable, SettingInvalid
 from engine.group import Group
 from engine.index import CoLocationIndex
 from engine.ingest import IngestServer
@@ -40,7 +41,7 @@ from engine.registry import Registry, Venue
 from engine.retention import Retention
 from engine.settings import Settings
 from engine.tallies import Tallies
-from engine.telemetry import Log, Metrics, Sample, setup_logging
+from engine.telemetry import Log, Metrics, Sample, log_faults, setup_logging
 from engine.tracing import Completeness, GatewayState, Tracer
 from engine.verify import CONTROL_DIR, JOURNAL_DIR
 from engine.visits import PlaceRules
@@ -126,7 +127,9 @@ class Engine:
     def _open_stores(self) -> None:
         settings = self.settings
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.keyring = FileKeyRing(self._data / "keys", create=True)
+        # Beside a log that exists, a new province key would make everybody a stranger.
+        is_new = not (self._data / JOURNAL_DIR / "data.mdb").exists()
+        self.keyring = FileKeyRing(self._data / "keys", create=is_new)
         self.control = ControlLog(self._data / CONTROL_DIR, now_ms=self.clock.now_ms())
         self._exits.callback(self.control.close)
         self.journal = LmdbJournal(
@@ -198,20 +201,25 @@ class Engine:
     async def _forget(self) -> None:
         retention = Retention(self.journal, self.index, self.clock, self.settings.retention_days)
         while True:
-            with contextlib.suppress(StorageUnavailable):
+            try:
                 await retention.run()
+            except EngineError as error:
+                # A full disk now is no reason to keep people for ever.
+                _log.error("days not forgotten", code=error.code)
             await asyncio.sleep(FORGET_S)
 
     async def _follow(self) -> None:
         async for group in self.journal.read(self.index.applied_lsn):
             self._derive(group)
 
-    def _registry_changed(self) -> None:
+    async def _registry_changed(self) -> None:
         self.seen.window_ms = self.registry.rule("seen_window_s") * 1000
         rules = (self.registry.place_rules(), self.registry.visit_rules())
         if rules != self._rules:
             self._rules = rules
-            self.index.set_place_rules(PlaceRules(rules[0]), rules[1])
+            # Everything is derived anew, and the lanes do not wait for that.
+            places = PlaceRules(rules[0])
+            await asyncio.to_thread(self.index.set_place_rules, places, rules[1])
 
     # ---- what is told ------------------------------------------------------------------------
 
@@ -281,6 +289,7 @@ def serve(settings: Settings, *, registry_dir: Path | None, with_api: bool, is_j
 async def _serve(
     settings: Settings, registry_dir: Path | None, with_api: bool, is_json: bool
 ) -> int:
+    log_faults(asyncio.get_running_loop())
     stop = _stop_event()
     async with Engine(settings) as running:
         if registry_dir is not None:
@@ -342,9 +351,11 @@ def serve_api(settings: Settings) -> int:
 
 
 async def _serve_api(settings: Settings) -> int:
+    log_faults(asyncio.get_running_loop())
     stop = _stop_event()
-    if not sys.stdin.isatty():
-        # Our parent holds the other end of this pipe; it closes when the parent dies.
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        # Our parent holds the other end; it closes when the parent dies, whatever kills it.
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _on_stdin, stop)
     data = Path(settings.data)
 

@@ -1,153 +1,223 @@
 """The command `chot`: one parser, thin shells over functions that others can call.
 
-Errors of use are one line on stderr and exit status 2; an engine that says no is exit status 1.
-Identifiers of persons are read from standard input, never from the command line.
+A mistake in use is one line on stderr and exit status 2; an engine that says no is one line with
+its stable code and exit status 1. Identifiers of persons are read from standard input, never from
+the command line. docs/commands.md describes all of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import base64
 import binascii
-import contextlib
-import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 import engine
 from engine import settings as settings_module
-from engine.clock import date_to_day, day_to_ms, iso_to_ms
+from engine.cli_parser import (
+    EXIT_FAILED,
+    EXIT_USE,
+    Parser,
+    UseError,
+    add_command,
+    add_settings_options,
+    drop_output,
+    flush,
+    load_origins,
+    load_settings,
+    number,
+    open_streams,
+    parse,
+    print_json,
+    read_lines,
+    stdin,
+    whole,
+    words,
+)
+from engine.cli_registry import add_registry
+from engine.cli_trace import add_trace
 from engine.errors import EngineError, RegistryInvalid, SettingInvalid
-from engine.settings import Settings
 
-EXIT_FAILED = 1
-EXIT_USE = 2
+if TYPE_CHECKING:
+    from engine.gateway import GatewayStats
+    from engine.gateway_config import FrameConfig, GatewayConfig, RecordConfig
 
+EXIT_INTERRUPTED: Final = 130
+PARSE_LINE_MAX: Final = 1 << 20  # bytes of one line for `chot parse`
 
-class UseError(Exception):
-    """A mistake in the command line, said in one line."""
+_DESCRIPTION: Final = """\
+Scans of health checkpoints and venues: takes them from cameras, readers and apps,
+keeps them safely, and answers who was where, when, and who met whom."""
 
+_EPILOG: Final = """\
+first time:    chot demo
+one command:   chot COMMAND --help
+everything:    docs/commands.md
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # argparse prints the usage too; one line that says what is wrong is enough.
-        self.exit(EXIT_USE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+exit status:   0 done; 1 the engine or a file said no, with a code of docs/errors.md;
+               2 a mistake in use; 130 interrupted"""
 
 
 def build_parser() -> Parser:
     """The whole command line; docs/commands.md is held against it by a test."""
-    parser = Parser(
-        prog="chot",
-        description="Scans of health checkpoints: decode, settle, trace.",
-        epilog="First time: chot demo. Each command has its own --help.",
+    parser = Parser(prog="chot", description=_DESCRIPTION, epilog=_EPILOG)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, title="commands"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_demo(commands)
     _add_serve(commands)
     _add_gateway(commands)
-    _add_demo(commands)
+    add_trace(commands)
+    add_registry(commands)
     _add_decode(commands)
     _add_parse(commands)
-    _add_trace(commands)
-    _add_registry(commands)
     _add_verify(commands)
     _add_settings(commands)
-    commands.add_parser("version", help="version, native CPU level, libraries").set_defaults(
-        run=run_version
+    add_command(
+        commands,
+        "version",
+        run_version,
+        "version of chot and of what it is built on",
+        "One line: version of chot, level of the native core (scalar, avx2, neon), libraries.",
     )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status of one command."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    """Exit status of one command. SystemExit for --help and for mistakes that the parser finds."""
+    open_streams()
+    prog = "chot"
     try:
-        status: int = options.run(options)
-        sys.stdout.flush()
+        try:
+            options = parse(build_parser(), arguments)
+            prog = options.prog
+            status: int = options.run(options)
+        finally:
+            flush()
         return status
-    except UseError as error:
-        print(f"chot {options.command}: {error}", file=sys.stderr)
-        return EXIT_USE
-    except SettingInvalid as error:
-        print(f"chot {options.command}: {error}{_hint(error)}", file=sys.stderr)
-        return EXIT_USE
-    except RegistryInvalid as error:
-        for row in error.rows:
-            print(row, file=sys.stderr)
-        print(f"chot {options.command}: {error.code}: {error}{_hint(error)}", file=sys.stderr)
-        return EXIT_FAILED
-    except EngineError as error:
-        print(f"chot {options.command}: {error.code}: {error}{_hint(error)}", file=sys.stderr)
+    except BrokenPipeError:
+        drop_output()
         return EXIT_FAILED
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of our output left; Python must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+        return EXIT_INTERRUPTED
+    except UseError as error:
+        return _say(prog, EXIT_USE, str(error))
+    except SettingInvalid as error:
+        return _say(prog, EXIT_USE, f"{error}{_hint(error)}")
+    except EngineError as error:
+        for row in error.rows if isinstance(error, RegistryInvalid) else ():
+            print(row, file=sys.stderr)
+        return _say(prog, EXIT_FAILED, f"{error.code}: {error}{_hint(error)}")
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        return _say(prog, EXIT_FAILED, f"{error.strerror or error}{where}")
+
+
+def _say(prog: str, status: int, text: str) -> int:
+    """One line, whatever the text holds."""
+    print(f"{prog}: {' '.join(text.split())}", file=sys.stderr)
+    return status
 
 
 def _hint(error: EngineError) -> str:
     return f" ({error.hint})" if error.hint else ""
 
 
-def _load_settings(options: argparse.Namespace) -> Settings:
-    return _load_origins(options)[0]
+# ---- demo -------------------------------------------------------------------------------------
+
+SOURCE_TREE = Path(__file__).resolve().parents[1]
 
 
-def _load_origins(
-    options: argparse.Namespace,
-) -> tuple[Settings, list[settings_module.Origin]]:
-    overrides: dict[str, Any] = {}
-    for assignment in options.set or []:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise UseError(f"--set takes NAME=VALUE, not {assignment!r}")
-        overrides[name] = value
-    if getattr(options, "data", None):
-        overrides["data"] = str(options.data)
-    return settings_module.load(file=options.settings, overrides=overrides)
-
-
-def _add_settings_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--settings", type=Path, metavar="FILE", help="settings as TOML")
-    parser.add_argument(
-        "--set", action="append", metavar="NAME=VALUE", help="one setting; may be repeated"
+def _add_demo(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "demo",
+        run_demo,
+        "the main job on recorded frames, in a minute",
+        "Starts an engine, plays recorded camera clips of three lanes and a day of check-ins\n"
+        "into it, shows verdicts and figures, and asks a tracer's questions. All persons are\n"
+        "invented. Ends by itself within a minute; exit status 1 when a step fails.",
     )
+    parser.add_argument(
+        "--clips",
+        type=Path,
+        metavar="DIR",
+        default=SOURCE_TREE / "tests/data/lanes",
+        help="lane clips (of the source tree)",
+    )
+    parser.add_argument(
+        "--registry",
+        type=Path,
+        metavar="DIR",
+        default=SOURCE_TREE / "docs/examples/registry",
+        help="CSV tables of posts, venues, ... (of the source tree)",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="new folder for the store (a temporary one)"
+    )
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from engine import demo
+
+    for name in ("clips", "registry"):
+        folder = getattr(options, name)
+        if not folder.is_dir():
+            raise UseError(f"there is no folder {folder}; the source tree has one, see --{name}")
+    data = options.data
+    if data is not None and data.exists() and not (data.is_dir() and not any(data.iterdir())):
+        raise UseError(f"--data: {data} is not a new or empty folder")
+    return demo.run_demo(options.clips, options.registry, data)
 
 
 # ---- serve ------------------------------------------------------------------------------------
 
 
 def _add_serve(commands: Any) -> None:
-    parser = commands.add_parser("serve", help="run the engine and its HTTP API")
-    parser.add_argument("--data", type=Path, help="folder of the store (setting: data)")
-    parser.add_argument(
-        "--registry", type=Path, metavar="DIR", help="CSV tables to import before the doors open"
+    parser = add_command(
+        commands,
+        "serve",
+        run_serve,
+        "run the engine and its HTTP API",
+        "Runs the engine, and the HTTP API as a process of its own, until Ctrl-C or SIGTERM.\n"
+        "Prints where gateways (ingest), tracers (api) and Prometheus (metrics) find it; log\n"
+        "lines go to stderr. Creates the store when the data folder has none.",
+        "example:\n  chot serve --data var/chot --registry docs/examples/registry",
     )
     parser.add_argument(
-        "--part", choices=["all", "engine", "api"], default="all", help="which process to run"
+        "--registry",
+        type=Path,
+        metavar="DIR",
+        help="CSV tables to import before the doors open; again changes nothing",
     )
     parser.add_argument(
-        "--json", action="store_true", help="say where the doors are as one JSON line"
+        "--part",
+        choices=["all", "engine", "api"],
+        default="all",
+        help="engine and API (all, default), or one of them alone",
     )
-    _add_settings_options(parser)
-    parser.set_defaults(run=run_serve)
+    parser.add_argument(
+        "--json", action="store_true", help="say where it is found as one JSON line"
+    )
+    add_settings_options(parser, data="folder of the store (setting: data)")
 
 
 def run_serve(options: argparse.Namespace) -> int:
+    """0 after SIGTERM or SIGINT."""
     from engine import app
 
-    settings = _load_settings(options)
-    if options.registry is not None and not options.registry.is_dir():
-        raise UseError(f"--registry: {options.registry} is no folder")
+    settings = load_settings(options)
+    if options.registry is not None:
+        if options.part == "api":
+            raise UseError("--registry is for the engine; --part api has none")
+        if not options.registry.is_dir():
+            raise UseError(f"--registry: there is no folder {options.registry}")
     if options.part == "api":
         return app.serve_api(settings)
     return app.serve(
@@ -158,361 +228,237 @@ def run_serve(options: argparse.Namespace) -> int:
     )
 
 
+# ---- gateway ----------------------------------------------------------------------------------
+
+
+def _add_gateway(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "gateway",
+        run_gateway,
+        "carry camera frames or records to the engine",
+        "Carries a source to the engine until it ends and all of it is durable there. What is\n"
+        "not durable waits in the spool for the next run. Verdicts are JSON lines on stdout;\n"
+        "the last line is what the run did. Exit status 1 when not all became durable.",
+        "example:\n"
+        "  chot registry enrol vl-1a-1 --out lane1.toml\n"
+        "  chot gateway lane1.toml --frames tests/data/lanes/lane1.mjpeg --fps 15",
+    )
+    parser.add_argument(
+        "config", type=Path, metavar="CONFIG", help="TOML file; chot registry enrol writes one"
+    )
+    group = parser.add_argument_group("source, in place of the one in CONFIG")
+    source = group.add_mutually_exclusive_group()
+    source.add_argument(
+        "--frames", metavar="PATH", help="clip (.mjpeg), folder of JPEG and PNG images, - is stdin"
+    )
+    source.add_argument("--records", metavar="PATH", help="file of JSON lines, - is stdin")
+    group.add_argument(
+        "--fps",
+        type=number("a number above 0, at most 1000", lambda n: 0 < n <= 1000),
+        metavar="N",
+        help="frames a second (10)",
+    )
+    group.add_argument(
+        "--start-ms",
+        type=whole(0, 2**53),
+        metavar="MS",
+        help="time of the first frame, ms since 1970 (now)",
+    )
+    group.add_argument(
+        "--rate",
+        type=number("a number from 0 up", lambda n: n >= 0),
+        metavar="N",
+        help="records a second, 0 for as fast as they are taken (0)",
+    )
+    parser.add_argument("--spool", metavar="DIR", help="folder of the spool, in place of CONFIG's")
+
+
+def run_gateway(options: argparse.Namespace) -> int:
+    """0 when everything captured is durable at the engine."""
+    import asyncio
+
+    from engine import gateway_config
+    from engine.telemetry import setup_logging
+
+    config = gateway_config.load_config(options.config)
+    config = msgspec.structs.replace(config, source=_options_to_source(options, config.source))
+    if options.spool is not None:
+        config = msgspec.structs.replace(config, spool=options.spool)
+    setup_logging()
+    stats = asyncio.run(_carry(config))
+    print_json({"stats": msgspec.to_builtins(stats)})
+    if not stats.is_drained:
+        return _say(
+            options.prog,
+            EXIT_FAILED,
+            f"not all is durable; {config.spool} keeps the rest for the next run",
+        )
+    return 0
+
+
+def _options_to_source(
+    options: argparse.Namespace, source: FrameConfig | RecordConfig
+) -> FrameConfig | RecordConfig:
+    """What CONFIG says, changed by the options. Raises UseError for one that does not belong."""
+    from engine.gateway_config import FrameConfig, RecordConfig
+
+    for kind, path in ((FrameConfig, options.frames), (RecordConfig, options.records)):
+        if path is not None:
+            is_same = isinstance(source, kind)
+            source = msgspec.structs.replace(source, path=path) if is_same else kind(path)
+    changes = {
+        name: getattr(options, name)
+        for name in ("fps", "start_ms", "rate")
+        if getattr(options, name) is not None
+    }
+    for name in changes:
+        if name not in source.__struct_fields__:
+            is_frames = isinstance(source, FrameConfig)
+            raise UseError(
+                f"--{name.replace('_', '-')} is not for {'frames' if is_frames else 'records'}"
+            )
+    return msgspec.structs.replace(source, **changes)
+
+
+async def _carry(config: GatewayConfig) -> GatewayStats:
+    """A gateway from start to end with its verdicts on stdout."""
+    import asyncio
+
+    from engine import gateway, wire
+    from engine.telemetry import log_faults
+
+    log_faults(asyncio.get_running_loop())
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+
+    def show(result: wire.Result) -> None:
+        line = {"seq": result.seq, **msgspec.to_builtins(result.verdict)}
+        try:
+            print_json(line)
+        except BrokenPipeError:
+            # Nobody reads the verdicts any more: what was captured still goes out.
+            drop_output()
+            stop.set()
+
+    return await gateway.run_gateway(config, on_result=show, stop=stop)
+
+
 # ---- decode and parse -------------------------------------------------------------------------
 
 
 def _add_decode(commands: Any) -> None:
-    parser = commands.add_parser("decode", help="codes in image files, as JSON lines")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG or .mjpeg")
-    parser.set_defaults(run=run_decode)
+    parser = add_command(
+        commands,
+        "decode",
+        run_decode,
+        "QR codes in image files, as JSON lines",
+        "Reads the QR codes in images: a JSON line a file, and a line a frame of a clip, with\n"
+        "text, bytes (base64), corners (pixels) and time (decode_us, microseconds). Exit status\n"
+        "1 when a file was no image; an image without a code is fine.",
+        "example:\n  chot decode tests/data/images/zxing/*.png",
+    )
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG, or a clip (.mjpeg, .mjpg)"
+    )
 
 
 def run_decode(options: argparse.Namespace) -> int:
     """0 when every file was an image, 1 when one was not."""
     from engine import decode
 
+    for path in options.files:
+        if not path.exists() or path.is_dir():
+            raise UseError(f"there is no file {path}")
     status = 0
     for path in options.files:
         for line in decode.decode_file(path):
-            print(json.dumps(line, ensure_ascii=False))
+            print_json(line)
             status = max(status, EXIT_FAILED if "error" in line else 0)
     return status
 
 
 def _add_parse(commands: Any) -> None:
-    parser = commands.add_parser("parse", help="payloads of codes, JSON lines in and out")
-    parser.add_argument(
-        "--venue-host", default=Settings().venue_host, help="host in our own venue codes"
+    parser = add_command(
+        commands,
+        "parse",
+        run_parse,
+        "what payloads of codes mean, JSON lines in and out",
+        "Says of each payload whether it is accepted, must be looked at (review) or is refused,\n"
+        "with its fields: docs/payloads.md. A line in: an object with payload_b64 and perhaps\n"
+        "an id. A line out for each line in, in order. Exit status 1 when a line was no such\n"
+        "object; a refused payload is fine.",
+        'example:\n  echo \'{"payload_b64": "MDAwMjAxMDEwMjEx"}\' | chot parse',
     )
-    parser.set_defaults(run=run_parse)
+    parser.add_argument(
+        "--venue-host",
+        metavar="HOST",
+        type=words(1, 253),
+        help="host name in our own venue codes (setting: venue_host)",
+    )
 
 
 def run_parse(options: argparse.Namespace) -> int:
     """One line out for each line in, in order; 1 when a line was no question."""
     from engine import payloads
 
+    host = options.venue_host or settings_module.load()[0].venue_host
     status = 0
-    for line in sys.stdin.buffer:
-        try:
-            question = msgspec.json.decode(line, type=dict[str, Any])
-            payload = base64.b64decode(question["payload_b64"], validate=True)
-        except (msgspec.DecodeError, KeyError, TypeError, binascii.Error, ValueError):
-            answer: dict[str, Any] = {
-                "error": {"code": "input", "message": "a line is JSON with payload_b64"}
-            }
+    for line in read_lines(stdin('lines like {"payload_b64": "..."}'), PARSE_LINE_MAX):
+        answer, payload = _line_to_payload(line)
+        if payload is None:
+            message = 'a line is a JSON object with "payload_b64"'
+            answer["error"] = {"code": "input", "message": message}
             status = EXIT_FAILED
         else:
-            answer = payloads.payload_to_json(payload, venue_host=options.venue_host)
-            if "id" in question:
-                answer = {"id": question["id"], **answer}
-        print(json.dumps(answer, ensure_ascii=False))
+            answer |= payloads.payload_to_json(payload, venue_host=host)
+        print_json(answer)
     return status
 
 
-# ---- settings and version ---------------------------------------------------------------------
-
-
-def _add_settings(commands: Any) -> None:
-    parser = commands.add_parser("settings", help="every setting, its value and where it is from")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
-    _add_settings_options(parser)
-    parser.set_defaults(run=run_settings)
-
-
-def run_settings(options: argparse.Namespace) -> int:
-    _, origins = _load_origins(options)
-    if options.json:
-        print(json.dumps([msgspec.to_builtins(origin) for origin in origins]))
-        return 0
-    for origin in origins:
-        print(f"{origin.name:20} {origin.value!s:>20}  {origin.origin:12}  {origin.help}")
-    return 0
-
-
-def run_version(options: argparse.Namespace) -> int:
-    import native.cpu
-
-    print(f"chot {engine.__version__}, native {native.cpu.active()}", end="")
-    from importlib.metadata import version
-
-    for name in ("numpy", "lmdb", "zxing-cpp", "msgspec", "aiohttp"):
-        print(f", {name} {version(name)}", end="")
-    print()
-    return 0
-
-
-# ---- gateway ----------------------------------------------------------------------------------
-
-
-def _add_gateway(commands: Any) -> None:
-    parser = commands.add_parser(
-        "gateway",
-        help="carry a camera's frames or a file of records to the engine",
-        description="Carries a source to the engine until it ends and all of it is durable."
-        " Verdicts are JSON lines on stdout; the last line is what the run did.",
-    )
-    parser.add_argument("config", type=Path, help="TOML file; chot registry enrol writes one")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--frames", metavar="PATH", help="clip, folder of images or - (stdin)")
-    source.add_argument("--records", metavar="PATH", help="file of JSON lines or - (stdin)")
-    parser.add_argument("--fps", type=float, default=10, help="frames a second (10)")
-    parser.add_argument("--start-ms", type=int, help="time of the first frame, ms since 1970")
-    parser.add_argument("--rate", type=float, default=0, help="records a second, 0 for no pause")
-    parser.add_argument("--spool", metavar="DIR", help="folder of the spool, instead of the file's")
-    parser.set_defaults(run=run_gateway)
-
-
-def run_gateway(options: argparse.Namespace) -> int:
-    """0 when everything captured is durable at the engine."""
-    from engine import gateway, gateway_config, wire
-    from engine.telemetry import setup_logging
-
-    setup_logging()
-    changes: dict[str, Any] = {}
-    if options.frames:
-        changes["source"] = gateway_config.FrameConfig(
-            path=options.frames, fps=options.fps, start_ms=options.start_ms
-        )
-    if options.records:
-        changes["source"] = gateway_config.RecordConfig(path=options.records, rate=options.rate)
-    if options.spool:
-        changes["spool"] = options.spool
-    config = msgspec.structs.replace(gateway_config.load_config(options.config), **changes)
-
-    def show(result: wire.Result) -> None:
-        line = {"seq": result.seq, **msgspec.to_builtins(result.verdict)}
-        print(json.dumps(line, ensure_ascii=False), flush=True)
-
-    async def work() -> gateway.GatewayStats:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        return await gateway.run_gateway(config, on_result=show, stop=stop)
-
-    stats = asyncio.run(work())
-    print(json.dumps({"stats": msgspec.to_builtins(stats)}), flush=True)
-    return 0 if stats.is_drained else EXIT_FAILED
-
-
-# ---- demo -------------------------------------------------------------------------------------
-
-SOURCE_TREE = Path(__file__).resolve().parents[1]
-
-
-def _add_demo(commands: Any) -> None:
-    parser = commands.add_parser("demo", help="the main job on recorded frames, in a minute")
-    parser.add_argument(
-        "--clips", type=Path, default=SOURCE_TREE / "tests/data/lanes", help="folder of lane clips"
-    )
-    parser.add_argument(
-        "--registry",
-        type=Path,
-        default=SOURCE_TREE / "docs/examples/registry",
-        help="folder of CSV tables",
-    )
-    parser.add_argument("--data", type=Path, help="new folder for the store (a temporary one)")
-    parser.set_defaults(run=run_demo)
-
-
-def run_demo(options: argparse.Namespace) -> int:
-    from engine import demo
-
-    for name in ("clips", "registry"):
-        folder = getattr(options, name)
-        if not folder.is_dir():
-            raise UseError(f"there is no folder {folder}: the source tree has one, see --{name}")
-    if options.data is not None and options.data.exists() and any(options.data.iterdir()):
-        raise UseError(f"--data: {options.data} is not empty")
-    return demo.run_demo(options.clips, options.registry, options.data)
-
-
-# ---- trace ------------------------------------------------------------------------------------
-
-
-def _add_trace(commands: Any) -> None:
-    parser = commands.add_parser(
-        "trace",
-        help="a tracer's questions, put to the API",
-        description="The token is read from --token-file or CHOT_TOKEN. Persons are read from"
-        " standard input, a line each: kind and number, as in: cccd 045190999001",
-    )
-    questions = parser.add_subparsers(dest="question", metavar="QUESTION", required=True)
-    for name, text in (
-        ("venue", "who was at a place between two times"),
-        ("person", "where a person was"),
-        ("contacts", "who met a person, how long, where"),
-    ):
-        question = questions.add_parser(name, help=text)
-        if name == "venue":
-            question.add_argument("place", help="number of a venue, or code of a post")
-        question.add_argument("--from", dest="start", required=True, metavar="TIME")
-        question.add_argument("--to", dest="end", required=True, metavar="TIME")
-        question.add_argument("--case", required=True, help="number of the case or notice")
-        question.add_argument("--purpose", choices=["case", "notice"], default="case")
-        question.add_argument("--limit", type=int, default=1000, help="rows at most")
-        question.add_argument("--unmasked", action="store_true", help="full names, if allowed")
-        if name == "contacts":
-            question.add_argument("--profile", default="", help="contact profile")
-            question.add_argument("--min-minutes", type=int, help="in place of the profile's")
-            question.add_argument("--linger-minutes", type=int, help="in place of the profile's")
-        question.add_argument("--format", choices=["table", "json", "csv"], default="table")
-        question.add_argument("--url", help="the API (CHOT_URL, else http://127.0.0.1:7480)")
-        question.add_argument("--token-file", type=Path, metavar="FILE")
-        question.set_defaults(run=run_trace)
-
-
-def run_trace(options: argparse.Namespace) -> int:
-    from engine import client
-
-    url = options.url or os.environ.get("CHOT_URL") or "http://127.0.0.1:7480"
-    answer = client.trace(url, _read_token(options), options.question, _trace_body(options))
-    sys.stdout.write(client.render(options.question, answer, options.format))
-    return 0
-
-
-def _read_token(options: argparse.Namespace) -> str:
-    if options.token_file is not None:
-        try:
-            return str(options.token_file.read_text(encoding="utf-8")).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UseError(f"--token-file: cannot read {options.token_file}: {error}") from None
-    token = os.environ.get("CHOT_TOKEN", "")
-    if not token:
-        raise UseError("no token: give --token-file FILE or set CHOT_TOKEN")
-    return token
-
-
-def _trace_body(options: argparse.Namespace) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "purpose": options.purpose,
-        "case": options.case,
-        "from": _time(options.start),
-        "to": _time(options.end),
-        "limit": options.limit,
-        "unmasked": options.unmasked,
-    }
-    if options.question == "venue":
-        body["place"] = int(options.place) if options.place.isdigit() else options.place
-        return body
-    persons = [_person(line) for line in sys.stdin if line.strip()]
-    if not persons:
-        raise UseError("no person on standard input, as in: cccd 045190999001")
-    body["person"], *aliases = persons
-    if aliases:
-        body["aliases"] = aliases
-    if options.question == "contacts":
-        body["profile"] = options.profile
-        for name in ("min_minutes", "linger_minutes"):
-            if getattr(options, name) is not None:
-                body[name] = getattr(options, name)
-    return body
-
-
-def _time(text: str) -> int:
-    """ms of an ISO time or date; dates and times without an offset are those of Việt Nam."""
-    with contextlib.suppress(ValueError):
-        return day_to_ms(date_to_day(text))
+def _line_to_payload(line: bytes) -> tuple[dict[str, Any], bytes | None]:
+    """(id of the line if it has one, payload or None)."""
     try:
-        return iso_to_ms(text)
-    except ValueError:
-        raise UseError(f"{text!r} is no time; as in 2021-07-01 or 2021-07-01T08:30") from None
-
-
-def _person(line: str) -> dict[str, str]:
-    """`kind number [issuer]`; what is wrong is said without quoting the number."""
-    words = line.split()
-    if len(words) not in (2, 3):
-        raise UseError("a person is a line of kind and number, as in: cccd 045190999001")
-    person = {"kind": words[0], "value": words[1]}
-    return {**person, "issuer": words[2]} if len(words) == 3 else person
-
-
-# ---- registry ---------------------------------------------------------------------------------
-
-
-def _add_registry(commands: Any) -> None:
-    parser = commands.add_parser(
-        "registry",
-        help="posts, gateways, venues, areas, rules and grants of a running engine",
-        description="Speaks to the engine through the socket in its data folder: for its owner.",
-    )
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    take = actions.add_parser("import", help="CSV tables in, all of it or nothing")
-    take.add_argument("source", type=Path, help="a table such as venues.csv, or a folder of them")
-    show = actions.add_parser("list", help="the newest records of a table, as CSV")
-    show.add_argument("table", help="areas, posts, gateways, venues, rules or grants")
-    token = actions.add_parser("token", help="a new token for a grant, shown once")
-    token.add_argument("grant", help="its name")
-    token.add_argument("--out", type=Path, help="file of mode 0600 instead of stdout")
-    enrol = actions.add_parser("enrol", help="the TOML file of a gateway, with a new token")
-    enrol.add_argument("gateway", help="its name")
-    enrol.add_argument("--out", type=Path, required=True, help="file of mode 0600")
-    enrol.add_argument("--spool", type=Path, help="folder of its spool (beside the file)")
-    actions.add_parser("codes", help="text of every venue's posted code")
-    for action in actions.choices.values():
-        action.add_argument("--data", type=Path, help="the engine's data folder")
-        _add_settings_options(action)
-        action.set_defaults(run=run_registry)
-
-
-def run_registry(options: argparse.Namespace) -> int:
-    data = Path(_load_settings(options).data)
-    return asyncio.run(_registry(options, data))
-
-
-async def _registry(options: argparse.Namespace, data: Path) -> int:
-    from engine import admin, registry_csv
-
-    async with admin.connect(data) as owner:
-        match options.action:
-            case "import":
-                taken = await admin.change(owner, admin.read_tables(options.source))
-                print(f"{taken.written} records written, {taken.known} were there already")
-            case "list":
-                kind = admin.table_to_kind(options.table)
-                records = await admin.records(owner, kind)
-                sys.stdout.write(registry_csv.write_csv(options.table, records))
-            case "token":
-                token = await admin.issue_token(owner, options.grant)
-                _give_secret(token + "\n", options.out)
-            case "enrol":
-                spool = options.spool or options.out.with_suffix(".spool")
-                text = await admin.enrol_gateway(owner, options.gateway, spool=spool)
-                admin.write_secret(options.out, text)
-            case "codes":
-                for number, code in sorted((await admin.venue_codes(owner)).items()):
-                    print(f"{number}\t{code}")
-    return 0
-
-
-def _give_secret(text: str, out: Path | None) -> None:
-    from engine import admin
-
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        admin.write_secret(out, text)
+        question = msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return {}, None
+    name = question.get("id")
+    found = {"id": name} if isinstance(name, str | int | float) else {}
+    text = question.get("payload_b64")
+    try:
+        return found, base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except (binascii.Error, ValueError):
+        return found, None
 
 
 # ---- verify -----------------------------------------------------------------------------------
 
 
 def _add_verify(commands: Any) -> None:
-    parser = commands.add_parser("verify", help="check a store offline: CRCs, chains, keys")
-    parser.add_argument("data", type=Path, help="data folder of an engine that does not run")
-    parser.add_argument(
-        "--without-keys", action="store_true", help="do not try whether the groups open"
+    parser = add_command(
+        commands,
+        "verify",
+        run_verify,
+        "check the store of a stopped engine",
+        "Reads a whole store and checks checksums, hash chains, sequence numbers, and whether\n"
+        "the keys open it. Changes nothing and shows no persons. The engine must be stopped\n"
+        "(or check a copy). Exit status 1 with a line PROBLEM for each fault.",
+        "example:\n  chot verify var/chot",
     )
-    parser.set_defaults(run=run_verify)
+    parser.add_argument("data", type=Path, metavar="DIR", help="data folder of the engine")
+    parser.add_argument(
+        "--without-keys", action="store_true", help="do not open anything: checksums and chains"
+    )
 
 
 def run_verify(options: argparse.Namespace) -> int:
     """0 for a sound store, 1 for one with problems; shows no persons."""
     from engine.keys import FileKeyRing
-    from engine.verify import verify_store
+    from engine.verify import JOURNAL_DIR, verify_store
 
-    if not options.data.is_dir():
-        raise UseError(f"there is no folder {options.data}")
+    if not (options.data / JOURNAL_DIR).is_dir():
+        raise UseError(f"{options.data} holds no store (no folder {JOURNAL_DIR})")
     ring = None if options.without_keys else FileKeyRing(options.data / "keys")
     report = verify_store(options.data, ring)
     opened = f", {report.rows_opened} opened with the keys" if ring else ""
@@ -523,5 +469,48 @@ def run_verify(options: argparse.Namespace) -> int:
         print(f"watermark    gateway {gateway} epoch {epoch:016x} class {cls}: {last}")
     for problem in report.problems:
         print(f"PROBLEM      {problem}")
-    print("sound" if report.is_sound else f"{len(report.problems)} problems")
+    print("sound" if report.is_sound else f"not sound, problems: {len(report.problems)}")
     return 0 if report.is_sound else EXIT_FAILED
+
+
+# ---- settings and version ---------------------------------------------------------------------
+
+
+def _add_settings(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "settings",
+        run_settings,
+        "every setting, its value and where it is from",
+        "Every setting with its value and where that is from, strongest first: command line,\n"
+        "environment (CHOT_ and the name in capitals), file, default. docs/settings.md says more.",
+        "example:\n  chot settings --settings chot.toml --set api_port=8080",
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON array")
+    add_settings_options(parser)
+
+
+def run_settings(options: argparse.Namespace) -> int:
+    _, origins = load_origins(options)
+    if options.json:
+        print_json([msgspec.to_builtins(line) for line in origins])
+        return 0
+    rows = [(line.name, str(line.value), line.origin, line.help) for line in origins]
+    rows.insert(0, ("name", "value", "from", "what it is"))
+    name_width, value_width, origin_width = (max(len(row[i]) for row in rows) for i in range(3))
+    for name, value, origin, text in rows:
+        print(f"{name:{name_width}}  {value:>{value_width}}  {origin:{origin_width}}  {text}")
+    return 0
+
+
+def run_version(options: argparse.Namespace) -> int:
+    import platform
+    from importlib.metadata import version
+
+    import native.cpu
+
+    libraries = ("numpy", "lmdb", "zxing-cpp", "simplejpeg", "msgspec", "aiohttp")
+    parts = [f"chot {engine.__version__}", f"native {native.cpu.active()}"]
+    parts.append(f"Python {platform.python_version()}")
+    print(", ".join([*parts, *(f"{name} {version(name)}" for name in libraries)]))
+    return 0

@@ -11,6 +11,7 @@ import csv
 import http.client
 import io
 import json
+import re
 import ssl
 import unicodedata
 from collections.abc import Sequence
@@ -27,6 +28,10 @@ from engine.registry_csv import neutralise
 TIMEOUT_S: Final = 60.0
 ANSWER_SIZE_MAX: Final = 256 << 20
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+# Controls, formats, lone surrogates, code points without a letter; ends of lines and paragraphs.
+_UNSHOWN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# What JSON may hold as it is and a terminal obeys: C1 controls, marks of direction.
+_STEERING: Final = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _decode_error = msgspec.json.Decoder(ErrorAnswer).decode
 
 # Columns of tables and CSV by question; stable, new ones come last. A row of contacts is one
@@ -44,7 +49,17 @@ _COLUMNS: Final = {
 _TABLE_COLUMNS: Final = {
     "venue": ("name", "phone", "start", "end", "minutes", "end_rule", "person"),
     "person": ("start", "end", "minutes", "place_name", "room", "direction", "end_rule"),
-    "contacts": ("name", "phone", "tier", "minutes", "best_minutes", "venues", "last", "where"),
+    "contacts": (
+        "name",
+        "phone",
+        "tier",
+        "minutes",
+        "best_minutes",
+        "venues",
+        "last",
+        "where",
+        "person",
+    ),
 }
 _FORMATS: Final = ("table", "json", "csv")
 
@@ -165,7 +180,8 @@ def render(question: str, answer: dict[str, Any], form: str) -> str:
     """
     assert form in _FORMATS, form
     if form == "json":
-        return json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
+        text = json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
+        return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     if form == "csv":
         return _to_csv(_COLUMNS[question], _evidence(question, answer))
     return _to_table(question, answer)
@@ -192,7 +208,9 @@ def _to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(columns)
-    writer.writerows([neutralise(_text(row.get(column))) for column in columns] for row in rows)
+    writer.writerows(
+        [neutralise(_visible(_text(row.get(column)))) for column in columns] for row in rows
+    )
     return "\ufeff" + out.getvalue()
 
 
@@ -239,8 +257,12 @@ def _cell(column: str, value: Any) -> str:
     text = _text(value)
     if column in ("start", "end", "last"):
         return text[:19].replace("T", " ")
-    # A name may hold anything; nothing in it may move the cursor of a terminal.
-    return "".join(c if unicodedata.category(c)[0] != "C" else "·" for c in text)
+    return _visible(text)
+
+
+def _visible(text: str) -> str:
+    """A name may hold anything; nothing in it may move the cursor of a terminal."""
+    return "".join("·" if unicodedata.category(c) in _UNSHOWN else c for c in text)
 
 
 def _text(value: Any) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -32,6 +33,7 @@ from rich.text import Text
 from engine import admin, client
 from engine.clock import HOUR_MS, day_to_date, day_to_ms, ms_to_day
 from engine.errors import EngineError, ServiceError
+from engine.settings import Settings
 from engine.story import COACH, MARKET, Person, Story, make_story
 
 POST = "VL-1A"
@@ -170,10 +172,14 @@ class Demo:
         finally:
             for child in reversed(self._children):
                 await child.end()
+        if self._children[0].process.returncode:
+            raise StepFailed("the engine did not stop cleanly")
         self._say(
-            f"\n[bold]Done[/] in {time.monotonic() - began_s:.0f} s; the store is in {self._data}."
-            f"\nAn engine that keeps running: [bold]make serve[/], then its metrics are at"
-            f" http://127.0.0.1:7480/metrics (here they were at {doors['metrics']})."
+            f"\n[bold]Done[/] in {time.monotonic() - began_s:.0f} s;"
+            f" the metrics were at {doors['metrics']}.\n"
+            f"Ask the demo's store more:    chot serve --data {self._data}\n"
+            f"An engine that keeps running: make serve"
+            f"   (metrics at http://127.0.0.1:{Settings().api_port}/metrics)"
         )
 
     def _say(self, text: str) -> None:
@@ -273,7 +279,7 @@ class Demo:
             elif lane:
                 text = board.add(lane, line)
                 if not self._console.is_terminal:
-                    self._say(f"  lane {lane}  {text.plain}")
+                    self._say(f"  lane {lane}  {escape(text.plain)}")
         if await child.process.wait() or not stats.get("is_drained"):
             raise StepFailed(f"gateway {child.name} ended before all it sent was durable")
         return stats
@@ -318,7 +324,7 @@ class Demo:
         why = {"purpose": "case", "case": CASE_NUMBER}
         span = {"from": story.from_ms, "to": story.to_ms}
         person = {"kind": "cccd", "value": story.case.cccd}
-        await self._case_sickens(story)
+        self._head(f"4. case {CASE_NUMBER}: a tracer asks (grant {TRACER}, each question audited)")
 
         hours = {"from": f"{day}T06:30", "to": f"{day}T07:00"}
         answer = await self._ask(client.trace, "venue", {**why, **hours, "place": MARKET})
@@ -333,9 +339,6 @@ class Demo:
         places = {m["place"] for c in answer["contacts"] for m in c["meetings"]}
         if COACH not in places:
             raise StepFailed("the fellow passengers of the coach are missing")
-
-    async def _case_sickens(self, story: Story) -> None:
-        self._head(f"4. case {CASE_NUMBER}: a tracer asks (grant {TRACER}, each question audited)")
 
     def _timing(self, answer: dict[str, Any]) -> str:
         behind = answer["complete"]["behind"]
@@ -354,7 +357,7 @@ class Demo:
         for visit in answer["visits"][:most]:
             what = visit["place_name"] if is_place else visit["name"] or visit["person"][:8]
             span = f"{visit['start'][11:19]} – {visit['end'][11:19]}"
-            self._say(f"  {span}  {what:<38} [dim]end: {visit['end_rule']}[/]")
+            self._say(f"  {span}  {escape(f'{what:<38}')} [dim]end: {visit['end_rule']}[/]")
         if len(answer["visits"]) > most:
             self._say(f"  … and {len(answer['visits']) - most} more")
         self._say("  " + self._timing(answer))
@@ -367,7 +370,7 @@ class Demo:
         for contact in answer["contacts"][:most]:
             where = ", ".join(dict.fromkeys(m["place_name"] for m in contact["meetings"]))
             name = contact["name"] or contact["person"][:8]
-            self._say(f"  {contact['minutes']:5.0f} min  {name:<18} {where}")
+            self._say(f"  {contact['minutes']:5.0f} min  {escape(f'{name:<18} {where}')}")
         if len(answer["contacts"]) > most:
             self._say(f"  … and {len(answer['contacts']) - most} more")
         self._say(f"  {answer['below']} more met for less than the profile asks")

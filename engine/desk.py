@@ -113,7 +113,7 @@ class JournalLike(Protocol):
 class _Shown(msgspec.Struct, frozen=True):
     """What a connection may fetch the details of: an answer that it got."""
 
-    token_sha256: str
+    token: str
     purpose: str
     case: str
     refs: frozenset[int]
@@ -137,7 +137,7 @@ class Desk:
         health: Callable[[], dict[str, Any]],
         kit: Callable[[], Kit],
         rows_max: int = ROWS_MAX,
-        on_registry: Callable[[], None] = lambda: None,
+        on_registry: Callable[[], Awaitable[None]] | None = None,
         threads: int = 2,
     ) -> None:
         """figures, tallies: counts and refusals of a day. kit: what its owner needs of the engine.
@@ -192,7 +192,8 @@ class Desk:
                 await self._control.append(kind, by, body, self._clock.now_ms())
                 for change in new:
                     self._registry.take(change)
-                self._on_registry()
+                if self._on_registry is not None:
+                    await self._on_registry()
         return RegistryTaken(len(new), len(changes) - len(new))
 
     async def _dispatch(self, question: Question, peer: Peer) -> Reply:
@@ -204,11 +205,11 @@ class Desk:
             case AskFigures():
                 return await self._count(question)
             case AskPlaces():
-                self._check(question.token_sha256, access.Question.PLACES)
+                self._check(question.token, access.Question.PLACES)
                 found = self._registry.find_places(question.text, question.limit)
                 return Places(tuple(map(place_to_info, found)))
             case Whoami():
-                grant, _ = self._check(question.token_sha256, access.Question.WHOAMI)
+                grant, _ = self._check(question.token, access.Question.WHOAMI)
                 may = tuple(sorted(access.ALLOWED[grant.role]))
                 return Identity(grant.name, grant.role, grant.unit, grant.area, may)
             case AskMetrics():
@@ -219,7 +220,7 @@ class Desk:
                 return await self.take_changes(question.changes, f"uid {peer.uid}")
             case RegistryList():
                 if question.kind not in TYPES:
-                    raise NotFound(f"the registry has no {question.kind!r}")
+                    raise NotFound("the registry has no records of that kind")
                 entries = self._registry.entries(question.kind, question.at_ms)
                 return RegistryEntries(tuple(entries))
             case AskKit():
@@ -229,7 +230,7 @@ class Desk:
 
     async def _trace(self, ask: AskVenue | AskPerson | AskContacts, peer: Peer) -> Traced:
         now_ms = self._clock.now_ms()
-        grant = self._registry.grant_by_token(ask.token_sha256, now_ms)
+        grant = self._registry.grant_by_token(access.token_to_hash(ask.token), now_ms)
         try:
             area = access.check(
                 grant,
@@ -250,7 +251,7 @@ class Desk:
             raise
         audit = await self._audit(entry, now_ms)
         refs = frozenset(tracing.unpack(answer.packed, "newest").tolist())
-        _remember(peer, audit, _Shown(ask.token_sha256, ask.purpose, ask.case, refs))
+        _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs))
         places = self._infos(_rows(answer)["place"])
         return Traced(answer=answer, places=places, area=area, audit=audit)
 
@@ -354,11 +355,9 @@ class Desk:
     async def _fetch(self, question: FetchDetails, peer: Peer) -> Details:
         kept: OrderedDict[int, _Shown] = peer.memory.get("answers", OrderedDict())
         shown = kept.get(question.audit)
-        if shown is None or shown.token_sha256 != question.token_sha256:
+        if shown is None or shown.token != question.token:
             raise AccessDenied("details are for answers just given", hint="ask the question again")
-        self._check(
-            question.token_sha256, access.Question.DETAILS, purpose=shown.purpose, case=shown.case
-        )
+        self._check(question.token, access.Question.DETAILS, purpose=shown.purpose, case=shown.case)
         if not shown.refs.issuperset(question.refs):
             raise AccessDenied("these details are of another answer")
         by_group: dict[int, list[int]] = {}
@@ -384,7 +383,7 @@ class Desk:
     # ---- counts -----------------------------------------------------------------------------
 
     async def _count(self, question: AskFigures) -> Figures:
-        grant, area = self._check(question.token_sha256, access.Question.FIGURES)
+        grant, area = self._check(question.token, access.Question.FIGURES)
         found = await self._run(self._figures, question.day)
         places, passages = found.places.copy(), found.passages.copy()
         persons: int | None = found.persons
@@ -414,11 +413,11 @@ class Desk:
     # ---- helpers ----------------------------------------------------------------------------
 
     def _check(
-        self, token_sha256: str, question: access.Question, *, purpose: str = "", case: str = ""
+        self, token: str, question: access.Question, *, purpose: str = "", case: str = ""
     ) -> tuple[Grant, str]:
         """The grant of a token and its area. Raises TokenInvalid and AccessDenied."""
         now_ms = self._clock.now_ms()
-        grant = self._registry.grant_by_token(token_sha256, now_ms)
+        grant = self._registry.grant_by_token(access.token_to_hash(token), now_ms)
         area = access.check(grant, question, purpose=purpose, case=case, now_ms=now_ms)
         assert grant is not None
         return grant, area
@@ -447,16 +446,21 @@ def answer_to_digest(
 
 
 def suppress(places: Array, passages: Array) -> None:
-    """Sets the counts of places where fewer than five persons were, and small passage counts.
+    """Hides the counts of places where fewer than five persons were, and small passage counts.
 
-    The whole line goes, because one scan a person would give a hidden number away.
+    The whole line of a place goes, and its control points with it, because one scan a person would
+    give a hidden number away. So does a place's sum of passages where one of its control points is
+    hidden: what the others leave of the sum would be the hidden number.
     """
     assert places.dtype == PLACE_FIGURE and passages.dtype == PASSAGE_FIGURE
     few = places["persons"] < _SMALL
+    hidden = np.isin(passages["place"], places["place"][few]) | (passages["count"] < _SMALL)
+    passages["count"][hidden] = SUPPRESSED
+    has_hidden = np.isin(places["place"], passages["place"][hidden])
+    places["passages"][has_hidden] = SUPPRESSED
     for name in PLACE_FIGURE.names or ():
         if name != "place":
             places[name][few] = SUPPRESSED
-    passages["count"][passages["count"] < _SMALL] = SUPPRESSED
 
 
 def _ask_to_kind(ask: AskPersons) -> access.Question:

@@ -91,6 +91,14 @@ class WireUnknownGateway(InputError):
     wire = 8
 
 
+class WireEpochUsed(InputError):
+    """The spool's next numbers were received before: it is an old copy of another spool."""
+
+    code = "wire.epoch_used"
+    status = 409
+    wire = 9
+
+
 class WireDraining(ServiceError):
     code = "wire.draining"
     wire = 10

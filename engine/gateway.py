@@ -25,6 +25,7 @@ from engine.errors import (
     SettingInvalid,
     StorageError,
     WireAuth,
+    WireEpochUsed,
     WireMalformed,
     WireReplaced,
     WireTooLarge,
@@ -49,7 +50,14 @@ DRAFTS_MAX: Final = 64  # messages that wait for the spool's commit
 BURST: Final = 16  # SCANS between two frames, so that a backlog does not starve a lane
 
 # The engine will say the same again: whoever runs the gateway has to act.
-_FATAL: Final = (WireVersion, WireAuth, WireReplaced, WireUnknownGateway, SettingInvalid)
+_FATAL: Final = (
+    WireVersion,
+    WireAuth,
+    WireReplaced,
+    WireUnknownGateway,
+    WireEpochUsed,
+    SettingInvalid,
+)
 
 _log = Log("gateway")
 T = TypeVar("T")
@@ -68,6 +76,7 @@ class GatewayStats:
     frames_resent: int = 0
     frames_dropped: int = 0  # gave way under pressure
     frames_thinned: int = 0  # more than the engine wants a second
+    skipped: int = 0  # lines that are no record, images that are damaged
     links: int = 0
     nacks: int = 0
     bytes_sent: int = 0
@@ -127,8 +136,8 @@ class Gateway:
     async def run(self) -> GatewayStats:
         """Until everything is durable, `stop` was called, or the drain timeout has passed.
 
-        Raises SettingInvalid, WireAuth, WireUnknownGateway, WireVersion and WireReplaced: what
-        trying again cannot mend. The spool keeps what is not durable.
+        Raises what trying again cannot mend: SettingInvalid, WireAuth, WireUnknownGateway,
+        WireVersion, WireEpochUsed, WireReplaced. The spool keeps what is not durable.
         """
         loop = asyncio.get_running_loop()
         capture = self._capture_task = loop.create_task(self._capture())
@@ -159,6 +168,7 @@ class Gateway:
             self._writer.shutdown()
         self.stats.is_drained = self._is_done()
         self.stats.frames_dropped = self._frames.dropped
+        self.stats.skipped = self._source.skipped
         return self.stats
 
     def stop(self) -> None:
@@ -332,7 +342,7 @@ class Gateway:
             raise WireVersion(f"the engine speaks version {welcome.version}")
         acked = welcome.acked
         if acked[CLASS_DURABLE] >= self._spool.next_seq:
-            raise WireVersion(
+            raise WireEpochUsed(
                 "the engine has received more than this spool ever held",
                 hint="the spool is an old copy: give the gateway a new spool folder",
             )

@@ -7,21 +7,22 @@ the visit rules see the whole person; the column `owner` hides what older layers
 Neighbouring layers are merged while the older is at most MERGE_RATIO times as big as the younger,
 so that there are logarithmically few. No answer depends on how the scans were spread over layers.
 
-Overlaps are searched in visits sorted by place and start, with the longest stay of each place as
-the bound on how far back to look. Answers are packed numpy arrays with the dtypes below.
+Overlaps are searched by native.index in visits sorted by place and start, with the longest stay of
+each place as the bound on how far back to look. Answers are packed numpy arrays with the dtypes
+below.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from engine.clock import DAY_MS, day_to_ms
-from engine.contacts import is_pair, pair_until, pair_up, rank_contacts
+from engine.contacts import CONTACT, PAIR
 from engine.rows import Kind
 from engine.visits import (
     NEVER,
@@ -36,6 +37,8 @@ from engine.visits import (
     derive_distinct,
     distinct,
 )
+from native.contacts import find_contacts
+from native.index import VisitTable
 
 MERGE_RATIO = 4
 NOBODY = -1
@@ -116,13 +119,17 @@ def _spans_to_index(low: Array, high: Array) -> tuple[Array, Array]:
     return which, np.arange(len(which)) + (low - begin)[which]
 
 
+# numpy moves structs field by field where an index or np.concatenate does it, ten times slower than
+# take, compress and the join below, which move bytes.
+def _joined(parts: Iterable[Array], dtype: np.dtype[Any]) -> Array:
+    """The rows of all parts in one array, which cannot be written to."""
+    return np.frombuffer(b"".join([part.data for part in parts]), dtype)
+
+
 class _Layer:
     """Scans and visits of the persons a layer owns; never changed after it is built."""
 
-    __slots__ = (
-        "_bits", "_key", "_longest", "_low", "_shift", "by_person", "end", "ident", "newest",
-        "person", "persons", "places", "scan_first", "scans", "start", "visit_first", "visits",
-    )  # fmt: skip
+    __slots__ = ("ident", "newest", "persons", "scan_first", "scans", "table", "visits")
 
     def __init__(self, ident: int, scans: Array, visits: Array) -> None:
         """scans: SCAN as `distinct` sorts them; visits: VISIT of the same persons, any order."""
@@ -133,65 +140,17 @@ class _Layer:
         self.scan_first = np.append(first, len(scans))
         self.newest = _newest_refs(scans, first)
 
-        visits = visits[
-            np.lexsort((visits["person"], visits["end_ms"], visits["start_ms"], visits["place"]))
-        ]
-        self.visits = visits
-        # Own copies of the searched columns: a field of a struct array is not contiguous.
-        self.start = np.ascontiguousarray(visits["start_ms"])
-        self.end = np.ascontiguousarray(visits["end_ms"])
-        self.person = np.ascontiguousarray(visits["person"])
-        self.by_person = np.argsort(self.person, kind="stable")
-        first = np.flatnonzero(changes(self.person[self.by_person]))
-        self.visit_first = np.append(first, len(visits))
-
-        first = np.flatnonzero(changes(visits["place"]))
-        self.places = visits["place"][first]
-        self._longest = np.maximum.reduceat(self.end - self.start, first)
-        self._index_starts()
-
-    def _index_starts(self) -> None:
-        """One sorted integer a visit: place rank, then start, coarser where 62 bits are too few."""
-        self._low = int(self.start.min())
-        span_bits = (int(self.start.max()) - self._low).bit_length()
-        self._shift = max(0, span_bits + len(self.places).bit_length() - 62)
-        self._bits = span_bits - self._shift
-        rank = np.searchsorted(self.places, self.visits["place"])
-        self._key = self._starts_to_keys(rank, self.start)
-
-    def _starts_to_keys(self, rank: Array, start: Array) -> Array:
-        top = (1 << self._bits) - 1
-        coarse = np.clip((start - self._low) >> self._shift, 0, top)
-        keys: Array = (rank.astype(np.int64) << self._bits) | coarse
-        return keys
-
-    def overlapping(self, places: Array, start: Array, end: Array) -> tuple[Array, Array]:
-        """For each question k the visits at places[k] that overlap [start[k], end[k]).
-
-        Returns question numbers and visit positions, of equal length.
-        """
-        rank = np.minimum(np.searchsorted(self.places, places), len(self.places) - 1)
-        low = self._starts_to_keys(rank, start - self._longest[rank])
-        high = self._starts_to_keys(rank, end - 1)
-        low = np.searchsorted(self._key, low, "left")
-        high = np.searchsorted(self._key, high, "right")
-        high = np.where(self.places[rank] == places, high, low)
-        which, at = _spans_to_index(low, high)
-        hit = (self.start[at] < end[which]) & (self.end[at] > start[which])
-        return which[hit], at[hit]
+        columns = [visits[name] for name in ("person", "end_ms", "start_ms", "place")]
+        # The table reads these bytes for as long as it lives; `visits` shares them, unwritable.
+        packed = visits.take(np.lexsort(columns)).tobytes()
+        self.visits = np.frombuffer(packed, VISIT)
+        self.table = VisitTable(ident, packed)
 
     def scans_of(self, persons: Array) -> Array:
         """All scans of some of the layer's persons."""
         rank = np.searchsorted(self.persons, persons)
         _, at = _spans_to_index(self.scan_first[rank], self.scan_first[rank + 1])
-        scans: Array = self.scans[at]
-        return scans
-
-    def visits_of(self, person: int) -> Array:
-        """Positions of the visits of one of the layer's persons."""
-        rank = int(np.searchsorted(self.persons, person))
-        at: Array = self.by_person[self.visit_first[rank] : self.visit_first[rank + 1]]
-        return at
+        return self.scans.take(at)
 
     def newest_of(self, persons: Array) -> Array:
         newest: Array = self.newest[np.searchsorted(self.persons, persons)]
@@ -242,10 +201,10 @@ class Snapshot:
         """Visits at a place that overlap [from_ms, to_ms)."""
         parts = []
         if 0 <= place < 1 << 32:
-            question = [np.array([v]) for v in (place, _clamped(from_ms), _clamped(to_ms))]
+            span = _clamped(from_ms), _clamped(to_ms)
             for layer in self.layers:
-                _, at = layer.overlapping(*question)
-                parts.append(layer.visits[at[self.is_owned(layer, layer.person[at])]])
+                packed = layer.table.at_place(place, *span, self.owner.data)
+                parts.append(np.frombuffer(packed, VISIT))
         return self._found(parts, limit)
 
     def history(
@@ -282,39 +241,41 @@ class Snapshot:
         """
         numbers = self.persons_of(persons)
         parts = self._visits_of(numbers, from_ms, to_ms, places)
-        case = np.concatenate([np.zeros(0, VISIT), *parts])
-        until = pair_until(case, linger_ms)
-        mine, others = [np.zeros(0, VISIT)], [np.zeros(0, VISIT)]
-        for layer in self.layers:
-            which, at = layer.overlapping(case["place"], case["start_ms"], until)
-            who = layer.person[at]
-            keep = self.is_owned(layer, who) & ~np.isin(who, numbers)
-            beside, other = case[which[keep]], layer.visits[at[keep]]
-            keep = is_pair(beside, other, self._rules.queue_ms)
-            mine.append(beside[keep])
-            others.append(other[keep])
-        other = np.concatenate(others)
-        people, who = self._by_key(other["person"])
-        pairs = pair_up(np.concatenate(mine), other, linger_ms)
-        order, table, pairs = rank_contacts(pairs, who, len(people), min_overlap_ms, window_ms)
-        total = len(order)
-        order, table = order[:limit], table[:limit]
-        pairs = pairs[pairs["contact"] < len(table)]
-        shown = people[order]
-        below = len(people) - total
-        return Met(table, pairs, self.keys[shown], self._newest(shown), total, below, self.lsn)
+        shown, contacts, pairs, total, below = find_contacts(
+            [layer.table for layer in self.layers],
+            _joined(parts, VISIT).data,
+            np.array(numbers, np.uint32).data,
+            self.owner.data,
+            self.keys.data,
+            linger_ms=linger_ms,
+            queue_ms=self._rules.queue_ms,
+            min_ms=min_overlap_ms,
+            window_ms=window_ms,
+            limit=len(self.keys) if limit is None else limit,
+        )
+        people = np.frombuffer(shown, np.uint32)
+        return Met(
+            np.frombuffer(contacts, CONTACT),
+            np.frombuffer(pairs, PAIR),
+            self.keys[people],
+            self._newest(people),
+            total,
+            below,
+            self.lsn,
+        )
 
     def figures(self, day: int) -> Figures:
         """Counts of a civil day: distinct scans by their time, visits and passages by start."""
         low, high = day_to_ms(day), day_to_ms(day + 1)
-        scans, visits = [np.zeros(0, SCAN)], [np.zeros(0, VISIT)]
+        scans, visits = [], []
         for layer in self.layers:
-            time = layer.scans["time_ms"]
-            at = np.flatnonzero((time >= low) & (time < high))
-            scans.append(layer.scans[at[self.is_owned(layer, layer.scans["person"][at])]])
-            at = np.flatnonzero((layer.start >= low) & (layer.start < high))
-            visits.append(layer.visits[at[self.is_owned(layer, layer.person[at])]])
-        return _figures(day, np.concatenate(scans), np.concatenate(visits), self.lsn)
+            for parts, rows, name in (
+                (scans, layer.scans, "time_ms"),
+                (visits, layer.visits, "start_ms"),
+            ):
+                rows = rows.compress((rows[name] >= low) & (rows[name] < high))
+                parts.append(rows.compress(self.is_owned(layer, rows["person"])))
+        return _figures(day, _joined(scans, SCAN), _joined(visits, VISIT), self.lsn)
 
     def last_details_ref(self, person: bytes) -> tuple[int, int] | None:
         """(lsn, row) of the person's newest row, None for a person without any."""
@@ -330,12 +291,11 @@ class Snapshot:
         for number in numbers:
             layer = by_ident.get(int(self.owner[number]))
             if layer is not None:
-                at = layer.visits_of(number)
-                at = at[(layer.start[at] < high) & (layer.end[at] > low)]
-                parts.append(layer.visits[at])
+                packed = layer.table.of_person(number, low, high)
+                parts.append(np.frombuffer(packed, VISIT))
         if places is not None:
             allowed = np.array(sorted(places), np.int64)
-            parts = [part[np.isin(part["place"], allowed)] for part in parts]
+            parts = [part.compress(np.isin(part["place"], allowed)) for part in parts]
         return parts
 
     def _by_key(self, persons: Array) -> tuple[Array, Array]:
@@ -350,16 +310,17 @@ class Snapshot:
     def _newest(self, persons: Array) -> Array:
         """Ref of the newest row of each person that has rows."""
         newest = np.zeros(len(persons), np.uint64)
+        owner = self.owner[persons]
         for layer in self.layers:
-            mask = self.is_owned(layer, persons)
-            newest[mask] = layer.newest_of(persons[mask])
+            at = np.flatnonzero(owner == layer.ident)
+            newest[at] = layer.newest_of(persons[at])
         return newest
 
     def _found(self, parts: list[Array], limit: int | None) -> Found:
-        visits = np.concatenate([np.zeros(0, VISIT), *parts])
+        visits = _joined(parts, VISIT)
         _, position = self._by_key(visits["person"])
         order = np.lexsort((visits["place"], position, visits["end_ms"], visits["start_ms"]))
-        shown = visits[order[:limit]]
+        shown = visits.take(order[:limit])
         people, shown["person"] = self._by_key(shown["person"])
         return Found(shown, self.keys[people], self._newest(people), len(visits), self.lsn)
 
@@ -502,16 +463,20 @@ class CoLocationIndex:
         with self._refreshing:
             self._refresh()
             scans = self._all_scans()
-            kept = scans[scans["time_ms"] >= before_ms]
-            self._rebuild(kept)
+            kept = scans.compress(scans["time_ms"] >= before_ms)
+            if len(kept) < len(scans):
+                self._rebuild(kept)
             return len(scans) - len(kept)
 
     def _all_scans(self) -> Array:
         current = self._snapshot
-        parts = [np.zeros(0, SCAN)]
-        for layer in current.layers:
-            parts.append(layer.scans[current.is_owned(layer, layer.scans["person"])])
-        return np.concatenate(parts)
+        return _joined(
+            [
+                layer.scans.compress(current.is_owned(layer, layer.scans["person"]))
+                for layer in current.layers
+            ],
+            SCAN,
+        )
 
     def _rebuild(self, scans: Array) -> None:
         """A snapshot with one layer of all the given scans, which are those of the current one."""
@@ -534,7 +499,7 @@ class CoLocationIndex:
         owner[: len(current.owner)] = current.owner
         layers, live = list(current.layers), dict(current.live)
         if fresh:
-            scans = np.concatenate(fresh)
+            scans = _joined(fresh, SCAN)
             touched = np.unique(scans["person"])
             parts = [scans]
             for layer in layers:
@@ -542,7 +507,7 @@ class CoLocationIndex:
                 live[layer.ident] -= len(moved)
                 parts.append(moved)
             layers = [layer for layer in layers if live[layer.ident]]
-            scans = distinct(np.concatenate(parts))
+            scans = distinct(_joined(parts, SCAN))
             layers.append(self._layer(scans, owner))
             live[layers[-1].ident] = len(scans)
             while len(layers) > 1 and (
@@ -587,11 +552,11 @@ class CoLocationIndex:
         """Both layers in one. No visit is derived again: no person has scans in both."""
         scans, visits = [], []
         for layer in (older, younger):
-            scans.append(layer.scans[owner[layer.scans["person"]] == layer.ident])
-            visits.append(layer.visits[owner[layer.person] == layer.ident])
-        both = np.concatenate(scans)
-        both = both[np.argsort(both["person"], kind="stable")]
-        return self._owning(both, np.concatenate(visits), owner)
+            scans.append(layer.scans.compress(owner[layer.scans["person"]] == layer.ident))
+            visits.append(layer.visits.compress(owner[layer.visits["person"]] == layer.ident))
+        both = _joined(scans, SCAN)
+        both = both.take(np.argsort(both["person"], kind="stable"))
+        return self._owning(both, _joined(visits, VISIT), owner)
 
     def _owning(self, scans: Array, visits: Array, owner: Array) -> _Layer:
         layer = _Layer(self._next_ident, scans, visits)

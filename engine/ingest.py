@@ -8,15 +8,16 @@ an ACK only after the commit, one for all that a commit settled.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
+import contextlib
 import secrets
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
 import msgspec
 
 from engine import wire
+from engine.access import is_same_hash, token_to_hash
 from engine.clock import Clock
 from engine.decode import DecodePool
 from engine.errors import (
@@ -26,8 +27,8 @@ from engine.errors import (
     StorageError,
     WireAuth,
     WireDraining,
+    WireEpochUsed,
     WireMalformed,
-    WireReplaced,
     WireStoreFull,
     WireUnknownGateway,
     WireVersion,
@@ -35,34 +36,19 @@ from engine.errors import (
 from engine.held import HeldCodes
 from engine.journal import Journal, RecordBatch
 from engine.keys import KeyRing
-from engine.pipeline import Origin, Outcome, Pipeline
+from engine.pipeline import STEP_RECORDS, Origin, Outcome, Pipeline
 from engine.registry import Gateway, Registry
-from engine.session import DURABLE, VOLATILE, Stream
+from engine.session import DURABLE, VOLATILE
 from engine.settings import Settings
+from engine.streams import Streams, StreamState
 from engine.telemetry import Log, Metrics, Sample
 
 HELLO_TIMEOUT_S = 10
 DRAIN_S = 5
 WRITE_MAX = 4_194_304  # bytes a link may leave unread before it is cut
-STREAMS_MAX = 4096  # streams kept in memory; older epochs come back from the log
+TURN_MESSAGES = 64  # of one link in one turn of the loop: no flood holds up other lanes (CP-3)
 
 _log = Log("ingest")
-
-
-class StreamState:
-    """A stream with what its links share: order of release, and whether anything is open."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.link: Link | None = None
-        self.opening = asyncio.Lock()
-        self.settled = asyncio.Event()
-        self.settled.set()
-        self.open_since_ms = 0  # when the oldest message came that is not settled, 0 for none
-        # Frames decode side by side; their batches wait here until all before them are decoded.
-        self.ready: dict[int, RecordBatch | None] = {}
-        self.undecided: list[int] = []
-        self.released = stream.windows[VOLATILE].acked
 
 
 class IngestServer:
@@ -91,7 +77,7 @@ class IngestServer:
         self.is_full = False  # the store refused the last batch
         self._newest_ms: dict[str, int] = {}
         self._heard_ms: dict[str, int] = {}
-        self._streams: dict[tuple[int, int], StreamState] = {}
+        self.streams = Streams(settings, journal)
         self._held: dict[tuple[int, int], HeldCodes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -120,7 +106,7 @@ class IngestServer:
             self._server.close()
         for link in list(self.links):
             link.send(wire.Goaway(code=WireDraining.wire, retry_ms=1000))
-        waits = [state.settled.wait() for state in self._streams.values()]
+        waits = [state.settled.wait() for state in self.streams]
         if waits:
             await asyncio.wait([asyncio.ensure_future(w) for w in waits], timeout=DRAIN_S)
         await asyncio.sleep(0)
@@ -139,10 +125,12 @@ class IngestServer:
         pause_s = self.settings.heartbeat_s
         while True:
             await asyncio.sleep(pause_s)
-            now_ns = self.clock.monotonic_ns()
+            now_ns, now_ms = self.clock.monotonic_ns(), self.clock.now_ms()
             for link in list(self.links):
                 if now_ns - link.heard_ns > 3 * pause_s * 1_000_000_000:
                     link.abort()
+                elif link.gateway and not self.registry.is_enrolled(link.gateway, now_ms):
+                    link.fail(WireAuth("this gateway's right to send has ended"))
                 elif link.state is not None:
                     link.send(wire.Ping(self.clock.now_ms() * 1_000_000))
 
@@ -154,49 +142,16 @@ class IngestServer:
             raise WireDraining("the engine is going down")
         if hello.version != wire.VERSION:
             raise WireVersion(f"this engine speaks version {wire.VERSION}")
-        gateway = self.registry.gateway(hello.gateway)
+        gateway = self.registry.gateway(hello.gateway, self.clock.now_ms())
         if gateway is None:
             raise WireUnknownGateway("this gateway is not in the registry")
-        digest = hashlib.sha256((hello.token or "").encode()).hexdigest()
-        if not gateway.token_sha256 or not hmac.compare_digest(digest, gateway.token_sha256):
+        if not is_same_hash(gateway.token_sha256, token_to_hash(hello.token or "")):
             raise WireAuth("the token does not open this gateway")
         return gateway
 
-    async def open_stream(self, link: Link, gateway: Gateway, epoch: int) -> StreamState:
-        """The stream for a new link. An older link of the same stream is replaced, and what it
-        had taken is settled first, so that WELCOME tells the durable watermark."""
-        state = self._streams.get((gateway.number, epoch))
-        if state is None:
-            self._drop_idle_streams()
-            marks = self.journal.watermarks()
-            acked = tuple(marks.get((gateway.number, epoch, c), 0) for c in (DURABLE, VOLATILE))
-            stream = Stream(
-                (acked[0], acked[1]),
-                scan_credit=self.settings.scan_credit,
-                frame_credit=self.settings.frame_credit,
-                credit_bytes=self.settings.credit_bytes,
-            )
-            state = self._streams[gateway.number, epoch] = StreamState(stream)
-        async with state.opening:
-            if state.link is not None:
-                state.link.fail(WireReplaced("a newer link of this gateway took over"))
-            await state.settled.wait()
-            state.link = link
-            state.stream.open_link()
-        return state
-
-    def _drop_idle_streams(self) -> None:
-        if len(self._streams) < STREAMS_MAX:
-            return
-        for key, state in list(self._streams.items()):
-            if state.link is None and state.stream.is_settled and not state.opening.locked():
-                del self._streams[key]
-
     def held(self, gateway: int, lane: int) -> HeldCodes:
-        key = (gateway, lane)
-        if key not in self._held:
-            self._held[key] = HeldCodes(self.settings.held_gap_ms)
-        return self._held[key]
+        new = HeldCodes(self.settings.held_gap_ms)
+        return self._held.setdefault((gateway, lane), new)
 
     def note_time(self, gateway: Gateway, time_ms: int) -> None:
         if time_ms > self._newest_ms.get(gateway.name, 0):
@@ -233,43 +188,35 @@ class IngestServer:
     # ---- journal ----------------------------------------------------------------------------
 
     def append(self, state: StreamState, cls: int, seq: int, batch: RecordBatch) -> None:
+        state.appending += 1
         self.spawn(self._append(state, cls, seq, batch))
 
     async def _append(self, state: StreamState, cls: int, seq: int, batch: RecordBatch) -> None:
+        failure: StorageError | None = None
         try:
             await self.journal.append(batch)
         except StorageError as error:
-            self._store_failed(error)
+            failure = error
+        finally:
+            state.appending -= 1
+        if failure is not None:
+            self._store_failed(failure)
             return
         self.is_full = False
-        self.settle(state, cls, seq)
-
-    def settle(self, state: StreamState, cls: int, seq: int) -> None:
-        moved = state.stream.windows[cls].settle(seq)
-        if state.stream.is_settled:
-            state.settled.set()
-            state.open_since_ms = 0
-        if moved and state.link is not None:
-            state.link.acknowledge(cls)
+        state.settle(cls, seq)
 
     def _store_failed(self, error: EngineError) -> None:
         """Nothing more is acknowledged: every link ends, every stream goes back to the log."""
         _log.error("store refuses scans", code=error.code)
         self.is_full = True
-        marks = self.journal.watermarks()
-        for (gateway, epoch), state in self._streams.items():
-            for cls in (DURABLE, VOLATILE):
-                state.stream.windows[cls].forget(marks.get((gateway, epoch, cls), 0))
-            state.ready.clear()
-            state.undecided.clear()
-            state.released = state.stream.windows[VOLATILE].acked
-            state.settled.set()
-            state.open_since_ms = 0
+        self.streams.take_back()
+        # A code in view is to be a scan again when its frame comes again (D-5).
+        self._held.clear()
         for link in list(self.links):
             link.fail(WireStoreFull("the store takes no scans now"))
 
     def _samples(self) -> Iterator[Sample]:
-        waiting = sum(len(state.undecided) for state in self._streams.values())
+        waiting = sum(len(state.undecided) for state in self.streams)
         yield "chot_frames_waiting", (), waiting
         states = self.states()
         yield "chot_sessions", (), sum(is_connected for _, _, is_connected in states)
@@ -293,6 +240,8 @@ class Link(asyncio.Protocol):
         self._epoch = 0
         self._transport: asyncio.Transport | None = None
         self._reader = wire.FrameReader(wire.CONTROL_MAX)
+        self._inbox: deque[wire.Message] = deque()
+        self._is_busy = False  # with a large body; what came after it waits
         self._is_opening = False
         self._is_closed = False
         self._to_acknowledge: set[int] = set()
@@ -308,8 +257,7 @@ class Link(asyncio.Protocol):
             transport.abort()
             return
         self.server.links.add(self)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(HELLO_TIMEOUT_S, self._on_hello_timeout)
+        self._timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self._on_hello_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closed = True
@@ -322,18 +270,33 @@ class Link(asyncio.Protocol):
             self.server.note_end(self.gateway)
 
     def data_received(self, data: bytes) -> None:
-        server = self.server
-        self.heard_ns = server.clock.monotonic_ns()
-        server.metrics.count("chot_bytes_received", by=len(data))
+        self.heard_ns = self.server.clock.monotonic_ns()
+        self.server.metrics.count("chot_bytes_received", by=len(data))
+        with contextlib.suppress(InputError):  # met below, behind what came before the fault
+            self._inbox.extend(self._reader.feed(data))
+        self._work_off()
+
+    def _work_off(self) -> None:
+        """What came, in order. Reading goes on once all of it was taken."""
         try:
-            for message in self._reader.feed(data):
-                if self._is_closed:
-                    return
-                server.metrics.count("chot_messages_received", message.type.name)
+            for _ in range(TURN_MESSAGES):
+                if not self._inbox or self._is_busy or self._is_closed:
+                    break
+                message = self._inbox.popleft()
+                self.server.metrics.count("chot_messages_received", message.type.name)
                 self._on_message(message)
-            self._reader.check()
+            if not self._inbox and not self._is_busy and not self._is_closed:
+                self._reader.check()
         except InputError as error:
             self.fail(error)
+        if self._is_closed or self._transport is None:
+            return
+        if not self._inbox and not self._is_busy:
+            self._transport.resume_reading()
+            return
+        self._transport.pause_reading()
+        if not self._is_busy:
+            asyncio.get_running_loop().call_soon(self._work_off)
 
     def send(self, message: wire.Message) -> None:
         if self._is_closed or self._transport is None:
@@ -366,7 +329,7 @@ class Link(asyncio.Protocol):
 
     def _on_hello_timeout(self) -> None:
         if self.state is None:
-            self.abort()
+            self.fail(WireMalformed("no HELLO came in time"))
 
     # ---- opening ----------------------------------------------------------------------------
 
@@ -385,14 +348,14 @@ class Link(asyncio.Protocol):
     async def _open(self, hello: wire.Hello, t1_ns: int) -> None:
         assert self.gateway is not None
         server = self.server
-        state = await server.open_stream(self, self.gateway, hello.epoch)
+        state = await server.streams.open(self, self.gateway.number, hello.epoch)
         if self._is_closed:
             state.link = None if state.link is self else state.link
             return
         windows = state.stream.windows
         if hello.next[DURABLE] <= windows[DURABLE].acked:
             # Its next numbers are used up: what it sends would be dropped as received before.
-            self.fail(WireVersion("this spool is older than what was received; open a new epoch"))
+            self.fail(WireEpochUsed("the next numbers of this spool were received before"))
             return
         if len(self._reader):
             self.fail(WireMalformed("nothing may follow HELLO before WELCOME"))
@@ -452,16 +415,20 @@ class Link(asyncio.Protocol):
     def _origin(self, cls: int, seq: int, first: int) -> Origin:
         assert self.gateway is not None
         post = self.server.registry.post(self.gateway.post) if self.gateway.post else None
-        return Origin(self.gateway.number, self._epoch, cls, seq, first, post.number if post else 0)
+        place = post.number if post else 0
+        return Origin(
+            self.gateway.number, self._epoch, cls, seq, first, place, tuple(self.gateway.lanes)
+        )
 
     def _consume(
         self, seq: int, work: Callable[[Origin], Outcome], *, first: int | None = None
     ) -> None:
         """Class 0: the outcome's answers leave now, its batch goes to the journal."""
-        assert self.state is not None
-        outcome = work(self._origin(DURABLE, seq, first or seq))
+        self._keep(seq, work(self._origin(DURABLE, seq, first or seq)))
+
+    def _keep(self, seq: int, outcome: Outcome) -> None:
         self._answer(DURABLE, seq, outcome)
-        assert outcome.batch is not None
+        assert self.state is not None and outcome.batch is not None
         self.server.append(self.state, DURABLE, seq, outcome.batch)
 
     def _answer(self, cls: int, seq: int, outcome: Outcome) -> None:
@@ -484,14 +451,28 @@ class Link(asyncio.Protocol):
                 broken = error
                 self._consume(message.seq, lambda o: pipeline.take_fault(o, broken))
                 return
-        entries = message.entries
+        entries, body, fault = message.entries, message.body, message.fault
         assert self.gateway is not None
         if len(entries):
             self.server.note_time(self.gateway, int(entries["time_ms"].max()))
-        self._consume(
-            message.seq,
-            lambda o: pipeline.take_records(o, entries, message.body, message.fault),
-        )
+        if len(entries) > STEP_RECORDS:
+            self._is_busy = True
+            self.server.spawn(self._consume_slowly(message))
+        else:
+            self._consume(message.seq, lambda o: pipeline.take_records(o, entries, body, fault))
+
+    async def _consume_slowly(self, scans: wire.Scans) -> None:
+        """A large body in steps, so that other links get their turn between them (CP-3)."""
+        assert self.state is not None
+        origin = self._origin(DURABLE, scans.seq, scans.seq)
+        steps = self.server.pipeline.record_steps(origin, scans.entries, scans.body, scans.fault)
+        for outcome in steps:
+            if outcome is None:
+                await asyncio.sleep(0)
+            elif self.state.stream.windows[DURABLE].is_open(scans.seq):  # else the store failed
+                self._keep(scans.seq, outcome)
+        self._is_busy = False
+        self._work_off()
 
     def _on_lost(self, message: wire.Lost) -> None:
         assert self.state is not None
@@ -507,15 +488,18 @@ class Link(asyncio.Protocol):
     # ---- camera frames ----------------------------------------------------------------------
 
     def _on_frame(self, message: wire.FrameImage) -> None:
-        assert self.gateway is not None and self.state is not None
+        assert self.state is not None
         if not self._take(VOLATILE, message.seq, message.size):
             return
         self.state.undecided.append(message.seq)
-        self.server.spawn(self._frame(self.state, self.gateway, message))
+        self.server.spawn(self._frame(self.state, self.state.undecided, message))
 
-    async def _frame(self, state: StreamState, gateway: Gateway, message: wire.FrameImage) -> None:
+    async def _frame(
+        self, state: StreamState, undecided: list[int], message: wire.FrameImage
+    ) -> None:
         """Decode, judge, answer; then release what is decided up to here, in order."""
-        server = self.server
+        server, gateway = self.server, self.gateway
+        assert gateway is not None
         time_ms = message.ts_ns // 1_000_000
         origin = self._origin(VOLATILE, message.seq, message.seq)
         try:
@@ -525,6 +509,8 @@ class Link(asyncio.Protocol):
                 (gateway.number, message.channel), message.codec, message.image,
                 width=message.width, height=message.height, stride=message.stride,
             )  # fmt: skip
+            if undecided is not state.undecided:
+                return  # the store failed meanwhile; this frame comes again
             new = server.held(gateway.number, message.channel).new(
                 [code.data for code in codes], time_ms
             )
@@ -534,7 +520,7 @@ class Link(asyncio.Protocol):
             server.metrics.count("chot_frames_invalid", error.code)
             outcome = server.pipeline.take_fault(origin, error)
         self._answer(VOLATILE, message.seq, outcome)
-        if message.seq in state.undecided:  # else the store failed meanwhile
+        if undecided is state.undecided:
             state.ready[message.seq] = outcome.batch
             self._release(state)
 
@@ -543,7 +529,7 @@ class Link(asyncio.Protocol):
             seq = state.undecided.pop(0)
             batch = state.ready.pop(seq)
             if batch is None:
-                self.server.settle(state, VOLATILE, seq)
+                state.settle(VOLATILE, seq)
                 continue
             # Frames that showed nothing since the last batch are consumed with this one.
             run = msgspec.structs.replace(batch.run, first=state.released + 1)

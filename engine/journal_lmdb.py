@@ -463,6 +463,6 @@ def _as_seam_error(error: Exception) -> StorageError:
     """The seam knows storage errors only; a day's key that cannot be had is one of them."""
     if isinstance(error, StorageError):
         return error
-    unavailable = StorageUnavailable(f"the journal cannot write: {error!r}")
+    unavailable = StorageUnavailable(f"the journal cannot write: {type(error).__name__}")
     unavailable.__cause__ = error
     return unavailable

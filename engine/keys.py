@@ -427,7 +427,13 @@ def _write_key(path: Path, key: bytes, mode: int = 0o600) -> None:
 def _write_file(path: Path, content: bytes, mode: int) -> None:
     """The whole file or nothing under its name, on the disk when this returns."""
     temporary = path.with_name(f".{path.name}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    # The desk's folder may be another user's, who could have put a link here to a file of ours.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(temporary, flags, 0o600)
+    except FileExistsError:
+        temporary.unlink()
+        fd = os.open(temporary, flags, 0o600)
     try:
         os.fchmod(fd, mode)
         os.write(fd, content)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -42,6 +42,9 @@ from engine.wire import FORM_BIN, FORM_ID, Verdict
 from native.rows import RowBuffer
 
 _SIZE = struct.Struct("<I")
+# Records judged in one turn of the event loop: other lanes wait for a few milliseconds at most,
+# whatever a gateway sends (CP-3).
+STEP_RECORDS = 16
 LOCAL_VERDICT = 1  # flag of a SCAN record: the lane was shown the gateway's own verdict
 
 Tallies = Counter[tuple[int, int, str, int]]  # (place, lane, reason, instant) -> how many
@@ -57,6 +60,7 @@ class Origin:
     seq: int
     first: int  # where the run begins; seq itself but for LOST
     post: int  # place number of the gateway's post, 0 for a back end without one
+    lanes: tuple[int, ...]  # of that post that the gateway serves
 
 
 @dataclass(slots=True)
@@ -170,6 +174,15 @@ class Pipeline:
         fault: index of the first record that could not be read, -1 for none; what stands before it
         is taken, it and the rest are refused with one NACK.
         """
+        return _last(self.record_steps(origin, entries, body, fault))
+
+    def record_steps(
+        self, origin: Origin, entries: np.ndarray, body: bytes, fault: int = -1
+    ) -> Iterator[Outcome | None]:
+        """As take_records, but a caller may do other things between the steps.
+
+        None after every STEP_RECORDS records, and the outcome at the end.
+        """
         records = [Entry._make(entry) for entry in entries.tolist()]
         heads = [(entry.n, entry.lane, entry.time_ms) for entry in records]
         error = WireMalformed("this record and those behind it cannot be read")
@@ -183,13 +196,15 @@ class Pipeline:
     def take_codes(self, origin: Origin, lane: int, time_ms: int, codes: list[bytes]) -> Outcome:
         """Codes that came into view in a camera frame; each is a scan of that lane."""
         heads = [(n, lane, time_ms) for n in range(len(codes))]
-        return self._judge(
-            origin, heads, lambda i: self._scan(origin, heads[i], codes[i], flags=0), []
-        )
+
+        def read(i: int) -> _Candidate:
+            return self._scan(origin, heads[i], codes[i], flags=0)
+
+        return _last(self._judge(origin, heads, read, []))
 
     def take_fault(self, origin: Origin, error: InputError) -> Outcome:
         """A message that is consumed although nothing of it can be read."""
-        return self._judge(origin, [], _never, [Fault(0, error)])
+        return _last(self._judge(origin, [], _never, [Fault(0, error)]))
 
     def take_lost(self, origin: Origin, count: int) -> Outcome:
         """Sequence numbers that the gateway lost: the hole is recorded with its size."""
@@ -199,6 +214,7 @@ class Pipeline:
     # ---- reading a record -------------------------------------------------------------------
 
     def _read_scan(self, origin: Origin, entry: Entry, body: bytes) -> _Candidate:
+        _check_lane(origin, entry.lane)
         flags = Flag.LOCAL_VERDICT if entry.flags & LOCAL_VERDICT else 0
         head = (entry.n, entry.lane, entry.time_ms)
         return self._scan(origin, head, entry.who(body), flags)
@@ -238,6 +254,7 @@ class Pipeline:
         return made
 
     def _read_manual(self, origin: Origin, entry: Entry, body: bytes) -> _Candidate:
+        _check_lane(origin, entry.lane)
         fields, officer, why = decode_manual(entry.who(body), entry.aux(body))
         parsed = people.fields_to_parsed(fields)
         if isinstance(parsed, payloads.Refusal):
@@ -326,7 +343,7 @@ class Pipeline:
         heads: list[tuple[int, int, int]],
         read: Callable[[int], _Candidate],
         faults: list[Fault],
-    ) -> Outcome:
+    ) -> Iterator[Outcome | None]:
         """heads: (n, lane, time_ms) of each record; read: the record at an index, or raises."""
         outcome = Outcome(faults=faults)
         taken: list[_Candidate] = []
@@ -337,6 +354,8 @@ class Pipeline:
         newest_ms = now_ms + self._settings.clock_ahead_max_s * 1000
         oldest_day = ms_to_day(now_ms) - self._settings.retention_days
         for i, (n, lane, time_ms) in enumerate(heads):
+            if i and not i % STEP_RECORDS:
+                yield None
             try:
                 if time_ms > newest_ms:
                     raise WireClock("event time is ahead of the engine's clock")
@@ -358,7 +377,7 @@ class Pipeline:
             outcome.batch = self._batch(origin, taken, tallies)
         for verdict in outcome.verdicts:
             self._metrics.count("chot_verdicts", verdict.verdict)
-        return outcome
+        yield outcome
 
     def _lights(self, taken: list[_Candidate]) -> list[Verdict]:
         """Accepted or seen, for those who stand at a post; a venue's check-in has no light."""
@@ -413,6 +432,18 @@ def _post(origin: Origin) -> int:
     if not origin.post:
         raise _Refused("unknown_place")
     return origin.post
+
+
+def _check_lane(origin: Origin, lane: int) -> None:
+    """Raises WireMalformed: a gateway speaks for the lanes that the registry gave it."""
+    if lane not in origin.lanes and _post(origin):
+        raise WireMalformed("this gateway does not serve that lane")
+
+
+def _last(steps: Iterator[Outcome | None]) -> Outcome:
+    *_, outcome = steps
+    assert outcome is not None
+    return outcome
 
 
 def _never(index: int) -> _Candidate:

@@ -42,7 +42,7 @@ SUPPRESSED: Final = (1 << 32) - 1
 _HANDLE_SIZE: Final = 26  # base32 letters of a 16-byte key, without padding
 
 Instant = Annotated[int, Meta(ge=-(1 << 60), le=1 << 60)]
-Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Token = Annotated[str, Meta(min_length=1, max_length=256)]
 Word = Annotated[str, Meta(max_length=64)]
 
 
@@ -61,9 +61,12 @@ class PersonRef(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="ask"):
-    """What every question of a token's owner carries."""
+    """What every question of a token's owner carries.
 
-    token_sha256: Hash
+    The token itself and not its hash, which the registry holds: knowing that must open nothing.
+    """
+
+    token: Token
 
 
 class AskPersons(Ask, frozen=True, kw_only=True):

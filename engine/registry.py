@@ -359,6 +359,11 @@ class Registry:
         found = self._at(("gateway", name), at_ms)
         return found if isinstance(found, Gateway) else None
 
+    def is_enrolled(self, gateway: Gateway, at_ms: int) -> bool:
+        """Whether what a session was opened with still opens one: in force, with this token."""
+        known = self.gateway(gateway.name, at_ms)
+        return known is not None and known.token_sha256 == gateway.token_sha256
+
     def gateway_name(self, number: int) -> str | None:
         return self._gateway_names.get(number)
 

@@ -1,10 +1,13 @@
 """Retention: days that are over long enough are forgotten, on schedule and without being asked.
 
 The journal destroys the day's keys and empties its groups; the index drops what it derived from
-them. Both may be repeated. What arrives later for such a day is refused by the pipeline.
+them, even while the disk refuses the first. Both may be repeated. What arrives later for such a day
+is refused by the pipeline.
 """
 
 from __future__ import annotations
+
+import asyncio
 
 from engine.clock import Clock, day_to_ms, ms_to_day
 from engine.index import CoLocationIndex
@@ -24,12 +27,22 @@ class Retention:
         self._index = index
         self._clock = clock
         self._keep_days = keep_days
+        self._index_before_ms = 0  # what the index has forgotten already
 
     async def run(self) -> int:
-        """Forgets what is due; the number of groups emptied. Raises StorageUnavailable."""
+        """Forgets what is due; the number of groups emptied. Raises StorageError.
+
+        After an error the keys of those days may be gone while their groups are not yet empty;
+        the next run goes on there.
+        """
         before_ms = day_to_ms(ms_to_day(self._clock.now_ms()) - self._keep_days)
-        groups = await self._journal.expire(before_ms)
+        try:
+            groups = await self._journal.expire(before_ms)
+        finally:
+            if before_ms > self._index_before_ms:
+                # A month of scans is derived anew, and the lanes do not wait for that.
+                await asyncio.to_thread(self._index.expire, before_ms)
+                self._index_before_ms = before_ms
         if groups:
-            self._index.expire(before_ms)
             _log.info("days forgotten", groups=groups)
         return groups

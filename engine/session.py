@@ -53,7 +53,7 @@ class Window:
         if seq <= self.received:
             self._grant_bytes()
             return False
-        if seq > self.limit and first == seq:
+        if seq > self.limit:
             raise WireOverCredit(f"sequence number {seq} is beyond {self.limit}")
         if self._is_gapless and first > self.received + 1:
             raise WireGap(f"got sequence number {first} after {self.received}")
@@ -82,6 +82,17 @@ class Window:
     def _grant_bytes(self) -> None:
         grant = self._bytes_received - self._bytes_open + self._credit_bytes
         self.byte_limit = max(self.byte_limit, grant)
+
+    def is_open(self, seq: int) -> bool:
+        """Taken, not settled and not forgotten."""
+        return seq in self._open_bytes
+
+    def catch_up(self, durable: int) -> None:
+        """What the log holds was received. Only while nothing is open."""
+        assert not self._open
+        self.received = max(self.received, durable)
+        self.acked = max(self.acked, durable)
+        self.limit = max(self.limit, self.acked + self._credit)
 
     def forget(self, durable: int) -> None:
         """Back to what is durable: the store refused what was open."""

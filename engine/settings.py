@@ -32,9 +32,9 @@ def _help(text: str) -> Meta:
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. Raises SettingInvalid through `load` only."""
 
-    data: Annotated[str, _help("folder of the store: scans, control log, keys, sockets")] = (
-        "var/chot"
-    )
+    data: Annotated[
+        str, Meta(min_length=1), _help("folder of the store: scans, control log, keys, sockets")
+    ] = "var/chot"
     ingest_host: Annotated[str, _help("address for CKP/1; loopback only until TLS is there")] = (
         "127.0.0.1"
     )
@@ -130,8 +130,10 @@ def load(
     try:
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
-        name = str(error).rpartition("$.")[2].rstrip("`")
-        raise SettingInvalid(f"{origins.get(name, name)}: {error}") from None
+        what, _, path = str(error).rpartition(" - at `$.")
+        name = path.rstrip("`")
+        what = what.replace("Expected `int`", "a whole number").replace("Expected `str`", "a text")
+        raise SettingInvalid(f"{origins.get(name, name)}: {name} takes {what}") from None
     lines = [
         Origin(name, getattr(settings, name), default, origins.get(name, "default"), text)
         for name, (_, default, text) in table.items()

@@ -69,9 +69,15 @@ class Records:
 
 
 class Source(Protocol):
-    """is_live: the world does not wait. Of a recording the gateway reads no more than it needs."""
+    """is_live: the world does not wait. Of a recording the gateway reads no more than it needs.
+
+    skipped: lines that were no record, images that were damaged.
+    """
 
     is_live: bool
+
+    @property
+    def skipped(self) -> int: ...
 
     def items(self) -> AsyncIterator[Picture | Records]:
         """What was captured, in order; ends when the source does."""
@@ -210,6 +216,10 @@ class FrameSource:
         self._clock = clock
         self._start_ms = start_ms
         self._sleep = sleep
+
+    @property
+    def skipped(self) -> int:
+        return self.damaged
 
     async def items(self) -> AsyncIterator[Picture | Records]:
         start_ns = (self._clock.now_ms() if self._start_ms is None else self._start_ms) * 1_000_000
@@ -396,6 +406,10 @@ class RecordSource:
         self._lane = lane
         self._clock = clock
         self._sleep = sleep
+
+    @property
+    def skipped(self) -> int:
+        return self.refused
 
     async def items(self) -> AsyncIterator[Picture | Records]:
         room = RECORDS_PER_BODY

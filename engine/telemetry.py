@@ -7,12 +7,14 @@ posts, lanes, codes and numbers only. Keys that are not declared here cannot be 
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -117,11 +119,15 @@ LOG_KEYS: Final = frozenset(
 )
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 class Log:
     """`event key=value ...` lines on one logger.
 
-    Values are numbers or short words; strings are quoted when they hold blanks and cut at 200
-    characters. Raises KeyError for a key that LOG_KEYS does not declare.
+    Values are numbers or short words; strings are quoted when they hold blanks, cut at 200
+    characters and without control characters. Raises KeyError for a key that LOG_KEYS does not
+    declare.
     """
 
     def __init__(self, name: str) -> None:
@@ -146,7 +152,7 @@ class Log:
 
 
 def _value(value: object) -> str:
-    text = str(value)[:200].replace("\n", " ").replace("\r", " ")
+    text = _CONTROL.sub(" ", str(value)[:200])
     return f'"{text}"' if " " in text or not text else text
 
 
@@ -161,3 +167,13 @@ def setup_logging(level: int = logging.INFO) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     root.propagate = False
+
+
+def log_faults(loop: asyncio.AbstractEventLoop) -> None:
+    """Exceptions that nobody took are told by class alone: their words may hold anything."""
+    log = Log("loop")
+
+    def tell(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        log.error("fault", problem=type(context.get("exception")).__name__)
+
+    loop.set_exception_handler(tell)

@@ -162,7 +162,7 @@ def distinct(scans: Array) -> Array:
     minor |= scans["kind"]
     order = np.lexsort((scans["ref"], minor, time, pair))
     first = np.flatnonzero(changes(pair[order], time[order], minor[order]))
-    kept = scans[order[first]]
+    kept = scans.take(order[first])  # not by index: numpy would move structs field by field
     vehicle = scans["vehicle"][order].astype(np.int64)
     vehicle[vehicle == 0] = NEVER
     vehicle = np.minimum.reduceat(vehicle, first)

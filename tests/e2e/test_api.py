@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine import access, client
@@ -289,10 +290,10 @@ def test_without_a_record_there_is_no_answer(stand: Stand, question: str) -> Non
 
 
 def test_details_are_for_the_answer_that_named_them(stand: Stand) -> None:
-    token = access.token_to_hash(stand.tokens[TRACER])
-    other = access.token_to_hash(stand.tokens["ttyt-vinh-linh"])
+    token = stand.tokens[TRACER]
+    other = stand.tokens["ttyt-vinh-linh"]
     ask = AskVenue(
-        token_sha256=token,
+        token=token,
         purpose="case",
         case="BN-1",
         from_ms=0,
@@ -310,7 +311,10 @@ def test_details_are_for_the_answer_that_named_them(stand: Stand) -> None:
         assert isinstance(traced, Traced)
         refs = tuple(unpack(traced.answer.packed, "newest").tolist())
         audit = traced.audit
-        assert (await mine.ask(FetchDetails(token_sha256=token, audit=audit, refs=refs))).groups
+        assert (await mine.ask(FetchDetails(token=token, audit=audit, refs=refs))).groups
+        stored = access.token_to_hash(token)  # what the registry holds opens nothing
+        with pytest.raises(TokenInvalid):
+            await mine.ask(msgspec.structs.replace(ask, token=stored))
         for link, who, number, wanted in (
             (theirs, token, audit, refs),
             (mine, other, audit, refs),
@@ -318,7 +322,7 @@ def test_details_are_for_the_answer_that_named_them(stand: Stand) -> None:
             (mine, token, audit, (*refs, refs[0] + 1)),
         ):
             with pytest.raises(AccessDenied):
-                await link.ask(FetchDetails(token_sha256=who, audit=number, refs=wanted))
+                await link.ask(FetchDetails(token=who, audit=number, refs=wanted))
         await mine.close()
         await theirs.close()
 

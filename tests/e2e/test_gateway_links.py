@@ -15,6 +15,7 @@ from engine import wire
 from engine.clock import ManualClock
 from engine.errors import (
     WireAuth,
+    WireEpochUsed,
     WireReplaced,
     WireUnknownGateway,
     WireVersion,
@@ -43,7 +44,13 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.mark.parametrize(
     ("code", "kind"),
-    [(1, WireVersion), (2, WireAuth), (3, WireReplaced), (8, WireUnknownGateway)],
+    [
+        (1, WireVersion),
+        (2, WireAuth),
+        (3, WireReplaced),
+        (8, WireUnknownGateway),
+        (9, WireEpochUsed),
+    ],
 )
 @pytest.mark.parametrize("when", ["instead of WELCOME", "in the session"])
 def test_what_trying_again_cannot_mend_ends_the_gateway(
@@ -200,7 +207,7 @@ def test_a_welcome_that_cannot_be_lived_with(rig: Rig, change: dict[str, Any]) -
 
     async def test() -> None:
         async with Server(scripts(script)) as server:
-            with pytest.raises(WireVersion):
+            with pytest.raises((WireVersion, WireEpochUsed)):
                 await rig.start(server.port, Feed())
             assert server.links[0].got == []
 
@@ -287,12 +294,12 @@ def test_reconnecting_doubles_up_to_thirty_seconds_and_begins_anew_after_progres
 
 def test_heartbeats_both_ways_and_a_silent_engine_is_dead(rig: Rig) -> None:
     async def silent(peer: Peer) -> None:
-        peer.welcome(hb_s=0.1)
+        peer.welcome(hb_s=0.2)
         peer.send(wire.Ping(1234))
         await peer.until_closed()
 
     async def alive(peer: Peer) -> None:
-        peer.welcome(hb_s=0.1)
+        peer.welcome(hb_s=0.2)
         seen = 0
         while seen < 5:  # longer than it takes to be declared dead
             await peer.until(lambda n=seen: len(peer.of(wire.Ping)) > n)

@@ -41,6 +41,7 @@ class Feed:
 
     def __init__(self, items: list[Picture | Records] = [], *, is_live: bool = True) -> None:  # noqa: B006
         self.is_live = is_live
+        self.skipped = 0
         self.taken = 0
         self._queue: asyncio.Queue[Picture | Records | None] = asyncio.Queue()
         self.put(*items)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Answers to the smoke parameters. One that changes without a change of workload or clips is a bug.
 CHECKSUMS = {
     "decode": "942b6b95c81fdf88",
-    "commit": "aa7c3a3b353db4f7",
+    "commit": "e10364f0339e7f29",
     "contacts": "f3ef1064e6d6f7ee",
 }
 

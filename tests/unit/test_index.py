@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms, ms_to_day
-from engine.contacts import CONTACT, PAIR, PairFlag, Tier, rank_contacts
+from engine.contacts import CONTACT, PAIR, PairFlag, Tier
 from engine.index import CoLocationIndex, ref_to_position
 from engine.rows import ROW
 from engine.visits import PlaceRule, PlaceRules, VisitFlag, VisitRules
@@ -376,8 +376,10 @@ def test_one_writer_and_many_readers():
 
 
 def test_nobody_met_nobody():
-    order, table, pairs = rank_contacts(np.zeros(0, PAIR), np.zeros(0, np.int64), 0, 0, DAY_MS)
-    assert (len(order), table.dtype, len(pairs)) == (0, CONTACT, 0)
     index = CoLocationIndex(PLACES, RULES)
     assert len(index.venue(3, 0, 10).visits) == 0
-    assert len(index.contacts([KEYS[0]], 0, 10).contacts) == 0
+    for _ in range(2):
+        met = index.contacts([KEYS[0]], 0, 10)
+        assert (len(met.contacts), met.contacts.dtype) == (0, CONTACT)
+        assert (len(met.pairs), met.pairs.dtype, met.total, met.below) == (0, PAIR, 0, 0)
+        index.apply(Group(1, scans_to_rows([Scan(KEYS[0], 1, 3, 0, 1, 2)])))

@@ -49,7 +49,7 @@ from engine.questions import (
 )
 from engine.registry import Category, Venue
 
-HASH = "ab" * 32
+TOKEN = "ab" * 32
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_messages_travel_as_they_are(path: Path) -> None:
     async def work(client: QuestionClient) -> None:
         assert await client.ask(AskMetrics()) == MetricsText(b"up 1\n")
         assert await client.ask(RegistryChange((venue, venue))) == RegistryTaken(2, 0)
-        reply = await client.ask(FetchDetails(token_sha256=HASH, audit=1, refs=(5, 6)))
+        reply = await client.ask(FetchDetails(token=TOKEN, audit=1, refs=(5, 6)))
         assert reply == Details((SealedDetails(1, 2, 3, b"sealed", b"aad"),), (6,))
         assert await client.ask(AskHealth()) == Health({"uid": os.geteuid()})
 
@@ -141,16 +141,16 @@ def test_a_slow_answer_does_not_hold_up_the_others(path: Path) -> None:
 def test_errors_come_back_as_themselves(path: Path) -> None:
     async def work(client: QuestionClient) -> None:
         with pytest.raises(AccessDenied) as denied:
-            await client.ask(AskPlaces(token_sha256=HASH, text="deny"))
+            await client.ask(AskPlaces(token=TOKEN, text="deny"))
         assert (str(denied.value), denied.value.hint) == ("no", "ask the controller")
         with pytest.raises(RegistryInvalid) as invalid:
-            await client.ask(AskPlaces(token_sha256=HASH, text="rows"))
+            await client.ask(AskPlaces(token=TOKEN, text="rows"))
         assert invalid.value.rows == ["line 1: a", "line 2: b"]
         with pytest.raises(EngineError) as broken:
-            await client.ask(AskPlaces(token_sha256=HASH, text="break"))
+            await client.ask(AskPlaces(token=TOKEN, text="break"))
         assert "079199999123" not in str(broken.value)
         with pytest.raises(QuestionInvalid, match="too large"):
-            await client.ask(AskPlaces(token_sha256=HASH, text="big"))
+            await client.ask(AskPlaces(token=TOKEN, text="big"))
         assert await client.ask(AskMetrics()) == MetricsText(b"up 1\n")
 
     assert run(path, work) == ["RuntimeError"]
@@ -177,13 +177,13 @@ def test_any_text_is_a_handle_or_refused(text: str) -> None:
         try:
             assert len(questions.handle_to_key(given_text)) == 16
         except QuestionInvalid as error:
-            assert not text or len(text) < 4 or text not in str(error)
+            assert str(error) == "that is not the handle of a person", "it quotes nothing"
 
 
 def test_a_question_that_cannot_be_read_is_refused_without_quoting_it(path: Path) -> None:
     person = PersonRef("cccd", "079199999123", "far too long")
     question = AskPerson(
-        token_sha256=HASH,
+        token=TOKEN,
         purpose="case",
         case="BN-1",
         from_ms=0,
@@ -280,9 +280,9 @@ FRAMES = st.one_of(
         lambda number, ask: frame(msgspec.msgpack.encode((number, ask))),
         st.integers(-5, 1 << 40),
         st.dictionaries(
-            st.sampled_from(["ask", "text", "limit", "token_sha256", "changes", "x"]),
+            st.sampled_from(["ask", "text", "limit", "token", "changes", "x"]),
             st.one_of(
-                st.sampled_from(["places", "metrics", "registry_change", HASH]),
+                st.sampled_from(["places", "metrics", "registry_change", TOKEN]),
                 st.integers(-1, 3),
                 st.lists(st.integers(0, 9), max_size=2),
             ),

@@ -65,13 +65,26 @@ def test_bytes_are_credit_too() -> None:
     assert w.take(2, 600)
 
 
-def test_a_lost_range_may_be_longer_than_the_credit() -> None:
-    w = window(credit=2)
-    assert w.take(100, 0, first=1)
-    w.settle(100)
-    assert w.acked == 100
+def test_a_lost_range_stays_within_the_credit_and_leaves_no_gap() -> None:
+    w = window(credit=8)
+    with pytest.raises(WireOverCredit):
+        w.take(100, 0, first=1)
+    assert w.take(6, 0, first=1)
+    w.settle(6)
+    assert w.acked == 6
     with pytest.raises(WireGap):
-        w.take(105, 0, first=103)
+        w.take(12, 0, first=8)
+
+
+def test_a_window_catches_up_with_the_log() -> None:
+    w = window(credit=2)
+    w.take(1, 10)
+    w.forget(0)
+    w.catch_up(1)  # its append came through after all
+    assert (w.received, w.acked, w.limit) == (1, 1, 3)
+    assert not w.take(1, 10)
+    w.catch_up(0)
+    assert w.acked == 1
 
 
 def test_a_new_link_counts_bytes_anew_and_keeps_what_is_open() -> None:

@@ -19,9 +19,12 @@ RANKS = [
     ["decode", "held", "dedup", "keys", "group", "journal", "tallies", "index", "access"],
     ["store_lmdb", "journal_lmdb", "control_lmdb", "spool_lmdb", "registry", "registry_csv"],
     ["tracing", "pipeline", "retention", "verify"],
-    ["questions", "answers", "desk", "ingest", "openapi", "api", "client", "admin"]
-    + ["sources", "gateway_config", "link", "gateway"],
-    ["app", "demo", "cli", "__main__"],
+    [
+        *["questions", "desk", "streams", "ingest"],
+        *["answers", "openapi", "api", "client", "admin"],
+        *["sources", "gateway_config", "link", "gateway"],
+    ],
+    ["app", "demo", "cli_parser", "cli_registry", "cli_trace", "cli", "__main__"],
 ]
 PLACE = {name: (rank, i) for rank, names in enumerate(RANKS) for i, name in enumerate(names)}
 

@@ -1,0 +1,135 @@
+"""`chot registry`: tables, tokens, gateway files and venue codes of a running engine.
+
+It speaks to the engine through the socket in its data folder, so it is for the engine's owner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from engine.cli_parser import (
+    Parser,
+    UseError,
+    add_command,
+    add_settings_options,
+    check_out,
+    load_settings,
+    words,
+)
+
+# Those of engine.registry_csv, which takes long to import; a test compares.
+TABLES: Final = ("areas", "posts", "venues", "gateways", "rules", "grants")
+_DATA_HELP: Final = "data folder of the running engine (setting: data)"
+
+
+def add_registry(commands: Any) -> None:
+    """The subcommand and its actions."""
+    parser = add_command(
+        commands,
+        "registry",
+        None,
+        "posts, venues, gateways, rules and grants of a running engine",
+        "Changes and shows the registry of a running engine, through the socket in its data\n"
+        "folder: for the user who runs the engine. Tables: docs/examples/registry.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
+
+    def add(name: str, summary: str, text: str = "", example: str = "") -> Parser:
+        shown = f"example:\n  {example}" if example else ""
+        return add_command(actions, name, run_registry, summary, text, shown)
+
+    take = add(
+        "import",
+        "CSV tables in, all of a table or nothing",
+        "Takes CSV tables in. A table with faults is not taken at all; each fault is a line on\n"
+        "stderr. Importing the same again changes nothing. Nothing is ever deleted: give an\n"
+        "end with valid_to.",
+        "chot registry import docs/examples/registry",
+    )
+    take.add_argument(
+        "source", type=Path, metavar="PATH", help="a table such as venues.csv, or a folder of them"
+    )
+    show = add(
+        "list",
+        "the newest records of a table, as CSV",
+        "The newest records of a table as CSV, which chot registry import takes again.",
+        "chot registry list venues > venues.csv",
+    )
+    show.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    token = add(
+        "token",
+        "a new token for a grant, shown once",
+        "A new token for a grant (a person's role, unit and area). It is shown once and kept\n"
+        "nowhere; the grant's older token stops working.",
+        "chot registry token cdc-truy-vet --out tracer.token",
+    )
+    token.add_argument("grant", type=words(1, 64), metavar="GRANT", help="its name")
+    token.add_argument(
+        "--out", type=Path, metavar="FILE", help="file of mode 0600 (without it: stdout)"
+    )
+    enrol = add(
+        "enrol",
+        "a gateway's TOML file, with a new token",
+        "Writes the TOML file with which a gateway runs: name, new token, the engine's address\n"
+        "and key. The gateway's older token stops working.",
+        "chot registry enrol vl-1a-1 --out lane1.toml",
+    )
+    enrol.add_argument("gateway", type=words(1, 64), metavar="GATEWAY", help="its name")
+    enrol.add_argument("--out", type=Path, required=True, metavar="FILE", help="file of mode 0600")
+    enrol.add_argument(
+        "--spool", type=Path, metavar="DIR", help="folder of its spool (FILE's name with .spool)"
+    )
+    add(
+        "codes",
+        "text of every venue's code, for posters",
+        "A line for each venue: its number, a tab, and the text to print as a QR code. All\n"
+        "characters are of the QR alphanumeric mode.",
+    )
+    for action in actions.choices.values():
+        add_settings_options(action, data=_DATA_HELP)
+
+
+def run_registry(options: argparse.Namespace) -> int:
+    """0 when the engine did it."""
+    import asyncio
+
+    data = Path(load_settings(options).data)
+    if options.action == "import" and not options.source.exists():
+        raise UseError(f"there is no file or folder {options.source}")
+    if getattr(options, "out", None) is not None:
+        # Before the token changes: the old one would be lost together with the new one.
+        check_out(options.out)
+    return asyncio.run(_registry(options, data))
+
+
+async def _registry(options: argparse.Namespace, data: Path) -> int:
+    from engine import admin, registry_csv
+
+    async with admin.connect(data) as owner:
+        match options.action:
+            case "import":
+                taken = await admin.change(owner, admin.read_tables(options.source))
+                print(f"{taken.written} records written, {taken.known} were there already")
+            case "list":
+                records = await admin.records(owner, admin.table_to_kind(options.table))
+                sys.stdout.write(registry_csv.write_csv(options.table, records))
+            case "token":
+                token = await admin.issue_token(owner, options.grant)
+                if options.out is None:
+                    print(token)
+                else:
+                    admin.write_secret(options.out, token + "\n")
+                    print(f"{options.out} holds the token of {options.grant}")
+            case "enrol":
+                # The gateway may be started from another folder.
+                spool = (options.spool or options.out.with_suffix(".spool")).absolute()
+                text = await admin.enrol_gateway(owner, options.gateway, spool=spool)
+                admin.write_secret(options.out, text)
+                print(f"{options.out} is written; run it with: chot gateway {options.out}")
+            case "codes":
+                for place, code in sorted((await admin.venue_codes(owner)).items()):
+                    print(f"{place}\t{code}")
+    return 0

@@ -1,0 +1,280 @@
+"""`chot trace`: a tracer's questions, put to the HTTP API.
+
+Persons are read from standard input, the token from a file or the environment: neither ever stands
+on a command line, which every user of a machine can read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from engine.cli_parser import (
+    Parser,
+    UseError,
+    add_command,
+    instant,
+    stdin,
+    whole,
+    words,
+)
+from engine.errors import TokenInvalid
+
+URL: Final = "http://127.0.0.1:7480"
+KINDS: Final = ("cccd", "qid", "passport", "bhyt", "handle")
+PERSONS_MAX: Final = 16
+_STDIN_MAX: Final = 65_536
+_PLACE_MAX: Final = 0xFFFF_FFFF
+_EXAMPLE: Final = "cccd 045190999001"
+
+_PERSON_HELP: Final = """
+The person is read from standard input, never from the command line: a line of
+kind and number. Further lines are other documents of the same person.
+  cccd 045190999001       ID card
+  qid 162999965430803382  national personal code
+  passport C1999123 VNM   passport and its country
+  bhyt TE4469915298967    health insurance
+  handle 6y53yu5n...      what an answer calls a person"""
+
+_QUESTIONS: Final = {
+    "venue": (
+        "who was at a place between two times",
+        "Who was at this place, a venue or a post, between two times?",
+        "chot trace venue 1013 --from 2021-07-01T06:00 --to 2021-07-01T09:00 \\\n"
+        "    --case BN-1234 --token-file tracer.token",
+    ),
+    "person": (
+        "where a person was",
+        f"Where was this person between two times?\n{_PERSON_HELP}",
+        f"echo {_EXAMPLE} | chot trace person --from 2021-07-01 --to 2021-07-15 \\\n"
+        "    --case BN-1234 --token-file tracer.token",
+    ),
+    "contacts": (
+        "who met a person, for how many minutes, where",
+        "Who met this person, for how many minutes, and where? These are candidates;\n"
+        f"a person decides.\n{_PERSON_HELP}",
+        f"echo {_EXAMPLE} | chot trace contacts --from 2021-07-01 --to 2021-07-15 \\\n"
+        "    --case BN-1234 --token-file tracer.token --format csv > contacts.csv",
+    ),
+}
+
+
+def add_trace(commands: Any) -> None:
+    """The subcommand and its three questions."""
+    parser = add_command(
+        commands,
+        "trace",
+        None,
+        "a tracer's questions, put to the API",
+        "A tracer's questions, put to the API of a running engine. Names, phones and numbers\n"
+        "are masked unless --unmasked; every question is recorded with who asked and why.",
+    )
+    questions = parser.add_subparsers(
+        dest="question", metavar="QUESTION", required=True, title="questions"
+    )
+    for name, (summary, text, example) in _QUESTIONS.items():
+        question = add_command(questions, name, run_trace, summary, text, f"example:\n  {example}")
+        if name == "venue":
+            question.add_argument(
+                "place", metavar="PLACE", type=_place, help="number of a venue, or code of a post"
+            )
+        else:
+            question.set_defaults(
+                surplus="the person is read from standard input, never from the command line"
+            )
+        _add_span(question)
+        if name == "contacts":
+            _add_rule(question)
+        _add_access(question)
+
+
+def _add_span(parser: Parser) -> None:
+    group = parser.add_argument_group("what is asked")
+    group.add_argument(
+        "--from",
+        dest="start",
+        required=True,
+        metavar="TIME",
+        type=instant,
+        help="2021-07-01 or 2021-07-01T08:30, time of Việt Nam",
+    )
+    group.add_argument(
+        "--to",
+        dest="end",
+        required=True,
+        metavar="TIME",
+        type=instant,
+        help="the first instant that is not asked about any more; at most 366 days later",
+    )
+    group.add_argument(
+        "--case",
+        required=True,
+        type=words(1, 64),
+        metavar="NUMBER",
+        help="number of the case or notice, as in BN-1234; no number of a person",
+    )
+    group.add_argument(
+        "--purpose",
+        choices=["case", "notice"],
+        default="case",
+        help="why: tracing a case (default), or a public notice",
+    )
+    group.add_argument(
+        "--limit",
+        type=whole(1, 10_000),
+        default=1000,
+        metavar="ROWS",
+        help="rows at most, up to 10000 (1000)",
+    )
+
+
+def _add_rule(parser: Parser) -> None:
+    group = parser.add_argument_group("contact rule (docs/tracing.md)")
+    minutes = whole(0, 1440)
+    group.add_argument(
+        "--profile",
+        default="",
+        type=words(0, 64),
+        metavar="NAME",
+        help="rule by name; if not given the national one in force at --to",
+    )
+    group.add_argument(
+        "--min-minutes",
+        type=minutes,
+        metavar="MINUTES",
+        help="together for at least so long, in place of the rule's",
+    )
+    group.add_argument(
+        "--linger-minutes",
+        type=minutes,
+        metavar="MINUTES",
+        help="how long after the person left still counts, in place of the rule's",
+    )
+
+
+def _add_access(parser: Parser) -> None:
+    group = parser.add_argument_group("answer and access")
+    group.add_argument(
+        "--format",
+        choices=["table", "json", "csv"],
+        default="table",
+        help="table (default); json: the API's answer; csv: a line of evidence each",
+    )
+    group.add_argument(
+        "--unmasked", action="store_true", help="names, phones and numbers in full, if you may"
+    )
+    group.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="file with your token (without it: the environment's CHOT_TOKEN)",
+    )
+    group.add_argument("--url", metavar="URL", help=f"address of the API (CHOT_URL, else {URL})")
+
+
+def run_trace(options: argparse.Namespace) -> int:
+    """0 with an answer, even an empty one."""
+    from engine import client
+
+    url = options.url or os.environ.get("CHOT_URL") or URL
+    token, body = _read_token(options), _options_to_body(options)
+    try:
+        answer = client.trace(url, token, options.question, body)
+    except TokenInvalid as error:
+        raise TokenInvalid(str(error), hint="a new one: chot registry token GRANT") from None
+    sys.stdout.write(client.render(options.question, answer, options.format))
+    return 0
+
+
+def _read_token(options: argparse.Namespace) -> str:
+    if options.token_file is None:
+        token = os.environ.get("CHOT_TOKEN", "").strip()
+        if not token:
+            raise UseError("no token: give --token-file FILE or set CHOT_TOKEN")
+        return token
+    try:
+        with options.token_file.open("rb") as file:
+            token = file.read(4096).decode().strip()
+    except OSError as error:
+        name = options.token_file
+        raise UseError(f"--token-file: cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not token or len(token.split()) != 1:
+        raise UseError(f"--token-file: {options.token_file} holds no token")
+    return token
+
+
+def _options_to_body(options: argparse.Namespace) -> dict[str, Any]:
+    if options.start >= options.end:
+        raise UseError("--from must be earlier than --to")
+    body: dict[str, Any] = {
+        "purpose": options.purpose,
+        "case": options.case,
+        "from": options.start,
+        "to": options.end,
+        "limit": options.limit,
+        "unmasked": options.unmasked,
+    }
+    if options.question == "venue":
+        return {**body, "place": options.place}
+    body["person"], *aliases = _read_persons()
+    if aliases:
+        body["aliases"] = aliases
+    if options.question == "contacts":
+        body["profile"] = options.profile
+        for name in ("min_minutes", "linger_minutes"):
+            if getattr(options, name) is not None:
+                body[name] = getattr(options, name)
+    return body
+
+
+def _place(word: str) -> int | str:
+    """A number, or a code. Raises ArgumentTypeError, which does not quote it."""
+    if word.isascii() and word.isdigit():
+        if len(word) <= 10 and 1 <= int(word) <= _PLACE_MAX:
+            return int(word)
+    elif 1 <= len(word) <= 32:
+        return word
+    raise argparse.ArgumentTypeError(
+        f"takes the number of a venue (1 to {_PLACE_MAX}) or the code of a post such as VL-1A"
+    )
+
+
+def _read_persons() -> list[dict[str, str]]:
+    """What is wrong is said without quoting it. Raises UseError."""
+    data = stdin(f"kind and number, as in: {_EXAMPLE}").read(_STDIN_MAX + 1)
+    if len(data) > _STDIN_MAX:
+        raise UseError(f"standard input is longer than {_STDIN_MAX} bytes")
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UseError("standard input is not UTF-8") from None
+    persons = [_line_to_person(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not persons:
+        raise UseError(f"no person on standard input, as in: {_EXAMPLE}")
+    if len(persons) > PERSONS_MAX:
+        raise UseError(f"at most {PERSONS_MAX} documents, all of one person; ask for each person")
+    return persons
+
+
+def _line_to_person(n: int, line: str) -> dict[str, str]:
+    """`kind number [country]`."""
+    kind, *rest = line.split()
+    kind = kind.lower()
+    if kind not in KINDS:
+        raise UseError(f"line {n} of standard input: kind is one of {', '.join(KINDS)}")
+    if len(rest) not in (1, 2) or len(rest[0]) > 64:
+        raise UseError(f"line {n} of standard input: kind and number, as in: {_EXAMPLE}")
+    # Three letters, but a German passport prints a lone D.
+    if kind == "passport" and (len(rest) != 2 or len(rest[1]) > 3):
+        raise UseError(
+            f"line {n} of standard input: a passport has a country of three letters,"
+            " as in: passport C1999123 VNM"
+        )
+    if kind != "passport" and len(rest) == 2:
+        raise UseError(f"line {n} of standard input: only a passport has a country")
+    return {"kind": kind, "value": rest[0], **({"issuer": rest[1]} if len(rest) == 2 else {})}

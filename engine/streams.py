@@ -1,0 +1,120 @@
+"""Streams: what the engine remembers of each (gateway, epoch) while links come and go.
+
+engine.session holds the rules of one stream; this module adds what links share: who carries it now,
+what is on its way to the journal, and in which order camera frames are released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Protocol
+
+from engine.errors import EngineError, WireReplaced
+from engine.journal import Journal, RecordBatch
+from engine.session import DURABLE, VOLATILE, Stream
+from engine.settings import Settings
+
+STREAMS_MAX = 4096  # kept in memory; older epochs come back from the log
+
+
+class LinkLike(Protocol):
+    """The connection that carries a stream now."""
+
+    def fail(self, error: EngineError) -> None: ...
+    def acknowledge(self, cls: int) -> None: ...
+
+
+class StreamState:
+    """A stream, its link, and whether anything of it is open or on its way to the journal."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.link: LinkLike | None = None
+        self.opening = asyncio.Lock()
+        self.settled = asyncio.Event()
+        self.settled.set()
+        self.appending = 0  # batches on their way to the journal
+        self.open_since_ms = 0  # when the oldest message came that is not settled, 0 for none
+        # Frames decode side by side; their batches wait here until all before them are decoded.
+        self.ready: dict[int, RecordBatch | None] = {}
+        self.undecided: list[int] = []
+        self.released = 0  # newest number in a batch that is durable or on its way
+
+    def settle(self, cls: int, seq: int) -> None:
+        """The message is durable, or had nothing to keep."""
+        moved = self.stream.windows[cls].settle(seq)
+        self._note_settled()
+        if moved and self.link is not None:
+            self.link.acknowledge(cls)
+
+    def take_back(self, durable: tuple[int, int]) -> None:
+        """The store refused what was open: back to what is durable."""
+        for window, seq in zip(self.stream.windows, durable, strict=True):
+            window.forget(seq)
+        self.ready.clear()
+        # A new list: frames still in the decoder see that their turn was taken from them.
+        self.undecided = []
+        self.released = durable[VOLATILE]
+        self._note_settled()
+
+    def catch_up(self, durable: tuple[int, int]) -> None:
+        """After a failure the log may hold more than the stream remembers. Only while settled."""
+        for window, seq in zip(self.stream.windows, durable, strict=True):
+            window.catch_up(seq)
+        self.released = max(self.released, durable[VOLATILE])
+
+    def _note_settled(self) -> None:
+        if self.stream.is_settled and not self.appending:
+            self.settled.set()
+            self.open_since_ms = 0
+
+
+class Streams:
+    """All streams that are in memory, by gateway number and epoch. Used from one event loop."""
+
+    def __init__(self, settings: Settings, journal: Journal) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._states: dict[tuple[int, int], StreamState] = {}
+
+    def __iter__(self) -> Iterator[StreamState]:
+        return iter(self._states.values())
+
+    async def open(self, link: LinkLike, gateway: int, epoch: int) -> StreamState:
+        """The stream for a new link. An older link of the same stream is replaced, and what it
+        had taken is settled first, so that WELCOME tells the durable watermark."""
+        state = self._states.get((gateway, epoch))
+        if state is None:
+            self._drop_idle()
+            stream = Stream(
+                (0, 0),
+                scan_credit=self._settings.scan_credit,
+                frame_credit=self._settings.frame_credit,
+                credit_bytes=self._settings.credit_bytes,
+            )
+            state = self._states[gateway, epoch] = StreamState(stream)
+        async with state.opening:
+            if state.link is not None:
+                state.link.fail(WireReplaced("a newer link of this gateway took over"))
+            await state.settled.wait()
+            state.catch_up(self._durable(gateway, epoch))
+            state.link = link
+            state.stream.open_link()
+        return state
+
+    def take_back(self) -> None:
+        """The store failed: nothing that is open will be acknowledged."""
+        for (gateway, epoch), state in self._states.items():
+            state.take_back(self._durable(gateway, epoch))
+
+    def _durable(self, gateway: int, epoch: int) -> tuple[int, int]:
+        marks = self._journal.watermarks()
+        return marks.get((gateway, epoch, DURABLE), 0), marks.get((gateway, epoch, VOLATILE), 0)
+
+    def _drop_idle(self) -> None:
+        if len(self._states) < STREAMS_MAX:
+            return
+        for key, state in list(self._states.items()):
+            if state.link is None and state.settled.is_set() and not state.opening.locked():
+                del self._states[key]

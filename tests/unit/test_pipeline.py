@@ -1,0 +1,535 @@
+"""The pipeline: every kind of record, every refusal, and what becomes of it.
+
+Registry, payloads, people, window and row buffer are the real ones; the key ring is a hash and the
+clock is set by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.clock import DAY_MS, ManualClock, day_to_ms, iso_to_ms, ms_to_day
+from engine.dedup import SeenWindow
+from engine.errors import ImageInvalid, InputError, SealBroken, WireClock, WireMalformed
+from engine.group import TALLY, walk_details
+from engine.journal import check_batch
+from engine.payloads import make_venue_code, venue_body
+from engine.payloads.venue import check_characters
+from engine.people import Details, bytes_to_details
+from engine.pipeline import STEP_RECORDS, Origin, Outcome, Pipeline
+from engine.records import (
+    ENTRY,
+    Credential,
+    Extras,
+    decode_scans,
+    encode_checkin,
+    encode_manual,
+    encode_scan,
+    encode_scans,
+)
+from engine.registry import Registry, Venue
+from engine.registry_csv import TABLE_ORDER, read_csv
+from engine.rows import NO_TEMPERATURE, REASONS, ROW, Direction, Flag, Kind, Source
+from engine.settings import Settings
+from engine.telemetry import Metrics
+
+TABLES = Path(__file__).parents[2] / "docs" / "examples" / "registry"
+NOON_MS = iso_to_ms("2021-07-01T12:00")
+POST, MARKET = 1, 1013
+LANE_GATEWAY = Origin(gateway=1, epoch=7, cls=0, seq=1, first=1, post=POST, lanes=(1, 2))
+BACK_END = Origin(gateway=8, epoch=7, cls=0, seq=1, first=1, post=0, lanes=())
+CARD = "045190999001|201999001|Nguyễn Thị Hồng Ánh|05061990|Nữ|Thôn Tân Hòa|11062021".encode()
+APP = b"******999031|PHAM QUOC HUNG|1984-**-**|0|162999310000000031|<1<DN4459990000031<0912000031"
+BANK = b"00020101021238570010A00000072701270006970999011399900000004210208QRIBFTTA5303704"
+
+
+class HashRing:
+    """Of a KeyRing what the pipeline uses."""
+
+    def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
+        return hashlib.sha256(f"{kind}/{issuer}/{canonical}".encode()).digest()[:16]
+
+    def venue_tag(self, body: bytes) -> bytes:
+        return hashlib.sha256(b"venue" + body).digest()[:5]
+
+
+class Bench:
+    """A pipeline with all its parts at noon of an ordinary day."""
+
+    def __init__(self, now_ms: int = NOON_MS, **settings: Any) -> None:
+        self.clock = ManualClock(now_ms)
+        self.ring = HashRing()
+        self.registry = Registry()
+        for table in TABLE_ORDER:
+            for change in read_csv(table, (TABLES / f"{table}.csv").read_bytes()):
+                self.registry.take(change)
+        self.metrics = Metrics()
+        self.pipeline = Pipeline(
+            Settings(**settings), self.clock, self.registry, self.ring,  # type: ignore[arg-type]
+            SeenWindow(600_000), self.metrics,
+        )  # fmt: skip
+
+    def take(self, *records: bytes, origin: Origin = LANE_GATEWAY) -> Outcome:
+        body = encode_scans(records)
+        packed, fault = decode_scans(body)
+        return self.check(
+            self.pipeline.take_records(origin, np.frombuffer(packed, ENTRY), body, fault)
+        )
+
+    @staticmethod
+    def check(outcome: Outcome) -> Outcome:
+        """Whatever comes out is what a journal takes."""
+        if outcome.batch is not None:
+            check_batch(outcome.batch)
+        return outcome
+
+    def code(self, number: int = MARKET, issue: int = 1) -> bytes:
+        tag = self.ring.venue_tag(venue_body(number, issue))
+        return make_venue_code(number, issue, tag, "QR.CHOT.VN").encode()
+
+    def refused(self) -> dict[str, float]:
+        return {
+            labels[0]: value
+            for (name, labels), value in self.metrics.samples().items()
+            if name == "chot_refused"
+        }
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def rows(outcome: Outcome) -> np.ndarray[Any, Any]:
+    assert outcome.batch is not None
+    return np.frombuffer(b"".join(part.rows for part in outcome.batch.parts), ROW)
+
+
+def details(outcome: Outcome) -> list[Details]:
+    assert outcome.batch is not None
+    return [
+        bytes_to_details(entry)
+        for part in outcome.batch.parts
+        for entry in walk_details(part.details, len(part.rows) // ROW.itemsize)
+    ]
+
+
+def tallies(outcome: Outcome) -> Counter[tuple[int, int, str, int]]:
+    """(place, lane, reason, day) -> count."""
+    assert outcome.batch is not None
+    found: Counter[tuple[int, int, str, int]] = Counter()
+    for t in np.frombuffer(outcome.batch.tallies, TALLY):
+        key = (int(t["place"]), int(t["lane"]), REASONS[t["reason"]], ms_to_day(int(t["time_ms"])))
+        found[key] += int(t["count"])
+    return found
+
+
+def lights(outcome: Outcome) -> list[tuple[str, str | None]]:
+    return [(v.verdict, v.reason) for v in outcome.verdicts]
+
+
+TODAY = ms_to_day(NOON_MS)
+
+
+# ---- scans in a lane ----------------------------------------------------------------------------
+
+
+def test_a_scan_becomes_one_row_with_its_details(bench: Bench) -> None:
+    outcome = bench.take(encode_scan(NOON_MS, 2, CARD))
+    assert lights(outcome) == [("accepted", None)]
+    assert (outcome.verdicts[0].name, outcome.verdicts[0].lane) == ("Nguyễn Th***", 2)
+    (row,) = rows(outcome)
+    assert row["person"].tobytes() == bench.ring.person_key("cccd", "VNM", "045190999001")
+    assert (row["time_ms"], row["place"], row["lane"], row["n"]) == (NOON_MS, POST, 2, 0)
+    assert (row["kind"], row["source"], row["flags"]) == (Kind.SCAN, Source.CCCD, 0)
+    assert (row["direction"], row["temperature_cc"]) == (Direction.NONE, NO_TEMPERATURE)
+    (known,) = details(outcome)
+    assert (known.name, known.doc_no) == ("Nguyễn Thị Hồng Ánh", "045190999001")
+    assert not tallies(outcome) and not outcome.faults
+
+
+def test_the_second_sight_is_seen_and_still_a_row(bench: Bench) -> None:
+    outcome = bench.take(
+        encode_scan(NOON_MS, 1, CARD),
+        encode_scan(NOON_MS, 1, APP),
+        encode_scan(NOON_MS + 1000, 2, CARD),  # another lane of the same post (CP-3)
+    )
+    assert lights(outcome) == [("accepted", None), ("accepted", None), ("seen", None)]
+    assert len(rows(outcome)) == 3
+    assert list(rows(outcome)["source"]) == [Source.CCCD, Source.QR1405, Source.CCCD]
+    assert [v.n for v in outcome.verdicts] == list(rows(outcome)["n"]) == [0, 1, 2]
+    assert outcome.batch is not None
+    assert outcome.batch.run == msgspec.structs.replace(outcome.batch.run, first=1, last=1)
+
+
+def test_a_light_that_the_gateway_showed_is_marked(bench: Bench) -> None:
+    assert rows(bench.take(encode_scan(NOON_MS, 1, CARD, flags=1)))["flags"] == Flag.LOCAL_VERDICT
+
+
+def test_a_card_with_a_doubt_is_taken_for_review(bench: Bench) -> None:
+    doubtful = CARD.replace("|Nữ|".encode(), b"|Nam|")  # the number says otherwise
+    outcome = bench.take(encode_scan(NOON_MS, 1, doubtful))
+    assert lights(outcome) == [("accepted", None)]
+    assert rows(outcome)["flags"] == Flag.REVIEW
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [(b"", "empty"), (BANK, "payment_qr"), (b"045190999001", "bare_number"),
+     (b"WIFI:S:x;T:WPA;P:y;;", "wifi"), (b"tel:0912000031", "phone_link"),
+     (bytes(2953), "bad_encoding"), (b"\xff\xfe\x00x", "bad_encoding")],
+)  # fmt: skip
+def test_what_is_no_person_is_refused_and_only_counted(
+    bench: Bench, payload: bytes, reason: str
+) -> None:
+    outcome = bench.take(encode_scan(NOON_MS, 1, payload))
+    assert lights(outcome) == [("refused", reason)]
+    assert outcome.batch is not None and outcome.batch.parts == []
+    assert tallies(outcome) == {(POST, 1, reason, TODAY): 1}
+    assert bench.refused() == {reason: 1}
+
+
+def test_refusals_of_one_kind_add_up(bench: Bench) -> None:
+    outcome = bench.take(*[encode_scan(NOON_MS, 1, BANK)] * 3, encode_scan(NOON_MS, 2, BANK))
+    told = {(lane, reason): count for (_, lane, reason, _), count in tallies(outcome).items()}
+    assert told == {(1, "payment_qr"): 3, (2, "payment_qr"): 1}
+    assert len(outcome.verdicts) == 4
+
+
+def test_a_gateway_speaks_for_its_own_lanes_only(bench: Bench) -> None:
+    outcome = bench.take(
+        encode_scan(NOON_MS, 3, CARD),
+        encode_manual(NOON_MS, 0, {"name": "Võ A"}, officer="7", why="-"),
+        encode_scan(NOON_MS, 1, CARD),
+    )
+    assert [f.n for f in outcome.faults] == [0, 1]
+    assert {type(f.error) for f in outcome.faults} == {WireMalformed}
+    assert lights(outcome) == [("accepted", None)]
+    assert list(rows(outcome)["n"]) == [2]
+
+
+def test_a_back_end_has_no_lane_to_scan_in(bench: Bench) -> None:
+    outcome = bench.take(
+        encode_scan(NOON_MS, 0, CARD),
+        encode_manual(NOON_MS, 0, {"name": "Võ A"}, officer="7", why="-"),
+        origin=BACK_END,
+    )
+    assert lights(outcome) == [("refused", "unknown_place")] * 2
+    assert tallies(outcome) == {(0, 0, "unknown_place", TODAY): 2}
+
+
+# ---- times --------------------------------------------------------------------------------------
+
+
+def test_a_clock_ahead_is_a_fault_under_our_own_time(bench: Bench) -> None:
+    ahead_ms = NOON_MS + 300_000
+    outcome = bench.take(
+        encode_scan(ahead_ms, 1, CARD),
+        encode_scan(ahead_ms + 1, 1, CARD),
+        encode_scan((1 << 63) - 1, 1, CARD),
+    )
+    assert [(f.n, type(f.error)) for f in outcome.faults] == [(1, WireClock), (2, WireClock)]
+    assert lights(outcome) == [("accepted", None)]
+    assert tallies(outcome) == {(POST, 1, "clock", TODAY): 2}
+
+
+def test_what_is_older_than_what_is_kept_is_refused_under_today() -> None:
+    bench = Bench(retention_days=30)
+    oldest_ms = day_to_ms(TODAY - 30)
+    outcome = bench.take(
+        encode_scan(oldest_ms, 1, CARD),
+        encode_scan(oldest_ms - 1, 1, CARD),
+        encode_scan(0, 1, CARD),
+    )
+    assert lights(outcome) == [("refused", "too_old")] * 2 + [("accepted", None)]
+    assert tallies(outcome) == {(POST, 1, "too_old", TODAY): 2}
+    assert [part.day for part in outcome.batch.parts] == [TODAY - 30]  # type: ignore[union-attr]
+
+
+def test_days_are_parted_at_midnight_in_viet_nam() -> None:
+    midnight_ms = iso_to_ms("2021-07-02T00:00:00+07:00")
+    bench = Bench(midnight_ms + 60_000)
+    outcome = bench.take(
+        encode_scan(midnight_ms, 1, CARD),
+        encode_scan(midnight_ms - 1, 1, APP),
+        encode_scan(midnight_ms - 1, 1, BANK),
+        encode_scan(midnight_ms, 1, BANK),
+    )
+    assert outcome.batch is not None
+    days = {part.day: np.frombuffer(part.rows, ROW)["n"].tolist() for part in outcome.batch.parts}
+    assert days == {TODAY + 1: [0], TODAY: [1]}
+    assert set(tallies(outcome)) == {
+        (POST, 1, "payment_qr", TODAY), (POST, 1, "payment_qr", TODAY + 1)
+    }  # fmt: skip
+    names = [known.name for known in details(outcome)]
+    assert names == ["Nguyễn Thị Hồng Ánh", "PHAM QUOC HUNG"]  # each beside its own row
+
+
+def test_an_old_backlog_is_taken_under_its_own_day(bench: Bench) -> None:
+    outcome = bench.take(encode_scan(NOON_MS - DAY_MS, 1, CARD), encode_scan(NOON_MS, 1, CARD))
+    assert lights(outcome) == [("accepted", None), ("accepted", None)]
+    assert len(outcome.batch.parts) == 2  # type: ignore[union-attr]
+
+
+# ---- check-ins ----------------------------------------------------------------------------------
+
+
+def test_a_check_in_has_a_row_and_no_light(bench: Bench) -> None:
+    extras = Extras(room=4, plate="74A-99901", trip="VL-DH 06:30", seat="12")
+    record = encode_checkin(NOON_MS, Direction.IN, CARD, bench.code(), extras=extras)
+    outcome = bench.take(record, origin=BACK_END)
+    assert lights(outcome) == []
+    (row,) = rows(outcome)
+    assert (row["place"], row["lane"], row["kind"]) == (MARKET, 4, Kind.CHECKIN)
+    assert row["direction"] == Direction.IN
+    (known,) = details(outcome)
+    assert (known.plate, known.trip, known.seat) == ("74A-99901", "VL-DH 06:30", "12")
+    assert known.name == "Nguyễn Thị Hồng Ánh"
+
+
+def test_a_check_in_at_a_venue_never_makes_a_passage_seen(bench: Bench) -> None:
+    bench.take(encode_checkin(NOON_MS, Direction.IN, CARD, MARKET), origin=BACK_END)
+    assert lights(bench.take(encode_scan(NOON_MS, 1, CARD))) == [("accepted", None)]
+
+
+@pytest.mark.parametrize(
+    ("who", "identity", "source"),
+    [
+        (Credential("cccd", "045190999001"), ("cccd", "VNM", "045190999001"), Source.CCCD),
+        (Credential("passport", "p999001", "LAO"), ("passport", "LAO", "P999001"),
+         Source.PASSPORT),
+    ],
+)  # fmt: skip
+def test_a_typed_number_is_the_person_of_the_card(
+    bench: Bench, who: Credential, identity: tuple[str, str, str], source: Source
+) -> None:
+    outcome = bench.take(encode_checkin(NOON_MS, Direction.OUT, who, MARKET), origin=BACK_END)
+    (row,) = rows(outcome)
+    assert row["person"].tobytes() == bench.ring.person_key(*identity)
+    assert (row["source"], row["direction"]) == (source, Direction.OUT)
+
+
+@pytest.mark.parametrize(
+    ("who", "reason"),
+    [(Credential("cccd", "12"), "malformed_id"), (Credential("passport", "P1"), "malformed_id"),
+     (BANK, "payment_qr"), (b"", "empty")],
+)  # fmt: skip
+def test_a_check_in_of_nobody(bench: Bench, who: Credential | bytes, reason: str) -> None:
+    outcome = bench.take(encode_checkin(NOON_MS, Direction.IN, who, MARKET), origin=BACK_END)
+    assert lights(outcome) == [("refused", reason)]
+    assert len(rows(outcome)) == 0
+    assert tallies(outcome) == {(0, 0, reason, TODAY): 1}
+
+
+def test_venue_codes_that_open_no_venue(bench: Bench) -> None:
+    good = bench.code().decode()
+    head, _, body = good.rpartition("/")
+    tag_at = len(body) - 3
+    other = body[:tag_at] + ("0" if body[tag_at] != "0" else "1")
+    forged = f"{head}/{other}{check_characters(other)}"
+    misread = good[:-1] + ("0" if good[-1] != "0" else "1")
+    tries: list[tuple[bytes | int, str]] = [
+        (forged.encode(), "forged"),
+        (misread.encode(), "malformed"),
+        (bench.code(issue=2), "revoked"),  # made by us, but not the issue that hangs there
+        (bench.code(number=4_000_000_000), "unknown_place"),
+        (4_000_000_000, "unknown_place"),
+        (POST, "unknown_place"),  # a post is no venue
+        (CARD, "unsupported_context"),
+        (BANK, "payment_qr"),
+        (b"", "empty"),
+    ]
+    for venue, reason in tries:
+        outcome = bench.take(encode_checkin(NOON_MS, Direction.IN, CARD, venue), origin=BACK_END)
+        assert lights(outcome) == [("refused", reason)], venue
+        assert len(rows(outcome)) == 0
+
+
+def test_a_reprint_makes_the_old_poster_worthless(bench: Bench) -> None:
+    """VE-7: from the registry's next issue on, the old code is revoked and the new one holds."""
+    old, new = bench.code(issue=1), bench.code(issue=2)
+    venue = bench.registry.place(MARKET)
+    assert isinstance(venue, Venue)
+    bench.registry.take(msgspec.structs.replace(venue, issue=2))
+    said = [
+        lights(bench.take(encode_checkin(NOON_MS, Direction.IN, CARD, code), origin=BACK_END))
+        for code in (old, new)
+    ]
+    assert said == [[("refused", "revoked")], []]
+
+
+def test_a_venues_code_is_nobodys(bench: Bench) -> None:
+    outcome = bench.take(encode_scan(NOON_MS, 1, bench.code()))
+    assert lights(outcome) == [("refused", "unsupported_context")]
+
+
+# ---- an officer's entry -------------------------------------------------------------------------
+
+
+def manual(fields: dict[str, str], **changes: Any) -> bytes:
+    words = {"officer": "CA-7", "why": "thẻ hỏng", **changes}
+    return encode_manual(NOON_MS, 1, fields, **words)
+
+
+def test_an_entry_with_a_number_is_the_person_of_the_card(bench: Bench) -> None:
+    bench.take(encode_scan(NOON_MS, 1, CARD))
+    outcome = bench.take(manual({"cccd": "045190999001", "name": "Nguyễn Thị Hồng Ánh"}))
+    assert lights(outcome) == [("seen", None)]
+    (row,) = rows(outcome)
+    assert (row["kind"], row["place"], row["lane"]) == (Kind.MANUAL, POST, 1)
+    assert row["person"].tobytes() == bench.ring.person_key("cccd", "VNM", "045190999001")
+    (known,) = details(outcome)
+    assert (known.officer, known.why) == ("CA-7", "thẻ hỏng")
+
+
+def test_somebody_without_papers_is_not_missed(bench: Bench) -> None:
+    """DE-5: each such entry is a person of its own, the same one when it is sent again."""
+    fields = {"name": "Hồ Văn Lai", "phone": "0912000031"}
+    both = rows(bench.take(manual(fields), manual(fields)))
+    assert list(both["flags"]) == [Flag.REVIEW, Flag.REVIEW]
+    assert list(both["source"]) == [Source.PAPER, Source.PAPER]
+    assert len({row.tobytes() for row in both["person"]}) == 2  # one name, two people
+    again = rows(Bench().take(manual(fields), manual(fields)))
+    assert again.tobytes() == both.tobytes()
+    phone_key = bench.ring.person_key("phone", "VNM", "+84912000031")
+    assert phone_key not in {row.tobytes() for row in both["person"]}  # DE-2
+    seq_2 = Origin(1, 7, 0, 2, 2, POST, (1, 2))
+    other = rows(bench.take(manual(fields), origin=seq_2))
+    assert other["person"][0].tobytes() not in {row.tobytes() for row in both["person"]}
+
+
+def test_an_entry_with_a_wrong_number_is_refused_not_renamed(bench: Bench) -> None:
+    outcome = bench.take(manual({"cccd": "123", "name": "Hồ Văn Lai"}))
+    ((verdict, reason),) = lights(outcome)
+    assert verdict == "refused" and reason in ("malformed", "malformed_id")
+    assert len(rows(outcome)) == 0
+
+
+@pytest.mark.parametrize(
+    "fields", [{"nickname": "x"}, {"name": "Võ " * 20_000}, {"name": "x", "sex": "?"}]
+)
+def test_entries_that_are_no_card(bench: Bench, fields: dict[str, str]) -> None:
+    outcome = bench.take(manual(fields))
+    assert [verdict for verdict, _ in lights(outcome)] == ["refused"]
+    assert len(rows(outcome)) == 0
+
+
+def test_long_words_of_an_officer_are_cut(bench: Bench) -> None:
+    outcome = bench.take(manual({"name": "Hồ Văn Lai"}, officer="o" * 500, why="w" * 5000))
+    (known,) = details(outcome)
+    assert (len(known.officer), len(known.why)) == (64, 256)
+
+
+# ---- messages -----------------------------------------------------------------------------------
+
+
+def test_class_0_always_has_a_batch_and_an_empty_frame_has_none(bench: Bench) -> None:
+    assert bench.take().batch is not None
+    volatile = Origin(1, 7, 1, 5, 5, POST, (1,))
+    assert bench.pipeline.take_codes(volatile, 1, NOON_MS, []).batch is None
+    assert bench.pipeline.take_codes(volatile, 1, NOON_MS, [BANK]).batch is not None
+    taken = bench.check(bench.pipeline.take_codes(volatile, 1, NOON_MS, [CARD, APP]))
+    assert lights(taken) == [("accepted", None), ("accepted", None)]
+    assert taken.batch is not None and taken.batch.run.cls == 1
+    assert list(rows(taken)["n"]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(WireMalformed("x"), "malformed"), (SealBroken("x"), "seal_broken"),
+     (ImageInvalid("x"), "frame"), (WireClock("x"), "clock")],
+)  # fmt: skip
+def test_a_message_of_which_nothing_can_be_read_is_consumed(
+    bench: Bench, error: InputError, reason: str
+) -> None:
+    outcome = bench.check(bench.pipeline.take_fault(LANE_GATEWAY, error))
+    assert [fault.error for fault in outcome.faults] == [error]
+    assert tallies(outcome) == {(POST, 0, reason, TODAY): 1}
+    assert not outcome.verdicts
+
+
+def test_a_record_that_cannot_be_read_ends_the_body_there(bench: Bench) -> None:
+    outcome = bench.take(encode_scan(NOON_MS, 1, CARD), b"\xc0", encode_scan(NOON_MS, 1, APP))
+    assert [fault.n for fault in outcome.faults] == [1]
+    assert list(rows(outcome)["n"]) == [0]
+    assert tallies(outcome) == {(POST, 0, "malformed", TODAY): 1}
+
+
+def test_a_record_at_fault_lets_the_others_through(bench: Bench) -> None:
+    phone = Credential("phone", "0912000031")  # type: ignore[arg-type]
+    bad = encode_checkin(NOON_MS, Direction.IN, phone, MARKET)
+    outcome = bench.take(encode_scan(NOON_MS, 1, CARD), bad, encode_scan(NOON_MS, 1, APP))
+    assert list(rows(outcome)["n"]) == [0, 2]
+    assert [(fault.n, type(fault.error)) for fault in outcome.faults] == [(1, WireMalformed)]
+    assert "0912" not in str(outcome.faults[0].error)
+
+
+def test_lost_numbers_are_a_run_with_its_hole(bench: Bench) -> None:
+    origin = Origin(1, 7, 0, 90, 11, POST, (1,))
+    outcome = bench.check(bench.pipeline.take_lost(origin, 80))
+    assert outcome.batch is not None
+    assert (outcome.batch.run.first, outcome.batch.run.last) == (11, 90)
+    assert tallies(outcome) == {(POST, 0, "lost", TODAY): 80}
+    assert bench.refused() == {"lost": 80}
+    huge = bench.check(bench.pipeline.take_lost(origin, 1 << 63))
+    assert tallies(huge) == {(POST, 0, "lost", TODAY): 0xFFFF_FFFF}
+
+
+def test_a_large_body_gives_way_between_its_steps(bench: Bench) -> None:
+    body = encode_scans([encode_scan(NOON_MS, 1, BANK)] * (3 * STEP_RECORDS))
+    packed, fault = decode_scans(body)
+    steps = list(
+        bench.pipeline.record_steps(LANE_GATEWAY, np.frombuffer(packed, ENTRY), body, fault)
+    )
+    assert steps[:-1] == [None, None]
+    assert steps[-1] is not None and len(steps[-1].verdicts) == 3 * STEP_RECORDS
+
+
+def test_4096_records_of_4096_times_are_a_batch(bench: Bench) -> None:
+    """The most that a body may hold, each refused at another instant."""
+    outcome = bench.take(*(encode_scan(NOON_MS - n, 1, BANK) for n in range(4096)))
+    assert tallies(outcome) == {(POST, 1, "payment_qr", TODAY): 4096}
+
+
+_TEXT = st.text(max_size=40)
+_WHO = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from([CARD, APP, BANK]),
+    st.builds(Credential, st.sampled_from(["qid", "cccd", "passport", "bhyt"]),
+              st.text(min_size=1, max_size=20), st.text(max_size=3)),
+)  # fmt: skip
+_TIME = st.one_of(st.just(NOON_MS), st.integers(0, (1 << 63) - 1))
+_FIELDS = st.dictionaries(
+    st.sampled_from(["name", "cccd", "passport", "country", "bhyt", "birth", "sex", "phone"]), _TEXT
+)
+_RECORD = st.one_of(
+    st.builds(encode_scan, _TIME, st.integers(0, 3), st.binary(max_size=80)),
+    st.builds(encode_checkin, _TIME, st.sampled_from(Direction), _WHO,
+              st.one_of(st.binary(max_size=60), st.integers(0, (1 << 32) - 1), st.just(MARKET))),
+    st.builds(encode_manual, _TIME, st.integers(0, 3), _FIELDS, officer=_TEXT, why=_TEXT),
+    st.binary(min_size=1, max_size=30),
+)  # fmt: skip
+
+
+@given(st.lists(_RECORD, max_size=6), st.sampled_from([LANE_GATEWAY, BACK_END]))
+def test_any_records_come_to_something(records: list[bytes], origin: Origin) -> None:
+    """Each record that was read is a row, a refusal or a fault, and the journal takes the batch."""
+    bench = Bench()
+    body = encode_scans(records)
+    packed, fault = decode_scans(body)
+    entries = np.frombuffer(packed, ENTRY)
+    outcome = bench.check(bench.pipeline.take_records(origin, entries, body, fault))
+    refusals = [v for v in outcome.verdicts if v.verdict == "refused"]
+    assert len(rows(outcome)) + len(refusals) + len(outcome.faults) == len(entries) + (fault >= 0)
+    assert sum(tallies(outcome).values()) == len(refusals) + len(outcome.faults)
+    for verdict in refusals:
+        assert verdict.reason in REASONS
