@@ -46,7 +46,8 @@ lint: $(VENV)/.lint     ## style of Python and Cython
 
 types: $(VENV)/.lint build   ## types of engine and bench, stubs of native
 	$(VENV)/bin/mypy
-	$(VENV)/bin/stubtest --mypy-config-file pyproject.toml native.cpu native.rows native.wire native.dedup
+	$(VENV)/bin/stubtest --mypy-config-file pyproject.toml native.cpu native.rows native.wire native.dedup \
+	    native.index native.contacts
 
 sanitize: setup  ## native tests under AddressSanitizer and UBSan
 	bash tests/native/run_sanitized.sh

@@ -65,6 +65,7 @@ class Engine:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
+        self.failed = asyncio.Event()  # the engine must not go on
         self.ingest_port = 0
         self._applied_rows = 0
         self._exits = contextlib.AsyncExitStack()
@@ -209,8 +210,13 @@ class Engine:
             await asyncio.sleep(FORGET_S)
 
     async def _follow(self) -> None:
-        async for group in self.journal.read(self.index.applied_lsn):
-            self._derive(group)
+        try:
+            async for group in self.journal.read(self.index.applied_lsn):
+                self._derive(group)
+        except EngineError as error:
+            # Answers from an index that stands still would be silently short.
+            _log.error("the log cannot be followed", code=error.code)
+            self.failed.set()
 
     async def _registry_changed(self) -> None:
         self.seen.window_ms = self.registry.rule("seen_window_s") * 1000
@@ -272,7 +278,7 @@ class Engine:
         yield "chot_index_lag_groups", (), lag
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -308,10 +314,11 @@ async def _serve(
             print(json.dumps(doors), flush=True)
         else:
             print("".join(f"{name:8} {where}\n" for name, where in doors.items()), flush=True)
-        await stop.wait()
-        if child is not None:
-            await _cancel(child)
-    return 0
+        ends = [asyncio.create_task(event.wait()) for event in (stop, running.failed)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in [*ends, *([child] if child is not None else [])]:
+            await _cancel(task)
+        return 1 if running.failed.is_set() else 0
 
 
 async def _keep_api(settings: Settings, ready: asyncio.Future[str]) -> None:

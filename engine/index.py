@@ -119,10 +119,12 @@ def _spans_to_index(low: Array, high: Array) -> tuple[Array, Array]:
     return which, np.arange(len(which)) + (low - begin)[which]
 
 
-# numpy moves structs field by field where an index or np.concatenate does it, ten times slower than
-# take, compress and the join below, which move bytes.
 def _joined(parts: Iterable[Array], dtype: np.dtype[Any]) -> Array:
-    """The rows of all parts in one array, which cannot be written to."""
+    """The rows of all parts in one array, which cannot be written to.
+
+    Bytes are joined, and rows picked by `take` and `compress`, because np.concatenate and an index
+    move structs field by field: ten times slower.
+    """
     return np.frombuffer(b"".join([part.data for part in parts]), dtype)
 
 
@@ -199,13 +201,12 @@ class Snapshot:
 
     def venue(self, place: int, from_ms: int, to_ms: int, limit: int | None = None) -> Found:
         """Visits at a place that overlap [from_ms, to_ms)."""
-        parts = []
+        packed = []
         if 0 <= place < 1 << 32:
             span = _clamped(from_ms), _clamped(to_ms)
-            for layer in self.layers:
-                packed = layer.table.at_place(place, *span, self.owner.data)
-                parts.append(np.frombuffer(packed, VISIT))
-        return self._found(parts, limit)
+            owner = self.owner.data
+            packed = [layer.table.at_place(place, *span, owner) for layer in self.layers]
+        return self._found(np.frombuffer(b"".join(packed), VISIT), limit)
 
     def history(
         self,
@@ -240,10 +241,10 @@ class Snapshot:
         min_overlap_ms: the threshold of K4; limit: most persons listed.
         """
         numbers = self.persons_of(persons)
-        parts = self._visits_of(numbers, from_ms, to_ms, places)
+        case = self._visits_of(numbers, from_ms, to_ms, places)
         shown, contacts, pairs, total, below = find_contacts(
             [layer.table for layer in self.layers],
-            _joined(parts, VISIT).data,
+            case.tobytes(),
             np.array(numbers, np.uint32).data,
             self.owner.data,
             self.keys.data,
@@ -267,7 +268,8 @@ class Snapshot:
     def figures(self, day: int) -> Figures:
         """Counts of a civil day: distinct scans by their time, visits and passages by start."""
         low, high = day_to_ms(day), day_to_ms(day + 1)
-        scans, visits = [], []
+        scans: list[Array] = []
+        visits: list[Array] = []
         for layer in self.layers:
             for parts, rows, name in (
                 (scans, layer.scans, "time_ms"),
@@ -284,19 +286,19 @@ class Snapshot:
 
     def _visits_of(
         self, numbers: list[int], from_ms: int, to_ms: int, places: Collection[int] | None
-    ) -> list[Array]:
-        low, high = _clamped(from_ms), _clamped(to_ms)
+    ) -> Array:
+        span = _clamped(from_ms), _clamped(to_ms)
         by_ident = {layer.ident: layer for layer in self.layers}
-        parts = []
+        packed = []
         for number in numbers:
             layer = by_ident.get(int(self.owner[number]))
             if layer is not None:
-                packed = layer.table.of_person(number, low, high)
-                parts.append(np.frombuffer(packed, VISIT))
+                packed.append(layer.table.of_person(number, *span))
+        visits = np.frombuffer(b"".join(packed), VISIT)
         if places is not None:
             allowed = np.array(sorted(places), np.int64)
-            parts = [part.compress(np.isin(part["place"], allowed)) for part in parts]
-        return parts
+            visits = visits.compress(np.isin(visits["place"], allowed))
+        return visits
 
     def _by_key(self, persons: Array) -> tuple[Array, Array]:
         """The different numbers in `persons` by ascending key, and of each person its position."""
@@ -316,8 +318,7 @@ class Snapshot:
             newest[at] = layer.newest_of(persons[at])
         return newest
 
-    def _found(self, parts: list[Array], limit: int | None) -> Found:
-        visits = _joined(parts, VISIT)
+    def _found(self, visits: Array, limit: int | None) -> Found:
         _, position = self._by_key(visits["person"])
         order = np.lexsort((visits["place"], position, visits["end_ms"], visits["start_ms"]))
         shown = visits.take(order[:limit])

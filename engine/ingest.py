@@ -73,7 +73,7 @@ class IngestServer:
         self.pool = pool
         self.journal = journal
         self.metrics = metrics
-        self.links: set[Link] = set()
+        self.links: dict[Link, None] = {}  # in order of arrival
         self.is_full = False  # the store refused the last batch
         self._newest_ms: dict[str, int] = {}
         self._heard_ms: dict[str, int] = {}
@@ -115,6 +115,19 @@ class IngestServer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def make_room(self) -> bool:
+        """Whether one more link fits. Of those that have not come to a session the oldest gives
+        way, so that silent connections cannot shut gateways out."""
+        if len(self.links) < self.settings.sessions_max:
+            return True
+        for link in self.links:
+            if link.state is None:
+                del self.links[link]
+                link.abort()
+                self.metrics.count("chot_sessions_refused", "sessions_max")
+                return True
+        return False
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -252,16 +265,16 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio's by behaviour, not by class.
         self._transport = transport = cast(asyncio.Transport, transport)
-        if len(self.server.links) >= self.server.settings.sessions_max:
+        if not self.server.make_room():
             self.server.metrics.count("chot_sessions_refused", "sessions_max")
             transport.abort()
             return
-        self.server.links.add(self)
+        self.server.links[self] = None
         self._timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self._on_hello_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closed = True
-        self.server.links.discard(self)
+        self.server.links.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
         if self.state is not None and self.state.link is self:
@@ -348,7 +361,11 @@ class Link(asyncio.Protocol):
     async def _open(self, hello: wire.Hello, t1_ns: int) -> None:
         assert self.gateway is not None
         server = self.server
-        state = await server.streams.open(self, self.gateway.number, hello.epoch)
+        try:
+            state = await server.streams.open(self, self.gateway.number, hello.epoch)
+        except InputError as error:
+            self.fail(error)
+            return
         if self._is_closed:
             state.link = None if state.link is self else state.link
             return

@@ -226,6 +226,9 @@ class Pipeline:
         return self._candidate(Kind.SCAN, head, _post(origin), Direction.NONE, parsed, flags)
 
     def _read_checkin(self, origin: Origin, entry: Entry, body: bytes) -> _Candidate:
+        if origin.post:
+            # A lane's box that somebody opened must not be able to place people at a market.
+            raise _Refused("unsupported_context")
         place = self._venue(entry, body)
         extras = decode_extras(entry.aux(body))
         head = (entry.n, extras.room, entry.time_ms)

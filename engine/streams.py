@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Iterator
 from typing import Protocol
 
-from engine.errors import EngineError, WireReplaced
+from engine.errors import EngineError, WireOverCredit, WireReplaced
 from engine.journal import Journal, RecordBatch
 from engine.session import DURABLE, VOLATILE, Stream
 from engine.settings import Settings
 
+EPOCHS_MAX = 1024  # of one gateway: a new spool every day for almost three years
 STREAMS_MAX = 4096  # kept in memory; older epochs come back from the log
 
 
@@ -87,6 +88,7 @@ class Streams:
         state = self._states.get((gateway, epoch))
         if state is None:
             self._drop_idle()
+            self._check_epochs(gateway, epoch)
             stream = Stream(
                 (0, 0),
                 scan_credit=self._settings.scan_credit,
@@ -102,6 +104,15 @@ class Streams:
             state.link = link
             state.stream.open_link()
         return state
+
+    def _check_epochs(self, gateway: int, epoch: int) -> None:
+        """Raises WireOverCredit for one epoch too many: each leaves a watermark for ever."""
+        marks = self._journal.watermarks()
+        known = {known for number, known, _ in marks if number == gateway}
+        if epoch not in known and len(known) >= EPOCHS_MAX:
+            raise WireOverCredit(
+                f"this gateway has had {EPOCHS_MAX} epochs", hint="register it under a new name"
+            )
 
     def take_back(self) -> None:
         """The store failed: nothing that is open will be acknowledged."""

@@ -121,7 +121,7 @@ def test_contacts_equal_the_twin(
 
 
 @given(rows, st.integers(-15, 60), st.integers(0, 70), st.integers(-1, 1))
-def test_visits_at_a_place_equal_the_twin(
+def test_visits_of_places_and_persons_equal_the_twin(
     part: list[dict[str, Any]], start: int, span: int, ident: int
 ) -> None:
     visits = visits_of(part)
@@ -132,6 +132,9 @@ def test_visits_at_a_place_equal_the_twin(
         question = (place, start, start + span)
         found = table.at_place(*question, tight(owner.tobytes()))
         assert found == twin.Table(ident, visits).at_place(*question, owner)
+    for person in (*range(PEOPLE + 2), 2**32 - 1):
+        question = (person, start, start + span)
+        assert table.of_person(*question) == twin.Table(ident, visits).of_person(*question)
 
 
 @pytest.mark.parametrize("people", [1, 255, 256, 257, 70_000])
@@ -154,6 +157,9 @@ def test_numbers_of_every_width_are_told_apart(people: int) -> None:
     found = np.frombuffer(contacts, CONTACT)
     assert (found["pairs"] == 2).all()
     assert (np.diff(found["overlap_ms"]) <= 0).all()
+    table = VisitTable(0, visits_of(rows).tobytes())
+    assert all(len(table.of_person(number, 0, 60)) == 2 * VISIT.itemsize for number in numbers)
+    assert table.of_person(0, 0, 60) == b""
     assert np.frombuffer(pairs, PAIR)["contact"].tolist() == np.repeat(range(total), 2).tolist()
 
 
@@ -226,6 +232,7 @@ def test_no_table_and_no_case() -> None:
     assert ask([(0, visits[:0])], visits, [0], [0] * 6) == nothing
     assert ask([(0, visits)], visits[:0], [0], [0] * 6) == nothing
     assert VisitTable(0, b"").at_place(3, 0, 10, b"") == b""
+    assert VisitTable(0, b"").of_person(0, 0, 10) == b""
 
 
 # ---- what they refuse ---------------------------------------------------------------------------
@@ -298,11 +305,17 @@ def test_numbers_of_a_table_out_of_range_are_refused() -> None:
     for place in (-1, 2**32):
         with pytest.raises(ValueError, match=r"^place is out of range$"):
             table.at_place(place, 0, 1, b"")
+        with pytest.raises(ValueError, match=r"^person is out of range$"):
+            table.of_person(place, 0, 1)
     for instant in (-(2**62), 2**62):
         with pytest.raises(ValueError, match=r"^from_ms is out of range$"):
             table.at_place(0, instant, 0, b"")
         with pytest.raises(ValueError, match=r"^to_ms is out of range$"):
             table.at_place(0, 0, instant, b"")
+        with pytest.raises(ValueError, match=r"^from_ms is out of range$"):
+            table.of_person(0, instant, 0)
+        with pytest.raises(ValueError, match=r"^to_ms is out of range$"):
+            table.of_person(0, 0, instant)
 
 
 def test_what_is_no_buffer_and_no_table_is_refused() -> None:
@@ -336,6 +349,7 @@ def test_any_bytes_are_read_within_their_bounds(
         except ValueError:
             continue
         tables[-1].at_place(rng.randrange(2**32), -TIME_MAX, TIME_MAX, tight(bytes(8)))
+        tables[-1].of_person(rng.randrange(2**32), -TIME_MAX, TIME_MAX)
     people = [tight(rng.randbytes(4 * rng.randrange(3))), tight(bytes(8)), tight(bytes(32))]
     try:
         shown, contacts, pairs, total, _ = find_contacts(tables, tight(case), *people, **ASKED)
@@ -372,6 +386,7 @@ def test_rows_changed_behind_its_back_do_no_harm() -> None:
     for _ in range(50):
         memory[:] = rng.randbytes(len(memory))
         table.at_place(3, 0, 10, tight(bytes(24)))
+        assert len(table.of_person(1, 0, 10)) == 20 * VISIT.itemsize
         find_contacts(
             [table], tight(case), tight(bytes(4)), tight(bytes(24)), tight(bytes(96)), **ASKED
         )

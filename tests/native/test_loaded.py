@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 import native
-from native import cpu, dedup, rows, wire
+from native import contacts, cpu, dedup, index, rows, wire
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,9 @@ def package_root() -> Path:
     return Path(native.__file__).parents[1]
 
 
-@pytest.mark.parametrize("module", [cpu, dedup, rows, wire], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [contacts, cpu, dedup, index, rows, wire], ids=lambda m: m.__name__
+)
 def test_the_extension_is_loaded(module: ModuleType) -> None:
     assert Path(str(module.__file__)).suffix in (".so", ".pyd")
     assert Path(str(module.__file__)).parent == Path(native.__file__).parent

@@ -15,7 +15,7 @@ Spans = list[tuple[int, int]]
 
 
 class Table:
-    """Of VisitTable: `visits` is an array of VISIT in any order."""
+    """Of VisitTable: `visits` is an array of VISIT, sorted alike."""
 
     def __init__(self, ident: int, visits: np.ndarray) -> None:
         self.ident = ident
@@ -35,6 +35,13 @@ class Table:
             and visit["start_ms"] < to_ms
             and visit["end_ms"] > from_ms
             and self.is_owned(visit, owner)
+        )
+
+    def of_person(self, person: int, from_ms: int, to_ms: int) -> bytes:
+        return b"".join(
+            row.tobytes()
+            for row, visit in zip(self.rows, self.visits, strict=True)
+            if visit["person"] == person and visit["start_ms"] < to_ms and visit["end_ms"] > from_ms
         )
 
 

@@ -465,12 +465,24 @@ def test_a_record_that_cannot_be_read_ends_the_body_there(bench: Bench) -> None:
 
 
 def test_a_record_at_fault_lets_the_others_through(bench: Bench) -> None:
-    phone = Credential("phone", "0912000031")  # type: ignore[arg-type]
-    bad = encode_checkin(NOON_MS, Direction.IN, phone, MARKET)
-    outcome = bench.take(encode_scan(NOON_MS, 1, CARD), bad, encode_scan(NOON_MS, 1, APP))
+    elsewhere = encode_scan(NOON_MS, 9, CARD)
+    outcome = bench.take(encode_scan(NOON_MS, 1, CARD), elsewhere, encode_scan(NOON_MS, 1, APP))
     assert list(rows(outcome)["n"]) == [0, 2]
     assert [(fault.n, type(fault.error)) for fault in outcome.faults] == [(1, WireMalformed)]
+
+
+def test_a_fault_quotes_nobody(bench: Bench) -> None:
+    phone = Credential("phone", "0912000031")  # type: ignore[arg-type]
+    bad = encode_checkin(NOON_MS, Direction.IN, phone, MARKET)
+    outcome = bench.take(bad, origin=BACK_END)
+    assert [(fault.n, type(fault.error)) for fault in outcome.faults] == [(0, WireMalformed)]
     assert "0912" not in str(outcome.faults[0].error)
+
+
+def test_a_lane_places_nobody_at_a_venue(bench: Bench) -> None:
+    outcome = bench.take(encode_checkin(NOON_MS, Direction.IN, CARD, MARKET))
+    assert lights(outcome) and not len(rows(outcome))
+    assert tallies(outcome) == {(POST, 0, "unsupported_context", TODAY): 1}
 
 
 def test_lost_numbers_are_a_run_with_its_hole(bench: Bench) -> None:

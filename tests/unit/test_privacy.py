@@ -382,7 +382,8 @@ def test_a_log_line_is_one_line_of_text(caplog: pytest.LogCaptureFixture) -> Non
             Log("x").info("event", name="a\x1b[2J\x9b\r\nb\u2028c")
     finally:
         chot.propagate = propagates
-    assert caplog.messages == ['event name="a [2J   b c"']
+    # Another test may have left a handler on the way up, then the line is here twice.
+    assert set(caplog.messages) == {'event name="a [2J   b c"'}
 
 
 def test_an_exception_nobody_took_is_told_without_its_words(
