@@ -11,7 +11,9 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" --disable-pip-version-check -q install "$work"/dist/*.whl
 cd "$work"
 "$work/venv/bin/chot" version
-"$work/venv/bin/chot" decode "$root/tests/data/lanes/lane1.mjpeg" | head -1 >/dev/null
+"$work/venv/bin/chot" decode "$root/tests/data/lanes/lane1.mjpeg" >decoded.jsonl
+test "$(wc -l <decoded.jsonl)" = 200
+grep -q '"text": "045190999001|' decoded.jsonl
 "$work/venv/bin/python" - <<'PY'
 import pathlib
 import engine, native, native.cpu
