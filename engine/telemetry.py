@@ -166,7 +166,6 @@ def setup_logging(level: int = logging.INFO) -> None:
     root = logging.getLogger("chot")
     root.handlers[:] = [handler]
     root.setLevel(level)
-    root.propagate = False
 
 
 def log_faults(loop: asyncio.AbstractEventLoop) -> None:
