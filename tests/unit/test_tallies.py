@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from engine.clock import date_to_day, iso_to_ms
 from engine.group import TALLY
+from engine.payloads.outcome import Reason
 from engine.rows import REASONS
 from engine.tallies import Tallies
 
@@ -50,3 +52,8 @@ def test_a_reason_of_a_later_version_is_still_counted() -> None:
     assert [(r["reason"], r["count"]) for r in tallies.of_day(date_to_day("2026-03-01"))] == [
         ("unknown", 4)
     ]
+
+
+def test_every_reason_of_a_payload_has_a_number() -> None:
+    assert set(get_args(Reason)) <= set(REASONS)
+    assert len(set(REASONS)) == len(REASONS)
