@@ -33,6 +33,7 @@ from rich.text import Text
 from engine import admin, client
 from engine.clock import HOUR_MS, day_to_date, day_to_ms, ms_to_day
 from engine.errors import EngineError, ServiceError
+from engine.people import mask_name
 from engine.settings import Settings
 from engine.story import COACH, MARKET, Person, Story, make_story
 
@@ -44,6 +45,12 @@ LANES = 3
 FPS = 10
 RECORDS_PER_S = 120
 START_S = 20  # an engine that is not up by then is not coming
+ENDS = {
+    "observed": "end: checked out",
+    "inferred_next": "end: next seen elsewhere",
+    "default": "end: assumed, usual stay",
+    "capped": "end: cut to the longest stay",
+}
 VERDICTS = {
     "accepted": ("✓", "green"),
     "seen": ("=", "yellow"),
@@ -331,7 +338,9 @@ class Demo:
         self._show_visits("who was at Chợ Hồ Xá between 06:30 and 07:00?", answer, most=6)
 
         answer = await self._ask(client.trace, "person", {**why, **span, "person": person})
-        self._show_visits("where was this person?", answer, most=12, is_place=True)
+        masked = mask_name(story.case.name)
+        asked = f"where was this person ({masked}, of lanes 1 and 2)?"
+        self._show_visits(asked, answer, most=12, is_place=True)
 
         body = {**why, **span, "person": person, "profile": "VN-2021-12-29"}
         answer = await self._ask(client.trace, "contacts", body)
@@ -342,12 +351,12 @@ class Demo:
 
     def _timing(self, answer: dict[str, Any]) -> str:
         behind = answer["complete"]["behind"]
-        late = f", {len(behind)} gateways no longer connected" if behind else ""
+        late = f"; {len(behind)} gateways have finished and left" if behind else ""
         cut = " (cut by the limit)" if answer["limit_cut"] else ""
         return (
             f"[dim]{answer['total']} rows{cut} in {answer['elapsed_us'] / 1000:.2f} ms,"
             f" audit record {answer['audit']}, complete up to"
-            f" {answer['complete']['up_to'][11:19]}{late}[/]"
+            f" {answer['complete']['up_to'][:19].replace('T', ' ')}{late}[/]"
         )
 
     def _show_visits(
@@ -357,7 +366,7 @@ class Demo:
         for visit in answer["visits"][:most]:
             what = visit["place_name"] if is_place else visit["name"] or visit["person"][:8]
             span = f"{visit['start'][11:19]} – {visit['end'][11:19]}"
-            self._say(f"  {span}  {escape(f'{what:<38}')} [dim]end: {visit['end_rule']}[/]")
+            self._say(f"  {span}  {escape(f'{what:<38}')} [dim]{ENDS[visit['end_rule']]}[/]")
         if len(answer["visits"]) > most:
             self._say(f"  … and {len(answer['visits']) - most} more")
         self._say("  " + self._timing(answer))

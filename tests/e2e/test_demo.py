@@ -31,7 +31,7 @@ def test_the_demo_does_what_readme_says(tmp_path: Path) -> None:
         "seen before Nguyễn Th***",
         "refused     payment_qr",
         "who was at Chợ Hồ Xá",
-        "where was this person?",
+        "where was this person (Nguyễn Th***",
         "who met this person",
         "make serve",
         "/metrics",
