@@ -59,4 +59,4 @@ bench-smoke: build      ## every benchmark, small
 	@$(PY) -m bench smoke
 
 clean:           ## build output and the environment
-	rm -rf build dist $(VENV) *.egg-info native/*.so
+	rm -rf build dist $(VENV) *.egg-info native/*.so native/*/*.so
