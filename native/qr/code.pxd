@@ -27,7 +27,7 @@ cdef enum:
     QR_NONSENSE = 5             # blocks are right, the bit stream in them is not
 
 cdef struct Segment:
-    int mode                    # 1 numeric, 2 alphanumeric, 4 byte, 8 kanji
+    int mode                    # 1 numeric, 2 alphanumeric, 4 byte, 8 kanji, 13 hanzi
     int eci                     # assignment number in force, -1 before any
     int begin                   # first byte in Code.data
     int size                    # bytes

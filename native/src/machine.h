@@ -41,4 +41,10 @@ static inline uint64_t load_be64(const uint8_t *at) { return __builtin_bswap64(l
 static inline uint32_t load_be32(const uint8_t *at) { return __builtin_bswap32(load_u32(at)); }
 static inline uint16_t load_be16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }
 
+static inline void store_be64(uint8_t *at, uint64_t value)
+{
+    value = __builtin_bswap64(value);
+    memcpy(at, &value, sizeof value);
+}
+
 #endif
