@@ -3,7 +3,11 @@
 The bytes are those that were encoded: text of digits and of alphanumeric mode in ASCII, kanji in
 Shift JIS, hanzi (GB/T 18284) in GB 2312. Where FNC1 is in force, % of alphanumeric mode becomes GS
 and %% becomes % (7.4.8.2); the application indicator stands before the content, as text.
-A stream may end without a terminator wherever a mode indicator could begin.
+A stream may end without a terminator wherever a mode indicator could begin. One without content is
+nonsense: it says nothing, and blocks of zeros, which pass every check, would be such a code.
+
+The bytes are those of zxing-cpp 3.1 for every stream it reads, but ECI assignments above 999999 are
+refused here (AIM ITS/04-023 has none), where it takes all that fit 21 bits.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -144,7 +148,7 @@ cdef bint read_bytes(Bits* bits, int count, uint8_t* out) noexcept nogil:
 cdef bint read_pairs(
     Bits* bits, int count, int row, uint32_t gap, uint32_t low, uint32_t high, uint8_t* out
 ) noexcept nogil:
-    """7.4.6 and GB/T 18284, 6.4.7: 13 bits are first * row + second, less two steps of the code.
+    """7.4.6, and GB/T 18284 for hanzi: 13 bits are first * row + second, less two steps of the code.
 
     Up to `gap` the characters begin at `low`, then at `high`.
     """
@@ -237,7 +241,7 @@ cdef bint read_segment(Bits* bits, int mode, int version, int eci, Code* out) no
 # ---- what stands between segments ---------------------------------------------------------------
 
 cdef bint read_eci(Bits* bits, int* eci) noexcept nogil:
-    """7.4.2.3, table 4: 8, 16 or 24 bits after the leading ones 0, 10, 110."""
+    """7.4.2, table 4: 8, 16 or 24 bits after the leading ones 0, 10, 110."""
     cdef int first, more
     if not take_checked(bits, 8, &first):
         return False
@@ -258,7 +262,7 @@ cdef bint read_eci(Bits* bits, int* eci) noexcept nogil:
 cdef bint read_application(Bits* bits, Code* out) noexcept nogil:
     """7.4.8.3: 0-99, or a letter and 100; before any content, and it is part of the text."""
     cdef int value
-    if out.segment_count or out.size or not take_checked(bits, 8, &value):
+    if out.size or not take_checked(bits, 8, &value):
         return False
     out.fnc1 = 2
     out.application = value
@@ -312,13 +316,13 @@ cdef int read_stream(const uint8_t* data, int size, int version, Code* out) noex
     while left(&bits) >= 4:
         mode = <int> take(&bits, 4)
         if mode == TERMINATOR:
-            return QR_READ
+            return QR_READ if out.size else QR_NONSENSE
         if not read_part(&bits, mode, version, &eci, out):
             return QR_NONSENSE
     # A terminator that is cut short by the end is still one (7.4.9): anything else is not.
     if left(&bits) > 0 and take(&bits, left(&bits)) != 0:
         return QR_NONSENSE
-    return QR_READ
+    return QR_READ if out.size else QR_NONSENSE
 
 
 # ---- tables, and the door -----------------------------------------------------------------------

@@ -15,7 +15,7 @@ How often a block that is nothing but noise passes, which is what makes a false 
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT16_MIN, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -43,7 +43,8 @@ cdef enum:
     ERASING_MAX = 2             # formats whose blocks are worth more than a look at their hard bits
     CLEAR = 1
     GUESSES_MAX = 4
-    RESERVE = 5
+    RESERVE = 5                 # check codewords that only detect, once codewords are erased
+    PLANE = 64
 
 
 cdef struct Guess:              # a format and an orientation that the format words allow
@@ -94,12 +95,11 @@ cdef uint32_t hard_word(const int32_t* values, int count) noexcept nogil:
     return word
 
 
-cdef int count_bits(uint32_t word) noexcept nogil:
-    cdef int count = 0
-    while word:
-        word &= word - 1
-        count += 1
-    return count
+cdef inline int count_bits(uint32_t word) noexcept nogil:
+    word -= word >> 1 & 0x55555555
+    word = (word & 0x33333333) + (word >> 2 & 0x33333333)
+    word = (word + (word >> 4)) & 0x0F0F0F0F
+    return <int> (word * 0x01010101 >> 24)
 
 
 cdef void enter(Guess* guesses, int* count, const Guess* guess) noexcept nogil:
@@ -237,37 +237,53 @@ cdef bint is_other_version(const int16_t* soft, int dim, MatrixScratch* scratch)
 
 # ---- codewords ----------------------------------------------------------------------------------
 
-cdef inline void take_codeword(
-    const int16_t* values, uint8_t* raw, uint16_t* reliability
+cdef void pick_modules(
+    const int16_t* soft, const uint16_t* order, int width, int dim, int mirrored,
+    int16_t[8][PLANE] planes,
 ) noexcept nogil:
-    cdef int32_t value, least = 0x8000
-    cdef uint32_t bits = 0
-    cdef int k
-    for k in range(8):
-        value = values[k]
-        bits = bits << 1 | (value > 0)
-        least = min(least, value if value > 0 else -value)
-    raw[0] = <uint8_t> bits
-    reliability[0] = <uint16_t> least
+    """The modules of `width` codewords, a plane for each bit of them."""
+    cdef int i, k, at
+    for i in range(width):
+        if mirrored:
+            for k in range(8):
+                at = order[8 * i + k]
+                planes[k][i] = soft[at % dim * dim + at // dim]
+        else:
+            for k in range(8):
+                planes[k][i] = soft[order[8 * i + k]]
 
 
 cdef void take_codewords(
     const int16_t* soft, int version, int mirrored, uint8_t* raw, uint16_t* reliability
 ) noexcept nogil:
+    """In planes, because the compiler makes vector code of all but the picking then."""
     cdef const uint16_t* order = module_order(version)
     cdef int dim = 17 + 4 * version
-    cdef int i, k, at
-    cdef int16_t[8] values
-    for i in range(codewords_of(version)):
-        if mirrored:
-            for k in range(8):
-                at = order[k]
-                values[k] = soft[at % dim * dim + at // dim]
-        else:
-            for k in range(8):
-                values[k] = soft[order[k]]
-        take_codeword(values, &raw[i], &reliability[i])
-        order += 8
+    cdef int left = codewords_of(version)
+    cdef int width, i, k
+    cdef int16_t[8][PLANE] planes
+    cdef int16_t[PLANE] least            # the magnitude below 0, where -32768 has one too
+    cdef uint16_t[PLANE] bits
+    cdef int16_t value
+    while left > 0:
+        width = min(left, PLANE)
+        pick_modules(soft, order, width, dim, mirrored, planes)
+        for i in range(width):
+            least[i] = INT16_MIN
+            bits[i] = 0
+        for k in range(8):
+            for i in range(width):
+                value = planes[k][i]
+                bits[i] = <uint16_t> (bits[i] << 1 | (value > 0))
+                value = -value if value > 0 else value
+                least[i] = value if value > least[i] else least[i]
+        for i in range(width):
+            raw[i] = <uint8_t> bits[i]
+            reliability[i] = <uint16_t> -least[i]
+        order += 8 * width
+        raw += width
+        reliability += width
+        left -= width
 
 
 cdef void split_blocks(
@@ -299,22 +315,31 @@ cdef inline int sent_index(const Blocks* found, int block, int k) noexcept nogil
     return found.data + (k - width) * found.count + block
 
 
-cdef void join_blocks(
-    const Blocks* found, const uint8_t* mask, MatrixScratch* scratch
-) noexcept nogil:
-    """Mended blocks as data in reading order, and as the masked codewords that were sent."""
+cdef void join_data(const Blocks* found, MatrixScratch* scratch) noexcept nogil:
+    """Data codewords in reading order."""
     cdef const uint8_t* at = scratch.blocks
     cdef uint8_t* data = scratch.data
-    cdef int block, k, width, index
+    cdef int block, width
     for block in range(found.count):
         width = found.short_size + (block >= found.short_count)
         memcpy(data, at, width)
         data += width
-        for k in range(width + found.check):
-            index = sent_index(found, block, k)
-            scratch.sent[index] = at[k] ^ mask[index]
         at += width + found.check
     memset(data, 0, BITS_PAD)
+
+
+cdef void join_sent(
+    const Blocks* found, const uint8_t* mask, MatrixScratch* scratch
+) noexcept nogil:
+    """Mended blocks as the masked codewords that were sent."""
+    cdef const uint8_t* at = scratch.blocks
+    cdef int block, k, size, index
+    for block in range(found.count):
+        size = found.short_size + (block >= found.short_count) + found.check
+        for k in range(size):
+            index = sent_index(found, block, k)
+            scratch.sent[index] = at[k] ^ mask[index]
+        at += size
 
 
 # ---- mending ------------------------------------------------------------------------------------
@@ -391,7 +416,11 @@ cdef int try_format(
     split_blocks(scratch.raw, mask, found, scratch.blocks)
     if not correct_all(found, may_erase, out, scratch):
         return QR_DAMAGED
-    join_blocks(found, mask, scratch)
+    join_data(found, scratch)
+    if out.corrected == 0:
+        memcpy(scratch.sent, scratch.raw, codewords_of(version))
+    else:
+        join_sent(found, mask, scratch)
     out.version = version
     out.level = guess.level
     out.mask = guess.mask
