@@ -148,7 +148,7 @@ cdef bint read_bytes(Bits* bits, int count, uint8_t* out) noexcept nogil:
 cdef bint read_pairs(
     Bits* bits, int count, int row, uint32_t gap, uint32_t low, uint32_t high, uint8_t* out
 ) noexcept nogil:
-    """7.4.6, and GB/T 18284 for hanzi: 13 bits are first * row + second, less two steps of the code.
+    """7.4.6, and GB/T 18284 for hanzi: 13 bits are first * row + second, less where they begin.
 
     Up to `gap` the characters begin at `low`, then at `high`.
     """

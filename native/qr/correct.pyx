@@ -138,17 +138,17 @@ cdef bint locate(Locator* locator, const uint8_t* syndromes, int ecc) noexcept n
         gap = 0
         for i in range(step + 1):
             gap ^= times(locator.terms[i], syndromes[step - i])
-        memmove(kept + 1, kept, TERMS)
+        memmove(kept + 1, kept, ecc + 1)
         kept[0] = 0
         if gap == 0:
             continue
-        for i in range(TERMS):
+        for i in range(ecc + 1):
             grown[i] = locator.terms[i] ^ times(gap, kept[i])
         if 2 * length <= step + erased:
             length = step + 1 + erased - length
-            for i in range(TERMS):
+            for i in range(ecc + 1):
                 kept[i] = over(locator.terms[i], gap)
-        memcpy(locator.terms, grown, TERMS)
+        memcpy(locator.terms, grown, ecc + 1)
     locator.degree = ecc
     while locator.degree > 0 and locator.terms[locator.degree] == 0:
         locator.degree -= 1

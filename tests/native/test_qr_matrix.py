@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -60,13 +62,22 @@ def codewords_by_block(version: int, level: str) -> list[list[int]]:
 # ---- whole symbols ------------------------------------------------------------------------------
 
 
-def check_segno(version: int, level: str, mask: int, mode: str) -> None:
-    content = CONTENTS[mode] if version > 1 else CONTENTS[mode][:3]
+@cache
+def made_by_segno(version: int, level: str, mask: int, mode: str, content: str) -> bytes:
+    """The modules of segno's symbol, packed: the levels of the CPU share them."""
     made = segno.make(
         content, version=version, error=level, mask=mask, mode=mode, boost_error=False, micro=False,
         encoding=None if mode in ("numeric", "alphanumeric") else ENCODINGS[mode],
     )  # fmt: skip
-    found = read(np.array(made.matrix, np.uint8))
+    return np.packbits(np.array(made.matrix, np.uint8)).tobytes()
+
+
+def check_segno(version: int, level: str, mask: int, mode: str) -> None:
+    content = CONTENTS[mode] if version > 1 else CONTENTS[mode][:3]
+    dim = qr.side(version)
+    packed = made_by_segno(version, level, mask, mode, content)
+    modules = np.unpackbits(np.frombuffer(packed, np.uint8), count=dim * dim)
+    found = read(modules.reshape(dim, dim))
     assert found["data"] == content.encode(ENCODINGS[mode])
     assert (found["version"], found["level"]) == (version, qr.LEVELS.index(level))
     assert (found["mask"], found["mirrored"]) == (mask, 0)
@@ -448,6 +459,13 @@ def test_a_washed_out_patch_is_read_where_hard_modules_are_not() -> None:
         hard += not isinstance(read((values > 0).astype(np.uint8)), str)
         softly += not isinstance(read(values.astype(np.int16)), str)
     assert softly > hard * 1.3
+
+
+def test_threads_share_the_tables() -> None:
+    grids = [(f"thread {i}".encode(), twin(f"thread {i}".encode(), i + 2, "M")) for i in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, [grid for _, grid in grids] * 20))
+    assert [code["data"] for code in found] == [content for content, _ in grids] * 20
 
 
 def test_arguments_that_make_no_sense() -> None:
