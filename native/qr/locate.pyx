@@ -1,0 +1,462 @@
+"""Where the modules lie: from three finders to a map, and from alignment patterns to its bends.
+
+1. An affine map through the centres of the finders, good near each of them.
+2. Edges of all three finders into the fit of native.qr.fit: a projective map.
+3. Alignment patterns, nearest first, each looked for where the ones found before say; their edges
+   and those of the timing patterns join the fit.
+4. From version 7 on what remains between map and alignment patterns becomes a mesh of displacements:
+   curved paper, lenses (ISO/IEC 18004, 12 g: sampling by the grid of alignment patterns).
+"""
+
+from libc.math cimport fabsf, sqrtf
+
+from native.qr.finder cimport Finder
+from native.qr.fit cimport (
+    Fit, Map, fit_begin, fit_edge, fit_solve, map_point, map_to_square, probe,
+)
+from native.qr.plane cimport Plane, grey_at, grey_near, is_inside
+from native.qr.symbol cimport alignment_centres
+
+cdef enum:
+    HALF_STEPS = 2              # samples a module when looking for an alignment pattern
+    RADIUS_MAX = 5              # modules
+    PATCH_MAX = 29              # (2 * RADIUS_MAX + 4) * HALF_STEPS + 1
+    AGREEMENT_COARSE = 45       # percent of timing modules, by the map of the finders alone
+
+# Lines of a finder that have an edge, and from where to where along them: outer side, ring, core.
+cdef float[6] LINES = [0, 7, 1, 6, 2, 5]
+cdef int[6] RISES = [-1, 1, 1, -1, -1, 1]
+cdef int[6] PROBES = [4, 4, 3, 3, 2, 2]
+cdef float[6] FIRST = [0.8, 0.8, 1.9, 1.9, 2.9, 2.9]
+cdef float[6] APART = [1.8, 1.8, 1.6, 1.6, 1.2, 1.2]
+
+
+cdef int locate(
+    const Plane* plane, const Finder* a, const Finder* b, const Finder* c, int dim, int thorough,
+    Place* out,
+) noexcept nogil:
+    """Fits a symbol of dim modules to three finders (corner, right, below); 0 where it cannot.
+
+    thorough: look further around for alignment patterns.
+    """
+    out.dim = dim
+    out.sign = a.sign
+    out.mesh.count = 0
+    out.aligned = 0
+    out.contrast = fabsf(a.light + b.light + c.light - a.dark - b.dark - c.dark) / 3
+    out.middle = (a.light + b.light + c.light + a.dark + b.dark + c.dark) / 6
+    affine_map(a, b, c, dim, &out.map)
+    fit_begin(
+        &out.fit, dim, (b.x + c.x) * <float>0.5, (b.y + c.y) * <float>0.5,
+        (fabsf(b.x - c.x) + fabsf(b.y - c.y)) * <float>0.5,
+    )
+    cdef int edges = 0
+    edges += finder_edges(plane, out, a, 0, 0)
+    edges += finder_edges(plane, out, b, dim - 7, 0)
+    edges += finder_edges(plane, out, c, 0, dim - 7)
+    if edges < 40 or not fit_solve(&out.fit, &out.map):
+        return 0
+    # Three finders that are no symbol end here, before the dearer steps.
+    out.agreement = timing_agreement(plane, out)
+    out.coarse = out.agreement
+    if out.agreement < AGREEMENT_COARSE:
+        return 0
+    align(plane, out, thorough)
+    timing_edges(plane, out)
+    if not fit_solve(&out.fit, &out.map):
+        return 0
+    out.agreement = timing_agreement(plane, out)
+    return 1
+
+
+cdef void affine_map(
+    const Finder* a, const Finder* b, const Finder* c, int dim, Map* out
+) noexcept nogil:
+    cdef float side = 1 / <float>(dim - 7)
+    out.m[0] = (b.x - a.x) * side
+    out.m[1] = (c.x - a.x) * side
+    out.m[2] = a.x - <float>3.5 * (out.m[0] + out.m[1])
+    out.m[3] = (b.y - a.y) * side
+    out.m[4] = (c.y - a.y) * side
+    out.m[5] = a.y - <float>3.5 * (out.m[3] + out.m[4])
+    out.m[6] = 0
+    out.m[7] = 0
+    out.m[8] = 1
+
+
+cdef int finder_edges(
+    const Plane* plane, Place* place, const Finder* finder, float left, float top
+) noexcept nogil:
+    """Adds the edges of one finder whose corner is module (left, top); how many were found."""
+    cdef float threshold = (finder.dark + finder.light) * <float>0.5
+    cdef float x, y, off, along
+    cdef int line, i, found = 0
+    for line in range(6):
+        for i in range(PROBES[line]):
+            along = FIRST[line] + i * APART[line]
+            if probe(
+                plane, &place.map, 0, left + LINES[line], top + along,
+                RISES[line] * place.sign, threshold, <float>0.9, &x, &y, &off,
+            ):
+                fit_edge(&place.fit, 0, left + LINES[line], x, y, 1)
+                found += 1
+            if probe(
+                plane, &place.map, 1, left + along, top + LINES[line],
+                RISES[line] * place.sign, threshold, <float>0.9, &x, &y, &off,
+            ):
+                fit_edge(&place.fit, 1, top + LINES[line], x, y, 1)
+                found += 1
+    return found
+
+
+cdef void timing_edges(const Plane* plane, Place* place) noexcept nogil:
+    """Adds the edges of both timing patterns, which alternate between the finders."""
+    cdef int dim = place.dim
+    cdef int step = 1 if dim <= 57 else 2 + (dim - 57) // 40 * 2
+    cdef int k = 8
+    cdef int rises
+    cdef float x, y, off, threshold
+    while k <= dim - 8:
+        # Even modules are dark: an even line is where a dark module begins.
+        rises = (-1 if k % 2 == 0 else 1) * place.sign
+        threshold = level_between(plane, &place.map, k, <float>6.5, 0)
+        if threshold >= 0 and probe(
+            plane, &place.map, 0, k, <float>6.5, rises, threshold, <float>0.7, &x, &y, &off
+        ):
+            fit_edge(&place.fit, 0, k, x, y, <float>0.6)
+        threshold = level_between(plane, &place.map, <float>6.5, k, 1)
+        if threshold >= 0 and probe(
+            plane, &place.map, 1, <float>6.5, k, rises, threshold, <float>0.7, &x, &y, &off
+        ):
+            fit_edge(&place.fit, 1, k, x, y, <float>0.6)
+        k += step
+
+
+cdef float level_between(
+    const Plane* plane, const Map* map, float u, float v, int axis
+) noexcept nogil:
+    """Grey value between the two modules beside an edge at (u, v); -1 outside the picture."""
+    cdef float x0, y0, x1, y1
+    cdef float half_u = 0 if axis else <float>0.5
+    cdef float half_v = <float>0.5 if axis else 0
+    map_point(map, u - half_u, v - half_v, &x0, &y0)
+    map_point(map, u + half_u, v + half_v, &x1, &y1)
+    if not is_inside(plane, x0, y0) or not is_inside(plane, x1, y1):
+        return -1
+    return (grey_at(plane, x0, y0) + grey_at(plane, x1, y1)) * <float>0.5
+
+
+cdef int timing_agreement(const Plane* plane, const Place* place) noexcept nogil:
+    """How well the timing patterns alternate, in percent of the differences between their modules.
+
+    100 where every module is darker or lighter than its neighbours' mean as it should be, about 0
+    by chance, and little changed by one that is not.
+    """
+    cdef int dim = place.dim
+    cdef int k, axis
+    cdef float x, y, before, here, after, step
+    cdef float right = 0
+    cdef float total = 1
+    for axis in range(2):
+        before = 0
+        here = 0
+        for k in range(7, dim - 6):
+            if axis == 0:
+                map_point(&place.map, k + <float>0.5, <float>6.5, &x, &y)
+            else:
+                map_point(&place.map, <float>6.5, k + <float>0.5, &x, &y)
+            after = grey_near(plane, x, y)
+            if k >= 9:
+                step = before + after - here - here
+                total += fabsf(step)
+                right += step if (k - 1) % 2 == 0 else -step
+            before = here
+            here = after
+    return <int>(100 * right * place.sign / total)
+
+
+# ---- alignment patterns -------------------------------------------------------------------------
+
+
+cdef void align(const Plane* plane, Place* place, int thorough) noexcept nogil:
+    """Finds alignment patterns, adds their edges to the fit, and from version 7 on makes a mesh."""
+    cdef int[8] centres
+    cdef float[64] found_x
+    cdef float[64] found_y
+    cdef float[64] du
+    cdef float[64] dv
+    cdef int[64] known
+    cdef int version = (place.dim - 17) // 4
+    cdef int n = alignment_centres(version, centres)
+    cdef int i, j, at
+    place.alignment_count = max(0, n * n - 3)
+    if n == 0:
+        return
+    for at in range(n * n):
+        known[at] = 0
+        du[at] = 0
+        dv[at] = 0
+    # Rows and columns from the corner outwards, so that neighbours left and above come first.
+    for j in range(n):
+        for i in range(n):
+            at = j * n + i
+            if (i == 0 and j == 0) or (i == n - 1 and j == 0) or (i == 0 and j == n - 1):
+                known[at] = 2
+                map_point(
+                    &place.map, centres[i] + <float>0.5, centres[j] + <float>0.5,
+                    &found_x[at], &found_y[at],
+                )
+                continue
+            guess_displacement(n, i, j, du, dv, known)
+            known[at] = look_for_alignment(
+                plane, place, centres[i] + <float>0.5, centres[j] + <float>0.5,
+                thorough, n, &du[at], &dv[at], &found_x[at], &found_y[at],
+            )
+            place.aligned += known[at]
+    if place.aligned and fit_solve(&place.fit, &place.map) and n >= 3:
+        make_mesh(place, n, centres, found_x, found_y, known)
+
+
+cdef void guess_displacement(
+    int n, int i, int j, float* du, float* dv, const int* known
+) noexcept nogil:
+    """Displacement of node (i, j) by the nodes left of and above it, as a plane or a mean."""
+    cdef int at = j * n + i
+    cdef float best_u = 0, best_v = 0
+    cdef int left = i > 0 and known[at - 1]
+    cdef int above = j > 0 and known[at - n]
+    cdef int corner = i > 0 and j > 0 and known[at - n - 1]
+    if left and above and corner:
+        best_u = du[at - 1] + du[at - n] - du[at - n - 1]
+        best_v = dv[at - 1] + dv[at - n] - dv[at - n - 1]
+    elif left:
+        best_u = du[at - 1]
+        best_v = dv[at - 1]
+        if i > 1 and known[at - 2]:
+            best_u += best_u - du[at - 2]
+            best_v += best_v - dv[at - 2]
+    elif above:
+        best_u = du[at - n]
+        best_v = dv[at - n]
+        if j > 1 and known[at - 2 * n]:
+            best_u += best_u - du[at - 2 * n]
+            best_v += best_v - dv[at - 2 * n]
+    elif i > 0 and j > 0:
+        best_u = (du[at - 1] + du[at - n]) * <float>0.5
+        best_v = (dv[at - 1] + dv[at - n]) * <float>0.5
+    du[at] = best_u
+    dv[at] = best_v
+
+
+cdef int look_for_alignment(
+    const Plane* plane, Place* place, float u, float v, int thorough, int n,
+    float* du, float* dv, float* x, float* y,
+) noexcept nogil:
+    """Finds the pattern whose centre should be (u + du, v + dv): updates du, dv, sets x and y.
+
+    On success its edges are added to the fit. Where it is not found du and dv stay as guessed.
+    """
+    cdef float found_u, found_v, quality
+    cdef int radius = 2
+    quality = match_alignment(plane, place, u + du[0], v + dv[0], radius, &found_u, &found_v)
+    if quality < <float>0.45 and n == 2:
+        radius = RADIUS_MAX if thorough else 4
+        quality = match_alignment(plane, place, u + du[0], v + dv[0], radius, &found_u, &found_v)
+    if quality < <float>0.45:
+        return 0
+    du[0] = found_u - u
+    dv[0] = found_v - v
+    if n == 2 or fabsf(du[0]) < 3 and fabsf(dv[0]) < 3:
+        alignment_edges(plane, place, u, v, du, dv)
+    map_point(&place.map, u + du[0], v + dv[0], x, y)
+    return 1
+
+
+cdef float match_alignment(
+    const Plane* plane, const Place* place, float u, float v, int radius, float* best_u,
+    float* best_v,
+) noexcept nogil:
+    """Best place of a 5 x 5 pattern within `radius` modules of (u, v), and how well it fits.
+
+    The mean of the light ring less that of centre and dark ring, over the contrast of the finders;
+    1 is a perfect pattern, and what lies far from the expected place counts less.
+    """
+    cdef float[PATCH_MAX * PATCH_MAX] patch
+    cdef int side = (2 * radius + 4) * HALF_STEPS + 1
+    cdef float reach = radius + 2
+    cdef float x, y, fit, best = -10
+    cdef int i, j, here, best_at = 0
+    cdef float[3] fits
+    for j in range(side):
+        for i in range(side):
+            map_point(
+                &place.map, u - reach + i * <float>0.5, v - reach + j * <float>0.5, &x, &y
+            )
+            patch[j * side + i] = grey_near(plane, x, y)
+    cdef float scale = place.sign / place.contrast
+    cdef float centre = radius * HALF_STEPS
+    for j in range(2 * radius * HALF_STEPS + 1):
+        for i in range(2 * radius * HALF_STEPS + 1):
+            fit = pattern_fit(patch + j * side + i, side) * scale
+            fit -= <float>0.02 * (fabsf(i - centre) + fabsf(j - centre)) / radius
+            if fit > best:
+                best = fit
+                best_at = j * side + i
+    i = best_at % side
+    j = best_at // side
+    best_u[0] = u - radius + i * <float>0.5
+    best_v[0] = v - radius + j * <float>0.5
+    return best
+
+
+cdef inline float pattern_fit(const float* at, int side) noexcept nogil:
+    """Light ring less dark modules of a pattern whose corner sample is at[0]; two samples a module."""
+    cdef const float* row1 = at + 2 * side
+    cdef const float* row2 = at + 4 * side
+    cdef const float* row3 = at + 6 * side
+    cdef const float* row4 = at + 8 * side
+    cdef float ring = (
+        row1[2] + row1[4] + row1[6] + row2[2] + row2[6] + row3[2] + row3[4] + row3[6]
+    )
+    cdef float dark = (
+        at[0] + at[2] + at[4] + at[6] + at[8] + row4[0] + row4[2] + row4[4] + row4[6] + row4[8]
+        + row1[0] + row1[8] + row2[0] + row2[8] + row3[0] + row3[8]
+    )
+    # The centre weighs as much as four modules of the ring around: it tells the pattern's middle.
+    return ring * <float>0.125 - (dark + 4 * row2[4]) * <float>0.05
+
+
+cdef void alignment_edges(
+    const Plane* plane, Place* place, float u, float v, float* du, float* dv
+) noexcept nogil:
+    """Adds the edges of the pattern at (u + du, v + dv) and moves du, dv to the middle of them."""
+    cdef float threshold = place.middle
+    cdef float x, y, off, shift
+    cdef int axis, line, i, rises, count
+    cdef float total, along
+    cdef float[2] moved
+    for axis in range(2):
+        total = 0
+        count = 0
+        for line in range(4):
+            # Edges at -1.5, -0.5, 0.5, 1.5: into the ring, into the centre, and out again.
+            shift = line - <float>1.5
+            rises = place.sign if line % 2 == 0 else -place.sign
+            for i in range(-1, 2):
+                if i != 0 and (line == 1 or line == 2):
+                    continue
+                along = i
+                if axis == 0:
+                    threshold = level_between(plane, &place.map, u + du[0] + shift, v + dv[0] + along, 0)
+                    if threshold < 0 or not probe(
+                        plane, &place.map, 0, u + du[0] + shift, v + dv[0] + along, rises,
+                        threshold, <float>0.7, &x, &y, &off,
+                    ):
+                        continue
+                    fit_edge(&place.fit, 0, u + shift, x, y, 1)
+                else:
+                    threshold = level_between(plane, &place.map, u + du[0] + along, v + dv[0] + shift, 1)
+                    if threshold < 0 or not probe(
+                        plane, &place.map, 1, u + du[0] + along, v + dv[0] + shift, rises,
+                        threshold, <float>0.7, &x, &y, &off,
+                    ):
+                        continue
+                    fit_edge(&place.fit, 1, v + shift, x, y, 1)
+                total += off
+                count += 1
+        moved[axis] = total / count if count else 0
+    du[0] += moved[0]
+    dv[0] += moved[1]
+
+
+# ---- the mesh -----------------------------------------------------------------------------------
+
+
+cdef void make_mesh(
+    Place* place, int n, const int* centres, const float* xs, const float* ys, const int* known
+) noexcept nogil:
+    """Displacements of the alignment patterns from where the final map has them."""
+    cdef double[9] inverse
+    cdef double w
+    cdef float u, v
+    cdef int i, j, at
+    cdef int[64] have
+    cdef Mesh* mesh = &place.mesh
+    if not map_to_square(&place.map, inverse):
+        return
+    for i in range(n):
+        mesh.lines[i] = centres[i] + <float>0.5
+    for j in range(n):
+        for i in range(n):
+            at = j * n + i
+            mesh.du[at] = 0
+            mesh.dv[at] = 0
+            have[at] = known[at]
+            if not known[at]:
+                continue
+            w = inverse[6] * xs[at] + inverse[7] * ys[at] + inverse[8]
+            u = <float>((inverse[0] * xs[at] + inverse[1] * ys[at] + inverse[2]) / w)
+            v = <float>((inverse[3] * xs[at] + inverse[4] * ys[at] + inverse[5]) / w)
+            u -= mesh.lines[i]
+            v -= mesh.lines[j]
+            # What is further off than a module and a half is a false pattern, not a bend.
+            if fabsf(u) > <float>2.5 or fabsf(v) > <float>2.5:
+                have[at] = 0
+                continue
+            mesh.du[at] = u
+            mesh.dv[at] = v
+    fill_gaps(mesh, n, have)
+    mesh.count = n
+
+
+cdef void fill_gaps(Mesh* mesh, int n, const int* have) noexcept nogil:
+    """Nodes without a pattern get the mean of their known neighbours, weighed by nearness."""
+    cdef int i, j, k, l, at
+    cdef float weight, total, du, dv
+    for j in range(n):
+        for i in range(n):
+            at = j * n + i
+            if have[at]:
+                continue
+            total = 0
+            du = 0
+            dv = 0
+            for l in range(n):
+                for k in range(n):
+                    if have[l * n + k]:
+                        weight = 1 / <float>((k - i) * (k - i) + (l - j) * (l - j))
+                        weight *= weight
+                        total += weight
+                        du += weight * mesh.du[l * n + k]
+                        dv += weight * mesh.dv[l * n + k]
+            if total > 0:
+                mesh.du[at] = du / total
+                mesh.dv[at] = dv / total
+
+
+cdef inline int line_before(const Mesh* mesh, float u) noexcept nogil:
+    cdef int i = 0
+    while i < mesh.count - 2 and u >= mesh.lines[i + 1]:
+        i += 1
+    return i
+
+
+cdef void bend(const Mesh* mesh, float u, float v, float* du, float* dv) noexcept nogil:
+    """Displacement at (u, v), bilinear between nodes; outside them the outermost cell goes on, but
+    no further than its own size."""
+    cdef int n = mesh.count
+    if n < 2:
+        du[0] = 0
+        dv[0] = 0
+        return
+    cdef int i = line_before(mesh, u)
+    cdef int j = line_before(mesh, v)
+    cdef float fu = (u - mesh.lines[i]) / (mesh.lines[i + 1] - mesh.lines[i])
+    cdef float fv = (v - mesh.lines[j]) / (mesh.lines[j + 1] - mesh.lines[j])
+    cdef int at = j * n + i
+    cdef float upper = mesh.du[at] + fu * (mesh.du[at + 1] - mesh.du[at])
+    cdef float lower = mesh.du[at + n] + fu * (mesh.du[at + n + 1] - mesh.du[at + n])
+    du[0] = upper + fv * (lower - upper)
+    upper = mesh.dv[at] + fu * (mesh.dv[at + 1] - mesh.dv[at])
+    lower = mesh.dv[at + n] + fu * (mesh.dv[at + n + 1] - mesh.dv[at + n])
+    dv[0] = upper + fv * (lower - upper)

@@ -1,0 +1,78 @@
+"""Reading of one plane: the order of the stages, and the memory they share."""
+
+from libc.stdint cimport uint8_t, uint16_t
+
+from native.qr.code cimport Code
+from native.qr.finder cimport FINDERS_MAX, Finder, RowScratch
+from native.qr.locate cimport Place
+from native.qr.matrix cimport MatrixScratch
+from native.qr.plane cimport Plane
+from native.qr.sample cimport Grid
+from native.qr.threshold cimport Thresholds
+from native.qr.triple cimport Triple
+
+cdef enum:
+    TRIPLES_MAX = 128
+    LEVELS_MAX = 3
+    FOUND_MAX = 255
+
+# How a code was read: the least that was needed.
+cdef enum:
+    HOW_PLAIN = 1               # half way between dark and light around
+    HOW_MEAN = 2                # against the mean around
+    HOW_EQUALIZED = 3           # by the filter trained on known modules
+    HOW_BENT = 4                # on a mesh moved to the edges
+    HOW_FUSED = 5               # evidence of several frames joined
+    HOW_REPEAT = 6              # the code of the frame before, by the exact rule
+
+cdef struct Found:
+    Code code
+    int how
+    int halvings                # of the plane it was read on
+    int inverted                # light on dark
+    float corners[8]            # x, y of the outer corners: the symbol's own upper left, upper right,
+                                # lower right, lower left
+
+cdef struct Effort:             # how much is done for one plane
+    int row_step
+    int levels                  # planes: the given one, its half, its quarter
+    int always_levels           # look at the smaller ones although the larger one gave a code
+    int finders                 # kept in a plane, and all that are fine
+    int triples                 # measured in a plane
+    int attempts                # located and sampled in a plane
+    int thorough                # all ways of reading a symbol
+
+cdef struct Evidence:
+    int finders                 # most on one level that belong to no code that was read
+    int triples                 # timing patterns fit, and yet the code could not be read
+    int attempts                # symbols placed
+    int measured                # triples whose timing was looked at
+    int seen                    # finders on all levels
+
+cdef struct Workspace:
+    Thresholds thresholds
+    RowScratch rows
+    uint8_t* halves[LEVELS_MAX - 1]
+    uint8_t* memory             # all of the above
+    size_t memory_size
+    Finder finders[FINDERS_MAX]
+    Triple triples[TRIPLES_MAX]
+    Place place
+    Grid grid
+    MatrixScratch matrix
+    Code code
+    int how                     # of what is in code
+
+cdef Workspace* workspace_new() noexcept nogil
+cdef void workspace_free(Workspace* ws) noexcept nogil
+cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil
+cdef int read_plane(
+    Workspace* ws, const Plane* plane, const Effort* effort, Found* out, int room,
+    Evidence* evidence,
+) noexcept nogil
+cdef int read_symbol(
+    Workspace* ws, const Plane* plane, const Finder* finders, const Triple* triple, int thorough
+) noexcept nogil
+cdef void note_found(const Workspace* ws, int halvings, Found* out) noexcept nogil
+cdef int buffer_to_plane(object luma, void* view, Plane* plane) except 0
+cdef tuple found_to_tuple(const Found* found)

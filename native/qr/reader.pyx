@@ -1,0 +1,433 @@
+"""Reading of one plane: thresholds, finders, triples, place, modules, content; then the half plane.
+
+The stages are joined by flat structs in a Workspace, which is allocated when a larger plane comes
+and never for a frame. Nothing here holds the GIL but the doors at the end.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.math cimport fabsf
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+
+from native cimport cpu
+from native.qr.code cimport (
+    QR_NO_FORMAT, QR_NO_VERSION, QR_READ, Code,
+)
+from native.qr.finder cimport FINDERS_MAX, Finder, find_finders, keep_best
+from native.qr.fit cimport map_point
+from native.qr.locate cimport Place, locate
+from native.qr.matrix cimport decode_matrix
+from native.qr.plane cimport Plane
+from native.qr.sample cimport (
+    bend_to_edges, equalize, sample_grid, soften, soften_by_mean,
+)
+from native.qr.threshold cimport LUMA_BLOCK, LUMA_EDGES_PAD, block_count, find_thresholds
+from native.qr.triple cimport Triple, measure_triple, rank_triples
+
+cdef extern from "luma.h":
+    ctypedef struct luma_kernel:
+        void (*halve)(const uint8_t*, Py_ssize_t, int, int, uint8_t*, Py_ssize_t) noexcept nogil
+    const luma_kernel* luma_kernel_at(int) noexcept nogil
+
+cdef enum:
+    SIDE_LEAST = 21             # pixels; a symbol of one pixel a module
+    SIDE_MOST = 65_000          # edges are 16-bit numbers
+    AGREEMENT_LEAST = 65        # percent of timing modules, to sample at all
+    AGREEMENT_SURE = 80         # to try harder than a plain reading
+    OUTSIDE_MOST = 25           # percent of modules
+
+
+# ---- memory -------------------------------------------------------------------------------------
+
+
+cdef Workspace* workspace_new() noexcept nogil:
+    """Zeroed memory for one reader, or NULL."""
+    return <Workspace*>calloc(1, sizeof(Workspace))
+
+
+cdef void workspace_free(Workspace* ws) noexcept nogil:
+    if ws != NULL:
+        free(ws.memory)
+        free(ws)
+
+
+cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil:
+    """Makes room for planes of this size; 0 when there is no memory."""
+    cdef size_t blocks = <size_t>block_count(width) * block_count(height)
+    cdef size_t row = <size_t>block_count(width) * LUMA_BLOCK
+    cdef size_t half = <size_t>(width // 2) * (height // 2)
+    cdef size_t quarter = <size_t>(width // 4) * (height // 4)
+    cdef size_t edges = (row + LUMA_EDGES_PAD + 8) * sizeof(uint16_t)
+    cdef size_t size = 3 * blocks + row + 2 * edges + half + quarter + 64
+    cdef uint8_t* at
+    if size > ws.memory_size:
+        free(ws.memory)
+        ws.memory_size = 0
+        # Zeroed, as finder_runs may look at entries behind the last edge.
+        ws.memory = <uint8_t*>calloc(1, size)
+        if ws.memory == NULL:
+            return 0
+        ws.memory_size = size
+    at = ws.memory
+    ws.rows.edges = <uint16_t*>at
+    at += edges
+    ws.rows.starts = <uint16_t*>at
+    at += edges
+    ws.rows.thresholds = at
+    at += row
+    ws.thresholds.values = at
+    at += blocks
+    ws.thresholds.lows = at
+    at += blocks
+    ws.thresholds.highs = at
+    at += blocks
+    ws.halves[0] = at
+    at += half
+    ws.halves[1] = at
+    return 1
+
+
+# ---- the way of a plane -------------------------------------------------------------------------
+
+
+cdef int read_plane(
+    Workspace* ws, const Plane* plane, const Effort* effort, Found* out, int room,
+    Evidence* evidence,
+) noexcept nogil:
+    """Codes of a plane into `out`, at most `room`; their number, or -1 without memory."""
+    cdef Plane level = plane[0]
+    cdef int halvings = 0
+    cdef int found = 0
+    memset(evidence, 0, sizeof(Evidence))
+    if not is_readable(plane):
+        return 0
+    if not workspace_fit(ws, plane.width, plane.height):
+        return -1
+    while True:
+        found = read_level(ws, &level, halvings, effort, out, found, room, evidence)
+        halvings += 1
+        if halvings >= effort.levels or (found and not effort.always_levels):
+            return found
+        level = halve(ws, &level, halvings - 1)
+        if not is_readable(&level):
+            return found
+
+
+cdef inline bint is_readable(const Plane* plane) noexcept nogil:
+    return (
+        SIDE_LEAST <= plane.width <= SIDE_MOST and SIDE_LEAST <= plane.height <= SIDE_MOST
+    )
+
+
+cdef Plane halve(Workspace* ws, const Plane* plane, int n) noexcept nogil:
+    cdef Plane half
+    half.width = plane.width // 2
+    half.height = plane.height // 2
+    half.stride = half.width
+    half.data = ws.halves[n]
+    luma_kernel_at(cpu.level()).halve(
+        plane.data, plane.stride, half.width, half.height, ws.halves[n], half.stride
+    )
+    return half
+
+
+cdef inline int step_for(const Plane* plane) noexcept nogil:
+    """Row steps that a plane allows: modules of a small one may be single pixels."""
+    cdef int side = min(plane.width, plane.height)
+    return 1 if side < 200 else 2 if side < 400 else 16
+
+
+cdef int read_level(
+    Workspace* ws, const Plane* plane, int halvings, const Effort* effort, Found* out, int found,
+    int room, Evidence* evidence,
+) noexcept nogil:
+    """Codes of one size of the plane that are not among out[:found]; the new number."""
+    cdef int count, triple_count, t, i, attempts = 0
+    cdef Triple* triple
+    # Half planes are small, and their modules may be of two pixels only.
+    cdef int row_step = min(effort.row_step, step_for(plane)) if halvings == 0 else 2
+    find_thresholds(plane, row_step, &ws.thresholds)
+    count = find_finders(plane, &ws.thresholds, row_step, &ws.rows, ws.finders, 0, FINDERS_MAX)
+    evidence.seen += count
+    for i in range(found):
+        use_finders_in(ws.finders, count, &out[i], halvings)
+    count = keep_best(ws.finders, count, effort.finders, <float>0.15)
+    triple_count = rank_triples(ws.finders, count, ws.triples, min(effort.triples, TRIPLES_MAX))
+    for t in range(triple_count):
+        triple = &ws.triples[t]
+        if (
+            ws.finders[triple.a].used or ws.finders[triple.b].used or ws.finders[triple.c].used
+            or found == room or attempts == effort.attempts
+        ):
+            continue
+        evidence.measured += 1
+        if not measure_triple(plane, ws.finders, triple):
+            continue
+        attempts += 1
+        if read_symbol(ws, plane, ws.finders, triple, effort.thorough):
+            note_found(ws, halvings, &out[found])
+            ws.finders[triple.a].used = 1
+            ws.finders[triple.b].used = 1
+            ws.finders[triple.c].used = 1
+            use_finders_in(ws.finders, count, &out[found], halvings)
+            found += 1
+        else:
+            evidence.triples += 1
+    evidence.attempts += attempts
+    t = 0
+    for i in range(count):
+        t += not ws.finders[i].used
+    evidence.finders = max(evidence.finders, t)
+    return found
+
+
+cdef void use_finders_in(
+    Finder* finders, int count, const Found* found, int halvings
+) noexcept nogil:
+    """Marks the finders that lie within a code."""
+    cdef float scale = 1 << halvings
+    cdef float x, y, ax, ay, bx, by
+    cdef int i, side, outside
+    cdef int turn = 0
+    for i in range(count):
+        x = finders[i].x * scale
+        y = finders[i].y * scale
+        # Outside is who sees one side turn the other way; a mirrored code turns all of them.
+        outside = 0
+        turn = 0
+        for side in range(4):
+            ax = found.corners[2 * side]
+            ay = found.corners[2 * side + 1]
+            bx = found.corners[2 * ((side + 1) & 3)]
+            by = found.corners[2 * ((side + 1) & 3) + 1]
+            turn += 1 if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0 else -1
+        if turn == 4 or turn == -4:
+            finders[i].used = 1
+
+
+cdef void note_found(const Workspace* ws, int halvings, Found* out) noexcept nogil:
+    """What the workspace has just read, with corners in pixels of the plane as it was given."""
+    cdef float scale = 1 << halvings
+    cdef float dim = ws.place.dim
+    cdef float x, y
+    cdef int i
+    out.code = ws.code
+    out.how = ws.how
+    out.halvings = halvings
+    out.inverted = ws.place.sign < 0
+    for i in range(4):
+        map_point(
+            &ws.place.map, dim if i == 1 or i == 2 else 0, dim if i >= 2 else 0, &x, &y
+        )
+        out.corners[2 * i] = x * scale
+        out.corners[2 * i + 1] = y * scale
+    if ws.code.mirrored:
+        x = out.corners[2]
+        y = out.corners[3]
+        out.corners[2] = out.corners[6]
+        out.corners[3] = out.corners[7]
+        out.corners[6] = x
+        out.corners[7] = y
+
+
+cdef int read_symbol(
+    Workspace* ws, const Plane* plane, const Finder* finders, const Triple* triple, int thorough
+) noexcept nogil:
+    """1 when the symbol of a measured triple was read into ws.code, placed by ws.place."""
+    cdef int dim = triple.dim
+    if read_at(ws, plane, finders, triple, dim, thorough):
+        return 1
+    # A smeared timing pattern may have hidden a pair of steps, or dirt have added one.
+    if thorough and triple.off > 0:
+        if dim > 21 and read_at(ws, plane, finders, triple, dim - 4, 0):
+            return 1
+        if dim < 177 and read_at(ws, plane, finders, triple, dim + 4, 0):
+            return 1
+    return 0
+
+
+cdef int read_at(
+    Workspace* ws, const Plane* plane, const Finder* finders, const Triple* triple, int dim,
+    int thorough,
+) noexcept nogil:
+    cdef int status, agreement, version = (dim - 17) // 4
+    if not locate(
+        plane, &finders[triple.a], &finders[triple.b], &finders[triple.c], dim, thorough, &ws.place
+    ):
+        return 0
+    agreement = ws.place.agreement
+    if agreement < AGREEMENT_LEAST or sample_grid(plane, &ws.place, &ws.grid) > OUTSIDE_MOST:
+        return 0
+    soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
+    ws.how = HOW_PLAIN
+    status = decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix)
+    if status == QR_READ:
+        return 1
+    if agreement < AGREEMENT_SURE:
+        return 0
+    ws.how = HOW_EQUALIZED
+    if equalize(&ws.grid, version, ws.place.sign, 2):
+        if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
+            return 1
+    if not thorough:
+        return 0
+    if read_bent(ws, plane, dim, version):
+        return 1
+    return 0
+
+
+cdef int read_bent(Workspace* ws, const Plane* plane, int dim, int version) noexcept nogil:
+    """The dear ways: the grid moved to the edges, twice; then the mean around."""
+    cdef int round
+    for round in range(2):
+        if not bend_to_edges(plane, &ws.place, &ws.grid):
+            break
+        if sample_grid(plane, &ws.place, &ws.grid) > OUTSIDE_MOST:
+            break
+        soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
+        ws.how = HOW_BENT
+        if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
+            return 1
+        if equalize(&ws.grid, version, ws.place.sign, 2):
+            if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
+                return 1
+    ws.how = HOW_MEAN
+    soften_by_mean(&ws.grid, ws.place.sign)
+    return decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ
+
+
+# ---- doors --------------------------------------------------------------------------------------
+
+
+cdef int buffer_to_plane(object luma, void* view, Plane* plane) except 0:
+    """Takes the buffer of a 2-D uint8 array of any row stride; PyBuffer_Release afterwards.
+
+    Raises ValueError for another shape or type.
+    """
+    cdef Py_buffer* taken = <Py_buffer*>view
+    PyObject_GetBuffer(luma, taken, PyBUF_STRIDES)
+    if taken.ndim != 2 or taken.itemsize != 1 or (
+        taken.strides[1] != 1 and taken.shape[1] > 1
+    ):
+        PyBuffer_Release(taken)
+        raise ValueError("luma must be two-dimensional uint8 with its pixels side by side")
+    if taken.shape[0] > 1 << 24 or taken.shape[1] > 1 << 24:
+        PyBuffer_Release(taken)
+        raise ValueError("luma is too large")
+    plane.data = <const uint8_t*>taken.buf
+    plane.stride = taken.strides[0]
+    plane.height = <int>taken.shape[0]
+    plane.width = <int>taken.shape[1]
+    return 1
+
+
+cdef tuple found_to_tuple(const Found* found):
+    """See Reading in reader.pyi."""
+    cdef const Code* code = &found.code
+    cdef int i
+    segments = []
+    for i in range(code.segment_count):
+        segments.append((
+            code.segments[i].mode, code.segments[i].eci, code.segments[i].begin,
+            code.segments[i].size,
+        ))
+    sequence = (
+        (code.sequence_index, code.sequence_count, code.sequence_parity)
+        if code.sequence_count else None
+    )
+    return (
+        PyBytes_FromStringAndSize(<const char*>code.data, code.size),
+        tuple([found.corners[i] for i in range(8)]),
+        code.version, "LMQH"[code.level], code.mask, bool(code.mirrored), bool(found.inverted),
+        found.how, code.corrected, code.erased, tuple(segments), sequence,
+    )
+
+
+cdef class Reader:
+    """Reads planes that have nothing to do with one another. Not for two threads at once.
+
+    row_step: every so many rows are scanned (a divisor of 16). levels: 1 the plane alone, 2 its half
+    as well, 3 its quarter too. triples: combinations of finders measured in a plane; attempts: of
+    them read. thorough: all ways of reading, and all levels although one gave a code.
+    """
+
+    cdef Workspace* ws
+    cdef Found* found
+    cdef Effort effort
+    cdef Evidence evidence
+
+    def __cinit__(
+        self, *, int row_step=4, int levels=3, int finders=48, int triples=64, int attempts=24,
+        bint thorough=True
+    ):
+        if row_step not in (1, 2, 4, 8, 16) or not 1 <= levels <= LEVELS_MAX:
+            raise ValueError("row_step or levels is out of range")
+        if not 1 <= triples <= TRIPLES_MAX or not 1 <= attempts <= TRIPLES_MAX:
+            raise ValueError("triples or attempts is out of range")
+        self.effort = Effort(row_step, levels, thorough, finders, triples, attempts, thorough)
+        self.ws = workspace_new()
+        self.found = <Found*>malloc(FOUND_MAX * sizeof(Found))
+        if self.ws == NULL or self.found == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        workspace_free(self.ws)
+        free(self.found)
+
+    def read(self, luma: object) -> list:
+        """Every code that is found, as tuples; [] where there is none.
+
+        Raises ValueError for what is no plane.
+        """
+        cdef Py_buffer view
+        cdef Plane plane
+        cdef int count, i
+        buffer_to_plane(luma, &view, &plane)
+        with nogil:
+            count = read_plane(
+                self.ws, &plane, &self.effort, self.found, FOUND_MAX, &self.evidence
+            )
+        PyBuffer_Release(&view)
+        if count < 0:
+            raise MemoryError
+        return [found_to_tuple(&self.found[i]) for i in range(count)]
+
+    def finders(self, luma: object) -> list:
+        """(x, y, pixels a module, sign, directions that agree, fault) of the finders in a plane.
+
+        The plane alone, not its half; for tests and pictures of the stages. Raises ValueError.
+        """
+        cdef Py_buffer view
+        cdef Plane plane
+        cdef int count = 0
+        buffer_to_plane(luma, &view, &plane)
+        with nogil:
+            if is_readable(&plane) and workspace_fit(self.ws, plane.width, plane.height):
+                find_thresholds(&plane, self.effort.row_step, &self.ws.thresholds)
+                count = find_finders(
+                    &plane, &self.ws.thresholds, self.effort.row_step, &self.ws.rows,
+                    self.ws.finders, 0, FINDERS_MAX,
+                )
+        PyBuffer_Release(&view)
+        return [
+            (
+                self.ws.finders[i].x, self.ws.finders[i].y, self.ws.finders[i].size,
+                self.ws.finders[i].sign, self.ws.finders[i].agreeing, self.ws.finders[i].fault,
+            )
+            for i in range(count)
+        ]
+
+    @property
+    def unread(self) -> tuple:
+        """Of the last plane: (finders that belong to no code read, symbols placed and not read)."""
+        return self.evidence.finders, self.evidence.triples
+
+    @property
+    def effort_spent(self) -> tuple:
+        """Of the last plane: (finders seen, triples measured, symbols placed)."""
+        return self.evidence.seen, self.evidence.measured, self.evidence.attempts

@@ -1,0 +1,362 @@
+"""From a place in the picture to soft modules, in three ways of growing cost.
+
+1. Grey values at the middles of modules against half way between the darkest and the lightest module
+   around (soften). Enough for nearly every sharp symbol.
+2. Against the mean around (soften_by_mean): glare, dirt.
+3. An equalizer (equalize): a 3 x 3 filter in module space that turns the grey values of the modules
+   everybody knows (finders, timing, alignment) into what they should be, by least squares, as a modem
+   trains on its preamble. It undoes defocus, the smear of motion in any direction, and a small wrong
+   shift of the grid, each of which mixes a module with its neighbours.
+
+bend_to_edges moves a mesh over the symbol to where edges between unlike modules really are.
+"""
+
+from libc.math cimport fabsf, sqrt
+from libc.stdint cimport int16_t, uint8_t
+from libc.string cimport memset
+
+from native.qr.fit cimport map_point, probe
+from native.qr.locate cimport NODES_MAX, Mesh, Place, bend
+from native.qr.plane cimport Plane, grey_at, grey_near, is_inside
+from native.qr.symbol cimport DATA, DARK, LIGHT, WORDS, function_map
+
+cdef enum:
+    TILE = 4                    # modules a side of a tile
+    SOFT_ONE = 256              # soft value of half the local contrast
+    SOFT_MOST = 2000
+
+
+cdef int sample_grid(const Plane* plane, const Place* place, Grid* grid) noexcept nogil:
+    """Luma at the middle of every module; the share of modules outside the picture in percent.
+
+    What lies outside gets the value of the picture's edge.
+    """
+    cdef int dim = place.dim
+    cdef int i, j, outside = 0
+    cdef float x, y, w, du, dv, u, v
+    cdef const float* m = &place.map.m[0]
+    cdef float* row = grid.grey
+    cdef int whole = corners_inside(plane, place)
+    grid.dim = dim
+    for j in range(dim):
+        v = j + <float>0.5
+        if place.mesh.count >= 2:
+            for i in range(dim):
+                u = i + <float>0.5
+                bend(&place.mesh, u, v, &du, &dv)
+                map_point(&place.map, u + du, v + dv, &x, &y)
+                if not is_inside(plane, x, y):
+                    outside += 1
+                row[i] = grey_near(plane, x, y)
+        elif whole:
+            for i in range(dim):
+                u = i + <float>0.5
+                w = 1 / (m[6] * u + (m[7] * v + m[8]))
+                x = (m[0] * u + (m[1] * v + m[2])) * w
+                y = (m[3] * u + (m[4] * v + m[5])) * w
+                row[i] = grey_at(plane, x, y)
+        else:
+            for i in range(dim):
+                map_point(&place.map, i + <float>0.5, v, &x, &y)
+                if not is_inside(plane, x, y):
+                    outside += 1
+                row[i] = grey_near(plane, x, y)
+        row += dim
+    return 100 * outside // (dim * dim)
+
+
+cdef int corners_inside(const Plane* plane, const Place* place) noexcept nogil:
+    """Whether all four corners of the symbol, and so all of it, lie well inside the picture."""
+    cdef float x, y
+    cdef int corner
+    for corner in range(4):
+        map_point(
+            &place.map, place.dim if corner & 1 else 0, place.dim if corner & 2 else 0, &x, &y
+        )
+        if not (x >= 2 and y >= 2 and x < plane.width - 2 and y < plane.height - 2):
+            return 0
+    return 1
+
+
+cdef inline int16_t to_soft(float value) noexcept nogil:
+    if value > SOFT_MOST:
+        return SOFT_MOST
+    if value < -SOFT_MOST:
+        return -SOFT_MOST
+    return <int16_t>value
+
+
+cdef void soften(Grid* grid, int sign, float least_contrast) noexcept nogil:
+    """Against half way between the darkest and the lightest module within one tile around.
+
+    least_contrast: where all modules around are nearer together than this, the range of the whole
+    neighbourhood of five tiles is taken.
+    """
+    cdef int dim = grid.dim
+    cdef int tiles = (dim + TILE - 1) // TILE
+    cdef int tx, ty, x, y, x1, y1, reach
+    cdef float low, high, level, scale
+    for ty in range(tiles):
+        y1 = min(dim, (ty + 1) * TILE)
+        for tx in range(tiles):
+            x1 = min(dim, (tx + 1) * TILE)
+            low = 255
+            high = 0
+            for y in range(ty * TILE, y1):
+                for x in range(tx * TILE, x1):
+                    level = grid.grey[y * dim + x]
+                    low = level if level < low else low
+                    high = level if level > high else high
+            grid.low[ty * tiles + tx] = low
+            grid.high[ty * tiles + tx] = high
+    for ty in range(tiles):
+        y1 = min(dim, (ty + 1) * TILE)
+        for tx in range(tiles):
+            x1 = min(dim, (tx + 1) * TILE)
+            reach = 1
+            range_around(grid, tiles, tx, ty, reach, &low, &high)
+            while high - low < least_contrast and reach < 4:
+                reach += 1
+                range_around(grid, tiles, tx, ty, reach, &low, &high)
+            level = (low + high) * <float>0.5
+            scale = 2 / max(high - low, <float>1)
+            for y in range(ty * TILE, y1):
+                for x in range(tx * TILE, x1):
+                    low = (level - grid.grey[y * dim + x]) * scale * sign
+                    grid.level[y * dim + x] = level
+                    grid.even[y * dim + x] = low
+                    grid.soft[y * dim + x] = to_soft(low * SOFT_ONE)
+
+
+cdef inline void range_around(
+    const Grid* grid, int tiles, int tx, int ty, int reach, float* low, float* high
+) noexcept nogil:
+    cdef int x, y
+    cdef float least = 255, most = 0
+    for y in range(max(0, ty - reach), min(tiles, ty + reach + 1)):
+        for x in range(max(0, tx - reach), min(tiles, tx + reach + 1)):
+            if grid.low[y * tiles + x] < least:
+                least = grid.low[y * tiles + x]
+            if grid.high[y * tiles + x] > most:
+                most = grid.high[y * tiles + x]
+    low[0] = least
+    high[0] = most
+
+
+cdef void soften_by_mean(Grid* grid, int sign) noexcept nogil:
+    """Against the mean of the 9 x 9 modules around, by sums of columns."""
+    cdef int dim = grid.dim
+    cdef float[177] sums
+    cdef float total
+    cdef int x, y, rows, columns
+    for x in range(dim):
+        sums[x] = 0
+        for y in range(4):
+            sums[x] += grid.grey[y * dim + x]
+    for y in range(dim):
+        rows = min(y + 4, dim - 1) - max(y - 4, 0) + 1
+        for x in range(dim):
+            if y + 4 < dim:
+                sums[x] += grid.grey[(y + 4) * dim + x]
+            if y - 5 >= 0:
+                sums[x] -= grid.grey[(y - 5) * dim + x]
+        total = sums[0] + sums[1] + sums[2] + sums[3]
+        for x in range(dim):
+            if x + 4 < dim:
+                total += sums[x + 4]
+            if x - 5 >= 0:
+                total -= sums[x - 5]
+            columns = min(x + 4, dim - 1) - max(x - 4, 0) + 1
+            grid.soft[y * dim + x] = to_soft(
+                (total / (rows * columns) - grid.grey[y * dim + x]) * sign * 8
+            )
+
+
+# ---- the equalizer ------------------------------------------------------------------------------
+
+
+cdef int equalize(Grid* grid, int version, int sign, int rounds) noexcept nogil:
+    """Trains the filter on known modules, then `rounds - 1` times on what it reads; sets soft.
+
+    Starts from grid.even, so soften comes first. 0 where the equations have no solution.
+    """
+    cdef double[TAPS][TAPS] a
+    cdef double[TAPS] b
+    cdef double[TAPS] w
+    cdef const uint8_t* kinds = function_map(version)
+    cdef int dim = grid.dim
+    cdef int round, i, at
+    cdef float value
+    for i in range(TAPS):
+        w[i] = 0
+    for round in range(rounds):
+        memset(a, 0, sizeof(a))
+        memset(b, 0, sizeof(b))
+        for at in range(dim * dim):
+            if kinds[at] == DARK:
+                add_equation(grid, at, 1, 1, a, b)
+            elif kinds[at] == LIGHT:
+                add_equation(grid, at, -1, 1, a, b)
+            elif round > 0:
+                value = filtered(grid, at, w)
+                if fabsf(value) > <float>0.35:
+                    add_equation(grid, at, 1 if value > 0 else -1, <float>0.7, a, b)
+        # A pull towards leaving things as they are, worth a few modules.
+        for i in range(TAPS):
+            a[i][i] += 2 if i != 4 else 1
+        b[4] += 1
+        if not solve(a, b, w):
+            return 0
+    for at in range(dim * dim):
+        grid.soft[at] = to_soft(filtered(grid, at, w) * SOFT_ONE)
+    return 1
+
+
+cdef inline void taps_at(const Grid* grid, int at, float* out) noexcept nogil:
+    """The nine modules around one; outside the symbol is the light of its quiet zone."""
+    cdef int dim = grid.dim
+    cdef int y = at // dim
+    cdef int x = at - y * dim
+    cdef int i, j
+    if 0 < x < dim - 1 and 0 < y < dim - 1:
+        for j in range(3):
+            for i in range(3):
+                out[3 * j + i] = grid.even[at + (j - 1) * dim + i - 1]
+    else:
+        for j in range(3):
+            for i in range(3):
+                if 0 <= x + i - 1 < dim and 0 <= y + j - 1 < dim:
+                    out[3 * j + i] = grid.even[at + (j - 1) * dim + i - 1]
+                else:
+                    out[3 * j + i] = -1
+    out[9] = 1
+
+
+cdef inline void add_equation(
+    const Grid* grid, int at, float target, float weight, double[TAPS]* a, double* b
+) noexcept nogil:
+    cdef float[TAPS] taps
+    cdef int i, j
+    cdef float scaled
+    taps_at(grid, at, taps)
+    for i in range(TAPS):
+        scaled = taps[i] * weight
+        for j in range(i + 1):
+            a[i][j] += scaled * taps[j]
+        b[i] += scaled * target
+
+
+cdef inline float filtered(const Grid* grid, int at, const double* w) noexcept nogil:
+    cdef float[TAPS] taps
+    cdef float total = 0
+    cdef int i
+    taps_at(grid, at, taps)
+    for i in range(TAPS):
+        total += taps[i] * <float>w[i]
+    return total
+
+
+cdef int solve(double[TAPS]* a, const double* b, double* w) noexcept nogil:
+    """Cholesky's method on the lower triangle of a; 0 for a matrix that is not positive."""
+    cdef int i, j, k
+    cdef double total
+    for i in range(TAPS):
+        for j in range(i + 1):
+            total = a[i][j]
+            for k in range(j):
+                total -= a[i][k] * a[j][k]
+            if i == j:
+                if not total > 1e-9:
+                    return 0
+                a[i][i] = sqrt(total)
+            else:
+                a[i][j] = total / a[j][j]
+    for i in range(TAPS):
+        total = b[i]
+        for k in range(i):
+            total -= a[i][k] * w[k]
+        w[i] = total / a[i][i]
+    for i in range(TAPS - 1, -1, -1):
+        total = w[i]
+        for k in range(i + 1, TAPS):
+            total -= a[k][i] * w[k]
+        w[i] = total / a[i][i]
+    return 1
+
+
+# ---- the mesh follows the edges -----------------------------------------------------------------
+
+
+cdef int bend_to_edges(const Plane* plane, Place* place, const Grid* grid) noexcept nogil:
+    """Makes a mesh of cells of about six modules whose nodes are moved to where edges are.
+
+    Between two neighbours of unlike colour there is an edge on a whole line of the symbol; how far the
+    picture has it from there is how far the grid is off. Needs grid.soft of a first sampling that is
+    less than half a module off. The number of edges used.
+    """
+    cdef Mesh mesh
+    cdef int dim = place.dim
+    cdef int cells = max(2, min(NODES_MAX - 1, (dim + 3) // 6))
+    cdef int n = cells + 1
+    cdef int i, j, at, used = 0
+    cdef float u, v, weight_u, weight_v
+    mesh.count = n
+    for i in range(n):
+        mesh.lines[i] = i * dim / <float>cells
+    for j in range(n):
+        for i in range(n):
+            at = j * n + i
+            mesh.du[at] = 0
+            mesh.dv[at] = 0
+            used += node_offset(
+                plane, place, grid, mesh.lines[i], mesh.lines[j], dim / <float>cells,
+                &mesh.du[at], &mesh.dv[at],
+            )
+            bend(&place.mesh, mesh.lines[i], mesh.lines[j], &u, &v)
+            mesh.du[at] += u
+            mesh.dv[at] += v
+    place.mesh = mesh
+    return used
+
+
+cdef int node_offset(
+    const Plane* plane, const Place* place, const Grid* grid, float u, float v, float reach,
+    float* du, float* dv,
+) noexcept nogil:
+    """Mean offset of the edges within `reach` modules of a node; 0 and nothing where too few."""
+    cdef int dim = place.dim
+    cdef int x0 = max(1, <int>(u - reach))
+    cdef int x1 = min(dim - 1, <int>(u + reach) + 1)
+    cdef int y0 = max(1, <int>(v - reach))
+    cdef int y1 = min(dim - 1, <int>(v + reach) + 1)
+    cdef int x, y, at, rises, count_u = 0, count_v = 0
+    cdef float bu, bv, off, px, py, total_u = 0, total_v = 0, level
+    for y in range(y0, y1):
+        # Every other module of a chessboard: edges repeat from row to row.
+        for x in range(x0 + (y & 1), x1, 2):
+            at = y * dim + x
+            if (grid.soft[at] > 0) != (grid.soft[at - 1] > 0):
+                bend(&place.mesh, x, y + <float>0.5, &bu, &bv)
+                rises = (1 if grid.soft[at - 1] > 0 else -1) * place.sign
+                level = (grid.grey[at] + grid.grey[at - 1]) * <float>0.5
+                if probe(
+                    plane, &place.map, 0, x + bu, y + <float>0.5 + bv, rises, level, <float>0.6,
+                    &px, &py, &off,
+                ):
+                    total_u += off
+                    count_u += 1
+            if (grid.soft[at] > 0) != (grid.soft[at - dim] > 0):
+                bend(&place.mesh, x + <float>0.5, y, &bu, &bv)
+                rises = (1 if grid.soft[at - dim] > 0 else -1) * place.sign
+                level = (grid.grey[at] + grid.grey[at - dim]) * <float>0.5
+                if probe(
+                    plane, &place.map, 1, x + <float>0.5 + bu, y + bv, rises, level, <float>0.6,
+                    &px, &py, &off,
+                ):
+                    total_v += off
+                    count_v += 1
+    if count_u >= 4:
+        du[0] = total_u / count_u
+    if count_v >= 4:
+        dv[0] = total_v / count_v
+    return count_u + count_v

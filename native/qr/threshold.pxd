@@ -1,0 +1,22 @@
+"""Local thresholds: what counts as dark in each block of 16 x 16 pixels."""
+
+from libc.stdint cimport uint8_t
+
+from native.qr.plane cimport Plane
+
+cdef extern from "luma.h":
+    enum:
+        LUMA_BLOCK
+        LUMA_EDGES_PAD
+
+cdef struct Thresholds:
+    int columns                 # blocks
+    int rows
+    int cut                     # least range of a block that counts as contrast
+    uint8_t* values             # rows x columns, 0 where a block and all around it is flat
+    uint8_t* lows               # scratch of the same size
+    uint8_t* highs
+
+cdef int block_count(int pixels) noexcept nogil
+cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noexcept nogil
+cdef void expand_row(const Thresholds* thresholds, int row, uint8_t* out) noexcept nogil

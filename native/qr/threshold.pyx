@@ -1,0 +1,136 @@
+"""Local thresholds from sampled rows; the first stage of the reader.
+
+A block whose values hardly differ has no edges worth finding: it gets the threshold of the blocks
+around it, or 0, below which nothing is dark. What counts as a difference follows the picture: one
+and a half times the range that the quieter quarter of its blocks shows, which is its noise.
+"""
+
+from libc.string cimport memset
+
+from native cimport cpu
+from native.checks cimport check_int
+from native.qr.plane cimport Plane
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint16_t
+from libc.stdlib cimport free, malloc
+
+cdef extern from "luma.h":
+    ctypedef struct luma_kernel:
+        void (*block_ranges)(const uint8_t*, Py_ssize_t, int, int, uint8_t*, uint8_t*) noexcept nogil
+    const luma_kernel* luma_kernel_at(int) noexcept nogil
+
+cdef enum:
+    CUT_LEAST = 12              # grey values; a dim lane shows codes of about 30
+    CUT_MOST = 48
+    ROWS_SAMPLED_MAX = 16
+
+
+cdef int block_count(int pixels) noexcept nogil:
+    """Blocks that cover so many pixels."""
+    return (pixels + LUMA_BLOCK - 1) // LUMA_BLOCK
+
+
+cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noexcept nogil:
+    """Thresholds of all blocks, from every row_step-th row (a divisor of 16).
+
+    out.values, lows and highs have room for rows x columns of block_count. Smoothed over 3 x 3
+    blocks that have contrast.
+    """
+    cdef const luma_kernel* kernel = luma_kernel_at(cpu.level())
+    cdef int row, y, sampled
+    out.columns = block_count(plane.width)
+    out.rows = block_count(plane.height)
+    for row in range(out.rows):
+        y = row * LUMA_BLOCK
+        sampled = min(LUMA_BLOCK, plane.height - y)
+        sampled = (sampled + row_step - 1) // row_step
+        kernel.block_ranges(
+            plane.data + y * plane.stride, plane.stride * row_step, sampled, plane.width,
+            out.lows + row * out.columns, out.highs + row * out.columns,
+        )
+    out.cut = contrast_cut(out)
+    for row in range(out.rows):
+        smooth_row(out, row)
+
+
+cdef int contrast_cut(const Thresholds* ranges) noexcept nogil:
+    """The least range that counts: 1.5 times the 25th percentile of all ranges, within bounds."""
+    cdef int histogram[256]
+    cdef int count = ranges.rows * ranges.columns
+    cdef int i, below = 0
+    memset(histogram, 0, sizeof(histogram))
+    for i in range(count):
+        histogram[ranges.highs[i] - ranges.lows[i]] += 1
+    i = 0
+    while i < 255:
+        below += histogram[i]
+        if below * 4 > count:
+            break
+        i += 1
+    return min(max(i * 3 // 2, CUT_LEAST), CUT_MOST)
+
+
+cdef void smooth_row(const Thresholds* grid, int row) noexcept nogil:
+    """Mean of (low + high) / 2 over the blocks with contrast among a block and its neighbours."""
+    cdef int columns = grid.columns
+    cdef int first = max(row - 1, 0)
+    cdef int last = min(row + 1, grid.rows - 1)
+    cdef int x, y, at, total, found
+    # Sums down the three rows of the columns left of, at and right of x.
+    cdef int sums[3]
+    cdef int counts[3]
+    sums[0] = counts[0] = sums[1] = counts[1] = 0
+    for x in range(-1, columns):
+        sums[2] = counts[2] = 0
+        if x + 1 < columns:
+            for y in range(first, last + 1):
+                at = y * columns + x + 1
+                if grid.highs[at] - grid.lows[at] >= grid.cut:
+                    sums[2] += grid.lows[at] + grid.highs[at]
+                    counts[2] += 1
+        if x >= 0:
+            total = sums[0] + sums[1] + sums[2]
+            found = counts[0] + counts[1] + counts[2]
+            grid.values[row * columns + x] = (total // (2 * found) + 1) if found else 0
+        sums[0] = sums[1]
+        counts[0] = counts[1]
+        sums[1] = sums[2]
+        counts[1] = counts[2]
+
+
+cdef void expand_row(const Thresholds* thresholds, int row, uint8_t* out) noexcept nogil:
+    """The thresholds of one row of blocks, one a pixel; out has room for whole blocks."""
+    cdef const uint8_t* values = thresholds.values + row * thresholds.columns
+    cdef int column
+    for column in range(thresholds.columns):
+        memset(out + column * 16, values[column], 16)
+
+
+def thresholds(luma: object, width: int, height: int, stride: int, row_step: int = 4) -> tuple:
+    """(columns, rows, cut, values) of a plane; for tests. Raises ValueError for a wrong size."""
+    cdef int w = check_int(width, 1, 65_000, "width")
+    cdef int h = check_int(height, 1, 65_000, "height")
+    cdef Py_ssize_t pitch = check_int(stride, w, 1 << 40, "stride")
+    cdef int step = check_int(row_step, 1, ROWS_SAMPLED_MAX, "row_step")
+    cdef Py_buffer view
+    cdef Plane plane
+    cdef Thresholds grid
+    cdef int count = block_count(w) * block_count(h)
+    PyObject_GetBuffer(luma, &view, PyBUF_SIMPLE)
+    try:
+        if view.len < pitch * (h - 1) + w:
+            raise ValueError("luma is shorter than its rows")
+        values = PyBytes_FromStringAndSize(NULL, count)
+        grid.values = <uint8_t*>PyBytes_AS_STRING(values)
+        grid.lows = <uint8_t*>malloc(2 * count)
+        if grid.lows == NULL:
+            raise MemoryError
+        grid.highs = grid.lows + count
+        plane = Plane(<const uint8_t*>view.buf, pitch, w, h)
+        find_thresholds(&plane, step, &grid)
+        free(grid.lows)
+    finally:
+        PyBuffer_Release(&view)
+    return grid.columns, grid.rows, grid.cut, values

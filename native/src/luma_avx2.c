@@ -1,0 +1,147 @@
+/* The row kernels with AVX2: 32 pixels, 64 edge bits or 16 starts at a time. */
+#include "luma.h"
+
+#if defined(CPU_HAS_AVX2_CODE)
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx2,bmi")))
+
+/* minpos finds the least of eight 16-bit values; the even bytes of v and its odd bytes meet first. */
+TARGET static inline uint8_t least_of_16(__m128i v)
+{
+    const __m128i pairs = _mm_min_epu8(v, _mm_srli_epi16(v, 8));
+    return (uint8_t)_mm_cvtsi128_si32(
+        _mm_minpos_epu16(_mm_and_si128(pairs, _mm_set1_epi16(0x00ff))));
+}
+
+TARGET static void block_ranges(const uint8_t *row, ptrdiff_t stride, int row_count, int width,
+                                uint8_t *lows, uint8_t *highs)
+{
+    const __m128i all = _mm_set1_epi8((char)0xff);
+    int x = 0, block = 0;
+    for (; x + 32 <= width; x += 32, block += 2) {
+        const uint8_t *at = row + x;
+        __m256i low = _mm256_loadu_si256((const __m256i *)at), high = low;
+        for (int y = 1; y < row_count; y++) {
+            at += stride;
+            const __m256i v = _mm256_loadu_si256((const __m256i *)at);
+            low = _mm256_min_epu8(low, v);
+            high = _mm256_max_epu8(high, v);
+        }
+        lows[block] = least_of_16(_mm256_castsi256_si128(low));
+        lows[block + 1] = least_of_16(_mm256_extracti128_si256(low, 1));
+        highs[block] = 255 - least_of_16(_mm_xor_si128(_mm256_castsi256_si128(high), all));
+        highs[block + 1] = 255 - least_of_16(_mm_xor_si128(_mm256_extracti128_si256(high, 1), all));
+    }
+    for (; x < width; x += LUMA_BLOCK, block++) {
+        const int wide = width - x < LUMA_BLOCK ? width - x : LUMA_BLOCK;
+        luma_block_range_of(row + x, stride, row_count, wide, lows + block, highs + block);
+    }
+}
+
+TARGET static inline uint32_t dark_32(const uint8_t *row, const uint8_t *thresholds)
+{
+    const __m256i value = _mm256_loadu_si256((const __m256i *)row);
+    const __m256i limit = _mm256_loadu_si256((const __m256i *)thresholds);
+    const __m256i light = _mm256_cmpeq_epi8(_mm256_max_epu8(value, limit), value);
+    return ~(uint32_t)_mm256_movemask_epi8(light);
+}
+
+TARGET static int row_edges(const uint8_t *row, const uint8_t *thresholds, int width,
+                            uint16_t *edges)
+{
+    int count = 0, x = 0;
+    uint64_t before = 0;
+    for (; x + 64 <= width; x += 64) {
+        const uint64_t bits =
+            dark_32(row + x, thresholds + x) | (uint64_t)dark_32(row + x + 32, thresholds + x + 32) << 32;
+        count = luma_push_edges(bits, before, x, edges, count);
+        before = bits >> 63;
+    }
+    if (x < width) {
+        const int wide = width - x;
+        const uint64_t bits = wide < 32 ? luma_dark_bits(row + x, thresholds + x, wide)
+                                        : dark_32(row + x, thresholds + x) |
+                                              luma_dark_bits(row + x + 32, thresholds + x + 32,
+                                                             wide - 32) << 32;
+        count = luma_push_edges(bits, before, x, edges, count);
+        before = 0;
+    }
+    if (before)
+        edges[count++] = (uint16_t)width;
+    return count;
+}
+
+/* |7 * sum - times * span| <= slack, as a mask; all values fit into 16 bits by LUMA_SPAN_MAX,
+ * and lanes with longer spans, where they may not, are taken out at the end. */
+TARGET static inline __m256i near(__m256i sum, __m256i target, __m256i slack)
+{
+    const __m256i off =
+        _mm256_abs_epi16(_mm256_sub_epi16(_mm256_mullo_epi16(sum, _mm256_set1_epi16(7)), target));
+    return _mm256_cmpgt_epi16(off, slack); /* set where it is NOT near */
+}
+
+TARGET static int finder_runs(const uint16_t *edges, int edge_count, uint16_t *starts)
+{
+    int count = 0;
+    for (int i = 0; i + 5 < edge_count; i += 16) {
+        const uint16_t *at = edges + i; /* reads up to at[20]: LUMA_EDGES_PAD */
+        const __m256i e0 = _mm256_loadu_si256((const __m256i *)at);
+        const __m256i e1 = _mm256_loadu_si256((const __m256i *)(at + 1));
+        const __m256i e2 = _mm256_loadu_si256((const __m256i *)(at + 2));
+        const __m256i e3 = _mm256_loadu_si256((const __m256i *)(at + 3));
+        const __m256i e4 = _mm256_loadu_si256((const __m256i *)(at + 4));
+        const __m256i e5 = _mm256_loadu_si256((const __m256i *)(at + 5));
+        const __m256i span = _mm256_sub_epi16(e5, e0), twice = _mm256_slli_epi16(span, 1);
+        const __m256i slack = _mm256_add_epi16(_mm256_srli_epi16(span, 1), _mm256_set1_epi16(8));
+        const __m256i core = _mm256_sub_epi16(e3, e2);
+        __m256i bad = near(_mm256_sub_epi16(e2, e0), twice, slack);
+        bad = _mm256_or_si256(bad, near(_mm256_sub_epi16(e5, e3), twice, slack));
+        const __m256i fourfold = _mm256_slli_epi16(span, 2);
+        bad = _mm256_or_si256(bad, near(_mm256_sub_epi16(e3, e1), fourfold, slack));
+        bad = _mm256_or_si256(bad, near(_mm256_sub_epi16(e4, e2), fourfold, slack));
+        bad = _mm256_or_si256(bad, _mm256_cmpgt_epi16(_mm256_sub_epi16(e2, e1), core));
+        bad = _mm256_or_si256(bad, _mm256_cmpgt_epi16(_mm256_sub_epi16(e4, e3), core));
+        uint32_t good = ~(uint32_t)_mm256_movemask_epi8(bad) & 0x55555555u;
+        while (good) {
+            const int start = i + __builtin_ctz(good) / 2;
+            good &= good - 1;
+            /* The exact test again: spans too long for 16 bits and starts behind the end go. */
+            if (start + 5 < edge_count && luma_is_finder(edges + start))
+                starts[count++] = (uint16_t)start;
+        }
+    }
+    return count;
+}
+
+TARGET static void halve(const uint8_t *source, ptrdiff_t source_stride, int width, int height,
+                         uint8_t *target, ptrdiff_t target_stride)
+{
+    const __m256i ones = _mm256_set1_epi8(1), two = _mm256_set1_epi16(2);
+    for (int y = 0; y < height; y++) {
+        const uint8_t *upper = source + 2 * y * source_stride, *lower = upper + source_stride;
+        int x = 0;
+        for (; x + 32 <= width; x += 32) {
+            __m256i sums[2];
+            for (int half = 0; half < 2; half++) {
+                const int at = 2 * x + 32 * half;
+                const __m256i a = _mm256_loadu_si256((const __m256i *)(upper + at));
+                const __m256i b = _mm256_loadu_si256((const __m256i *)(lower + at));
+                const __m256i sum =
+                    _mm256_add_epi16(_mm256_maddubs_epi16(a, ones), _mm256_maddubs_epi16(b, ones));
+                sums[half] = _mm256_srli_epi16(_mm256_add_epi16(sum, two), 2);
+            }
+            const __m256i packed = _mm256_packus_epi16(sums[0], sums[1]);
+            _mm256_storeu_si256((__m256i *)(target + x), _mm256_permute4x64_epi64(packed, 0xd8));
+        }
+        for (; x < width; x++)
+            target[x] = (uint8_t)((upper[2 * x] + upper[2 * x + 1] + lower[2 * x] +
+                                   lower[2 * x + 1] + 2) >> 2);
+        target += target_stride;
+    }
+}
+
+const luma_kernel luma_avx2 = {"avx2", block_ranges, row_edges, finder_runs, halve};
+#else
+typedef int luma_avx2_is_for_other_machines;
+#endif
