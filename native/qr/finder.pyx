@@ -158,8 +158,12 @@ cdef inline int ray(
             found += 1
             side = -side
             if found == 3:
-                break
+                return 3
         before = value
+    # A symbol cut out to its very edge has no quiet zone: the picture's edge is its own.
+    if found == 2 and room < steps:
+        radii[2] = room + <float>0.5
+        found = 3
     return found
 
 

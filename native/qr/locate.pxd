@@ -20,7 +20,6 @@ cdef struct Place:
     int sign                    # 1 dark on light, -1 light on dark
     int aligned                 # alignment patterns found
     int alignment_count         # of the version
-    int coarse
     int agreement               # percent of timing modules that are as they should be
     float contrast              # light - dark, grey values, positive
     float middle                # grey value between them

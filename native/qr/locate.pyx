@@ -1,18 +1,19 @@
 """Where the modules lie: from three finders to a map, and from alignment patterns to its bends.
 
-1. An affine map through the centres of the finders, good near each of them.
+1. A first map from the centres and sizes of the finders, good near each of them.
 2. Edges of all three finders into the fit of native.qr.fit: a projective map.
-3. Alignment patterns, nearest first, each looked for where the ones found before say; their edges
-   and those of the timing patterns join the fit.
-4. From version 7 on what remains between map and alignment patterns becomes a mesh of displacements:
-   curved paper, lenses (ISO/IEC 18004, 12 g: sampling by the grid of alignment patterns).
+3. Versions 2 to 6: the edges of the alignment pattern and of the timing patterns join the fit.
+4. From version 7 on alignment patterns are looked for from the corner outwards, each where the ones
+   before say, and how far they are from where the map has them becomes a mesh of displacements: tilt
+   seen better than by finders alone, curved paper, lenses (ISO/IEC 18004, 12: sampling by the grid
+   of alignment patterns).
 """
 
-from libc.math cimport fabsf, sqrtf
+from libc.math cimport fabsf, powf, sqrtf
 
 from native.qr.finder cimport Finder
 from native.qr.fit cimport (
-    Fit, Map, fit_begin, fit_edge, fit_solve, map_point, map_to_square, probe,
+    Fit, Map, fit_begin, fit_edge, fit_solve, map_point, probe,
 )
 from native.qr.plane cimport Plane, grey_at, grey_near, is_inside
 from native.qr.symbol cimport alignment_centres
@@ -21,7 +22,14 @@ cdef enum:
     HALF_STEPS = 2              # samples a module when looking for an alignment pattern
     RADIUS_MAX = 5              # modules
     PATCH_MAX = 29              # (2 * RADIUS_MAX + 4) * HALF_STEPS + 1
+    DIM_OF_MESH = 45            # version 7, the first with several rows of alignment patterns
+    EDGES_LEAST = 40            # of 108 on three finders
+    AGREEMENT_GOOD = 85
+    AGREEMENT_DOUBT = 20
     AGREEMENT_COARSE = 45       # percent of timing modules, by the map of the finders alone
+
+# Of 1 for a perfect pattern; chance gives less than 0.3 nearly always.
+cdef float QUALITY_LEAST = 0.45
 
 # Lines of a finder that have an edge, and from where to where along them: outer side, ring, core.
 cdef float[6] LINES = [0, 7, 1, 6, 2, 5]
@@ -45,43 +53,70 @@ cdef int locate(
     out.aligned = 0
     out.contrast = fabsf(a.light + b.light + c.light - a.dark - b.dark - c.dark) / 3
     out.middle = (a.light + b.light + c.light + a.dark + b.dark + c.dark) / 6
-    affine_map(a, b, c, dim, &out.map)
-    fit_begin(
-        &out.fit, dim, (b.x + c.x) * <float>0.5, (b.y + c.y) * <float>0.5,
-        (fabsf(b.x - c.x) + fabsf(b.y - c.y)) * <float>0.5,
-    )
-    cdef int edges = 0
-    edges += finder_edges(plane, out, a, 0, 0)
-    edges += finder_edges(plane, out, b, dim - 7, 0)
-    edges += finder_edges(plane, out, c, 0, dim - 7)
-    if edges < 40 or not fit_solve(&out.fit, &out.map):
+    first_map(a, b, c, dim, &out.map)
+    if not fit_finders(plane, out, a, b, c):
         return 0
     # Three finders that are no symbol end here, before the dearer steps.
     out.agreement = timing_agreement(plane, out)
-    out.coarse = out.agreement
+    if out.agreement < AGREEMENT_GOOD and out.agreement > AGREEMENT_DOUBT:
+        # A strong tilt: once more from the better map.
+        if not fit_finders(plane, out, a, b, c):
+            return 0
+        out.agreement = timing_agreement(plane, out)
     if out.agreement < AGREEMENT_COARSE:
         return 0
-    align(plane, out, thorough)
-    timing_edges(plane, out)
-    if not fit_solve(&out.fit, &out.map):
-        return 0
+    out.alignment_count = 0
+    if dim >= DIM_OF_MESH:
+        timing_edges(plane, out)
+        if not fit_solve(&out.fit, &out.map):
+            return 0
+        align_mesh(plane, out)
+    else:
+        if dim > 21:
+            align_corner(plane, out, thorough)
+        timing_edges(plane, out)
+        if not fit_solve(&out.fit, &out.map):
+            return 0
     out.agreement = timing_agreement(plane, out)
     return 1
 
 
-cdef void affine_map(
+cdef int fit_finders(
+    const Plane* plane, Place* out, const Finder* a, const Finder* b, const Finder* c
+) noexcept nogil:
+    """Fits the map to the edges of the finders, looked for where it says; 0 where it cannot."""
+    cdef int edges = 0
+    fit_begin(
+        &out.fit, out.dim, (b.x + c.x) * <float>0.5, (b.y + c.y) * <float>0.5,
+        (fabsf(b.x - c.x) + fabsf(b.y - c.y)) * <float>0.5,
+    )
+    edges += finder_edges(plane, out, a, 0, 0)
+    edges += finder_edges(plane, out, b, out.dim - 7, 0)
+    edges += finder_edges(plane, out, c, 0, out.dim - 7)
+    return edges >= EDGES_LEAST and fit_solve(&out.fit, &out.map)
+
+
+cdef void first_map(
     const Finder* a, const Finder* b, const Finder* c, int dim, Map* out
 ) noexcept nogil:
+    """The map that has the three centres right, and at each of them the size of a module.
+
+    A projective map scales areas by w to the power -3, where w is its denominator, so the sizes give
+    w at three points, between which it is linear, as are x w and y w.
+    """
+    cdef float wb = powf(a.size / b.size, <float>(2.0 / 3.0))
+    cdef float wc = powf(a.size / c.size, <float>(2.0 / 3.0))
     cdef float side = 1 / <float>(dim - 7)
-    out.m[0] = (b.x - a.x) * side
-    out.m[1] = (c.x - a.x) * side
-    out.m[2] = a.x - <float>3.5 * (out.m[0] + out.m[1])
-    out.m[3] = (b.y - a.y) * side
-    out.m[4] = (c.y - a.y) * side
-    out.m[5] = a.y - <float>3.5 * (out.m[3] + out.m[4])
-    out.m[6] = 0
-    out.m[7] = 0
-    out.m[8] = 1
+    cdef float middle = <float>3.5
+    out.m[0] = (b.x * wb - a.x) * side
+    out.m[1] = (c.x * wc - a.x) * side
+    out.m[2] = a.x - middle * (out.m[0] + out.m[1])
+    out.m[3] = (b.y * wb - a.y) * side
+    out.m[4] = (c.y * wc - a.y) * side
+    out.m[5] = a.y - middle * (out.m[3] + out.m[4])
+    out.m[6] = (wb - 1) * side
+    out.m[7] = (wc - 1) * side
+    out.m[8] = 1 - middle * (out.m[6] + out.m[7])
 
 
 cdef int finder_edges(
@@ -178,43 +213,61 @@ cdef int timing_agreement(const Plane* plane, const Place* place) noexcept nogil
 # ---- alignment patterns -------------------------------------------------------------------------
 
 
-cdef void align(const Plane* plane, Place* place, int thorough) noexcept nogil:
-    """Finds alignment patterns, adds their edges to the fit, and from version 7 on makes a mesh."""
-    cdef int[8] centres
-    cdef float[64] found_x
-    cdef float[64] found_y
-    cdef float[64] du
-    cdef float[64] dv
-    cdef int[64] known
-    cdef int version = (place.dim - 17) // 4
-    cdef int n = alignment_centres(version, centres)
-    cdef int i, j, at
-    place.alignment_count = max(0, n * n - 3)
-    if n == 0:
+cdef void align_corner(const Plane* plane, Place* place, int thorough) noexcept nogil:
+    """The one alignment pattern of versions 2 to 6: its edges join the fit."""
+    cdef float centre = place.dim - <float>6.5
+    cdef float u, v
+    cdef float quality = match_alignment(plane, place, centre, centre, 2, &u, &v)
+    place.alignment_count = 1
+    if quality < QUALITY_LEAST:
+        quality = match_alignment(
+            plane, place, centre, centre, RADIUS_MAX if thorough else 4, &u, &v
+        )
+    if quality < QUALITY_LEAST:
         return
+    place.aligned = 1
+    u -= centre
+    v -= centre
+    alignment_edges(plane, place, centre, centre, &u, &v, 1)
+
+
+cdef void align_mesh(const Plane* plane, Place* place) noexcept nogil:
+    """Alignment patterns from version 7 on: how far each is from where the map has it.
+
+    Row by row from the corner of finder a, so that the ones left and above tell where to look.
+    """
+    cdef int[8] centres
+    cdef int[64] known
+    cdef int n = alignment_centres((place.dim - 17) // 4, centres)
+    cdef int i, j, at
+    cdef float u, v, centre_u, centre_v
+    cdef Mesh* mesh = &place.mesh
+    place.alignment_count = n * n - 3
     for at in range(n * n):
         known[at] = 0
-        du[at] = 0
-        dv[at] = 0
-    # Rows and columns from the corner outwards, so that neighbours left and above come first.
+        mesh.du[at] = 0
+        mesh.dv[at] = 0
     for j in range(n):
+        mesh.lines[j] = centres[j] + <float>0.5
         for i in range(n):
             at = j * n + i
             if (i == 0 and j == 0) or (i == n - 1 and j == 0) or (i == 0 and j == n - 1):
-                known[at] = 2
-                map_point(
-                    &place.map, centres[i] + <float>0.5, centres[j] + <float>0.5,
-                    &found_x[at], &found_y[at],
-                )
+                known[at] = 1
                 continue
-            guess_displacement(n, i, j, du, dv, known)
-            known[at] = look_for_alignment(
-                plane, place, centres[i] + <float>0.5, centres[j] + <float>0.5,
-                thorough, n, &du[at], &dv[at], &found_x[at], &found_y[at],
-            )
-            place.aligned += known[at]
-    if place.aligned and fit_solve(&place.fit, &place.map) and n >= 3:
-        make_mesh(place, n, centres, found_x, found_y, known)
+            guess_displacement(n, i, j, mesh.du, mesh.dv, known)
+            centre_u = centres[i] + <float>0.5
+            centre_v = centres[j] + <float>0.5
+            if match_alignment(
+                plane, place, centre_u + mesh.du[at], centre_v + mesh.dv[at], 2, &u, &v
+            ) < QUALITY_LEAST:
+                continue
+            mesh.du[at] = u - centre_u
+            mesh.dv[at] = v - centre_v
+            alignment_edges(plane, place, centre_u, centre_v, &mesh.du[at], &mesh.dv[at], 0)
+            known[at] = 1
+            place.aligned += 1
+    fill_gaps(mesh, n, known)
+    mesh.count = n
 
 
 cdef void guess_displacement(
@@ -246,30 +299,6 @@ cdef void guess_displacement(
         best_v = (dv[at - 1] + dv[at - n]) * <float>0.5
     du[at] = best_u
     dv[at] = best_v
-
-
-cdef int look_for_alignment(
-    const Plane* plane, Place* place, float u, float v, int thorough, int n,
-    float* du, float* dv, float* x, float* y,
-) noexcept nogil:
-    """Finds the pattern whose centre should be (u + du, v + dv): updates du, dv, sets x and y.
-
-    On success its edges are added to the fit. Where it is not found du and dv stay as guessed.
-    """
-    cdef float found_u, found_v, quality
-    cdef int radius = 2
-    quality = match_alignment(plane, place, u + du[0], v + dv[0], radius, &found_u, &found_v)
-    if quality < <float>0.45 and n == 2:
-        radius = RADIUS_MAX if thorough else 4
-        quality = match_alignment(plane, place, u + du[0], v + dv[0], radius, &found_u, &found_v)
-    if quality < <float>0.45:
-        return 0
-    du[0] = found_u - u
-    dv[0] = found_v - v
-    if n == 2 or fabsf(du[0]) < 3 and fabsf(dv[0]) < 3:
-        alignment_edges(plane, place, u, v, du, dv)
-    map_point(&place.map, u + du[0], v + dv[0], x, y)
-    return 1
 
 
 cdef float match_alignment(
@@ -327,10 +356,13 @@ cdef inline float pattern_fit(const float* at, int side) noexcept nogil:
 
 
 cdef void alignment_edges(
-    const Plane* plane, Place* place, float u, float v, float* du, float* dv
+    const Plane* plane, Place* place, float u, float v, float* du, float* dv, int join
 ) noexcept nogil:
-    """Adds the edges of the pattern at (u + du, v + dv) and moves du, dv to the middle of them."""
-    cdef float threshold = place.middle
+    """Moves du, dv to the middle of the edges of the pattern at (u + du, v + dv).
+
+    join: the edges are added to the fit.
+    """
+    cdef float threshold
     cdef float x, y, off, shift
     cdef int axis, line, i, rises, count
     cdef float total, along
@@ -353,7 +385,8 @@ cdef void alignment_edges(
                         threshold, <float>0.7, &x, &y, &off,
                     ):
                         continue
-                    fit_edge(&place.fit, 0, u + shift, x, y, 1)
+                    if join:
+                        fit_edge(&place.fit, 0, u + shift, x, y, 1)
                 else:
                     threshold = level_between(plane, &place.map, u + du[0] + along, v + dv[0] + shift, 1)
                     if threshold < 0 or not probe(
@@ -361,7 +394,8 @@ cdef void alignment_edges(
                         threshold, <float>0.7, &x, &y, &off,
                     ):
                         continue
-                    fit_edge(&place.fit, 1, v + shift, x, y, 1)
+                    if join:
+                        fit_edge(&place.fit, 1, v + shift, x, y, 1)
                 total += off
                 count += 1
         moved[axis] = total / count if count else 0
@@ -370,43 +404,6 @@ cdef void alignment_edges(
 
 
 # ---- the mesh -----------------------------------------------------------------------------------
-
-
-cdef void make_mesh(
-    Place* place, int n, const int* centres, const float* xs, const float* ys, const int* known
-) noexcept nogil:
-    """Displacements of the alignment patterns from where the final map has them."""
-    cdef double[9] inverse
-    cdef double w
-    cdef float u, v
-    cdef int i, j, at
-    cdef int[64] have
-    cdef Mesh* mesh = &place.mesh
-    if not map_to_square(&place.map, inverse):
-        return
-    for i in range(n):
-        mesh.lines[i] = centres[i] + <float>0.5
-    for j in range(n):
-        for i in range(n):
-            at = j * n + i
-            mesh.du[at] = 0
-            mesh.dv[at] = 0
-            have[at] = known[at]
-            if not known[at]:
-                continue
-            w = inverse[6] * xs[at] + inverse[7] * ys[at] + inverse[8]
-            u = <float>((inverse[0] * xs[at] + inverse[1] * ys[at] + inverse[2]) / w)
-            v = <float>((inverse[3] * xs[at] + inverse[4] * ys[at] + inverse[5]) / w)
-            u -= mesh.lines[i]
-            v -= mesh.lines[j]
-            # What is further off than a module and a half is a false pattern, not a bend.
-            if fabsf(u) > <float>2.5 or fabsf(v) > <float>2.5:
-                have[at] = 0
-                continue
-            mesh.du[at] = u
-            mesh.dv[at] = v
-    fill_gaps(mesh, n, have)
-    mesh.count = n
 
 
 cdef void fill_gaps(Mesh* mesh, int n, const int* have) noexcept nogil:

@@ -24,7 +24,7 @@ from native.qr.locate cimport Place, locate
 from native.qr.matrix cimport decode_matrix
 from native.qr.plane cimport Plane
 from native.qr.sample cimport (
-    bend_to_edges, equalize, sample_grid, soften, soften_by_mean,
+    bend_to_edges, equalize, sample_grid, soften, soften_by_mean, swing_corner,
 )
 from native.qr.threshold cimport LUMA_BLOCK, LUMA_EDGES_PAD, block_count, find_thresholds
 from native.qr.triple cimport Triple, measure_triple, rank_triples
@@ -240,8 +240,12 @@ cdef int read_symbol(
 ) noexcept nogil:
     """1 when the symbol of a measured triple was read into ws.code, placed by ws.place."""
     cdef int dim = triple.dim
+    ws.matrix.said_version = 0
     if read_at(ws, plane, finders, triple, dim, thorough):
         return 1
+    cdef int said = 17 + 4 * ws.matrix.said_version
+    if said > 17 and said != dim and abs(said - dim) <= 8:
+        return read_at(ws, plane, finders, triple, said, 0)
     # A smeared timing pattern may have hidden a pair of steps, or dirt have added one.
     if thorough and triple.off > 0:
         if dim > 21 and read_at(ws, plane, finders, triple, dim - 4, 0):
@@ -282,22 +286,40 @@ cdef int read_at(
 
 
 cdef int read_bent(Workspace* ws, const Plane* plane, int dim, int version) noexcept nogil:
-    """The dear ways: the grid moved to the edges, twice; then the mean around."""
+    """The dear ways: the grid moved to the edges, the mean around, the fourth corner moved."""
+    if follow_edges(ws, plane, dim, version):
+        return 1
+    ws.how = HOW_MEAN
+    soften_by_mean(&ws.grid, ws.place.sign)
+    if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
+        return 1
+    # With several alignment patterns the far corner is where they say.
+    if ws.place.alignment_count > 1 or not swing_corner(plane, &ws.place, &ws.grid):
+        return 0
+    if try_bent(ws, plane, dim, version):
+        return 1
+    return follow_edges(ws, plane, dim, version)
+
+
+cdef int follow_edges(Workspace* ws, const Plane* plane, int dim, int version) noexcept nogil:
     cdef int round
     for round in range(2):
         if not bend_to_edges(plane, &ws.place, &ws.grid):
-            break
-        if sample_grid(plane, &ws.place, &ws.grid) > OUTSIDE_MOST:
-            break
-        soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
-        ws.how = HOW_BENT
-        if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
+            return 0
+        if try_bent(ws, plane, dim, version):
             return 1
-        if equalize(&ws.grid, version, ws.place.sign, 2):
-            if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
-                return 1
-    ws.how = HOW_MEAN
-    soften_by_mean(&ws.grid, ws.place.sign)
+    return 0
+
+
+cdef int try_bent(Workspace* ws, const Plane* plane, int dim, int version) noexcept nogil:
+    if sample_grid(plane, &ws.place, &ws.grid) > OUTSIDE_MOST:
+        return 0
+    soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
+    ws.how = HOW_BENT
+    if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
+        return 1
+    if not equalize(&ws.grid, version, ws.place.sign, 2):
+        return 0
     return decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ
 
 

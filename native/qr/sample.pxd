@@ -24,3 +24,4 @@ cdef void soften(Grid* grid, int sign, float least_contrast) noexcept nogil
 cdef void soften_by_mean(Grid* grid, int sign) noexcept nogil
 cdef int equalize(Grid* grid, int version, int sign, int rounds) noexcept nogil
 cdef int bend_to_edges(const Plane* plane, Place* place, const Grid* grid) noexcept nogil
+cdef int swing_corner(const Plane* plane, Place* place, const Grid* grid) noexcept nogil
