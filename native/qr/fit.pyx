@@ -208,9 +208,9 @@ cdef int probe(
         map_point(map, u, v + reach, &x1, &y1)
     if not is_inside(plane, x0, y0) or not is_inside(plane, x1, y1):
         return 0
-    # Steps of at most a quarter of a module and a bit over a pixel, at most 64 of them.
+    # Steps of a quarter of a module; finer ones in large modules, where edges are sharp.
     cdef float length = fabsf(x1 - x0) + fabsf(y1 - y0)
-    cdef int steps = max(<int>(reach * 8), min(64, <int>(length * <float>0.75)))
+    cdef int steps = max(<int>(reach * 8), min(16, <int>(length * <float>0.5)))
     cdef float step = 1 / <float>steps
     cdef float dx = (x1 - x0) * step
     cdef float dy = (y1 - y0) * step

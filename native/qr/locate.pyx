@@ -23,10 +23,10 @@ cdef enum:
     RADIUS_MAX = 5              # modules
     PATCH_MAX = 29              # (2 * RADIUS_MAX + 4) * HALF_STEPS + 1
     DIM_OF_MESH = 45            # version 7, the first with several rows of alignment patterns
-    EDGES_LEAST = 40            # of 108 on three finders
-    AGREEMENT_GOOD = 85
-    AGREEMENT_DOUBT = 20
-    AGREEMENT_COARSE = 45       # percent of timing modules, by the map of the finders alone
+    EDGES_FEW = 24              # of 48 on three finders at the first look
+    EDGES_LEAST = 40            # of 108 at the second
+    AGREEMENT_DOUBT = 20        # percent, by the map of the first look
+    AGREEMENT_COARSE = 50       # by that of the second
 
 # Of 1 for a perfect pattern; chance gives less than 0.3 nearly always.
 cdef float QUALITY_LEAST = 0.45
@@ -54,16 +54,14 @@ cdef int locate(
     out.contrast = fabsf(a.light + b.light + c.light - a.dark - b.dark - c.dark) / 3
     out.middle = (a.light + b.light + c.light + a.dark + b.dark + c.dark) / 6
     first_map(a, b, c, dim, &out.map)
-    if not fit_finders(plane, out, a, b, c):
+    # Three finders that are no symbol end after few probes and a look at the timing patterns.
+    if not fit_finders(plane, out, a, b, c, 1):
         return 0
-    # Three finders that are no symbol end here, before the dearer steps.
-    out.agreement = timing_agreement(plane, out)
-    if out.agreement < AGREEMENT_GOOD and out.agreement > AGREEMENT_DOUBT:
-        # A strong tilt: once more from the better map.
-        if not fit_finders(plane, out, a, b, c):
-            return 0
-        out.agreement = timing_agreement(plane, out)
-    if out.agreement < AGREEMENT_COARSE:
+    if timing_agreement(plane, out) < AGREEMENT_DOUBT:
+        return 0
+    if not fit_finders(plane, out, a, b, c, 0):
+        return 0
+    if timing_agreement(plane, out) < AGREEMENT_COARSE:
         return 0
     out.alignment_count = 0
     if dim >= DIM_OF_MESH:
@@ -82,18 +80,21 @@ cdef int locate(
 
 
 cdef int fit_finders(
-    const Plane* plane, Place* out, const Finder* a, const Finder* b, const Finder* c
+    const Plane* plane, Place* out, const Finder* a, const Finder* b, const Finder* c, int few
 ) noexcept nogil:
-    """Fits the map to the edges of the finders, looked for where it says; 0 where it cannot."""
+    """Fits the map to the edges of the finders, looked for where it says; 0 where it cannot.
+
+    few: a third of the probes, for a first look.
+    """
     cdef int edges = 0
     fit_begin(
         &out.fit, out.dim, (b.x + c.x) * <float>0.5, (b.y + c.y) * <float>0.5,
         (fabsf(b.x - c.x) + fabsf(b.y - c.y)) * <float>0.5,
     )
-    edges += finder_edges(plane, out, a, 0, 0)
-    edges += finder_edges(plane, out, b, out.dim - 7, 0)
-    edges += finder_edges(plane, out, c, 0, out.dim - 7)
-    return edges >= EDGES_LEAST and fit_solve(&out.fit, &out.map)
+    edges += finder_edges(plane, out, a, 0, 0, few)
+    edges += finder_edges(plane, out, b, out.dim - 7, 0, few)
+    edges += finder_edges(plane, out, c, 0, out.dim - 7, few)
+    return edges >= (EDGES_FEW if few else EDGES_LEAST) and fit_solve(&out.fit, &out.map)
 
 
 cdef void first_map(
@@ -120,15 +121,18 @@ cdef void first_map(
 
 
 cdef int finder_edges(
-    const Plane* plane, Place* place, const Finder* finder, float left, float top
+    const Plane* plane, Place* place, const Finder* finder, float left, float top, int few
 ) noexcept nogil:
     """Adds the edges of one finder whose corner is module (left, top); how many were found."""
     cdef float threshold = (finder.dark + finder.light) * <float>0.5
     cdef float x, y, off, along
     cdef int line, i, found = 0
     for line in range(6):
-        for i in range(PROBES[line]):
-            along = FIRST[line] + i * APART[line]
+        # At the first look two probes on each outer and each core line: far apart, and thick.
+        if few and (line == 2 or line == 3):
+            continue
+        for i in range(2 if few else PROBES[line]):
+            along = FIRST[line] + i * APART[line] * (3 if few and line < 2 else 1)
             if probe(
                 plane, &place.map, 0, left + LINES[line], top + along,
                 RISES[line] * place.sign, threshold, <float>0.9, &x, &y, &off,
