@@ -46,7 +46,9 @@ cdef int find_finders(
     cdef const luma_kernel* kernel = luma_kernel_at(cpu.level())
     cdef int y = row_step // 2
     cdef int block_row = -1
-    cdef int i, edge_count, start_count
+    cdef int i, edge_count, start_count, before
+    cdef int[FINDERS_MAX] crossed       # finders that row y may cross
+    cdef int crossed_count
     cdef const uint8_t* row
     while y < plane.height:
         if y // LUMA_BLOCK != block_row:
@@ -55,10 +57,18 @@ cdef int find_finders(
         row = plane.data + y * plane.stride
         edge_count = kernel.row_edges(row, scratch.thresholds, plane.width, scratch.edges)
         start_count = kernel.finder_runs(scratch.edges, edge_count, scratch.starts)
+        crossed_count = -1
         for i in range(start_count):
-            count += take_start(plane, y, scratch.edges + scratch.starts[i], out, count)
-            if count == room:
-                count = drop_worst(out, count)
+            if crossed_count < 0:
+                crossed_count = finders_crossed(out, count, y, crossed)
+            before = count
+            count += take_start(
+                plane, y, scratch.edges + scratch.starts[i], out, count, crossed, crossed_count
+            )
+            if count > before:
+                if count == room:
+                    count = drop_worst(out, count)
+                crossed_count = -1
         y += row_step
     return count
 
@@ -99,28 +109,38 @@ cdef int keep_best(Finder* finders, int count, int most, float fine) noexcept no
     return kept
 
 
+cdef int finders_crossed(const Finder* finders, int count, int y, int* out) noexcept nogil:
+    """Numbers of the finders that reach to row y; how many."""
+    cdef int i, found = 0
+    for i in range(count):
+        if fabsf(finders[i].y - y) < <float>2.2 * finders[i].size:
+            out[found] = i
+            found += 1
+    return found
+
+
 cdef int take_start(
-    const Plane* plane, int y, const uint16_t* e, Finder* out, int count
+    const Plane* plane, int y, const uint16_t* e, Finder* out, int count, const int* crossed,
+    int crossed_count,
 ) noexcept nogil:
-    """1 if the five runs from e[0] on are a new finder, which is then out[count]."""
+    """1 if the five runs from e[0] on are a new finder, which is then out[count].
+
+    crossed: finders of this row; what lies on one of them is no new one.
+    """
     cdef const uint8_t* row = plane.data + y * plane.stride
     cdef int x = (e[2] + e[3]) // 2
     cdef int core = row[x]
     cdef int left = row[(e[1] + e[2]) // 2]
     cdef int right = row[(e[3] + e[4]) // 2]
     cdef int i
-    cdef float reach, dx, dy
     # Both sides of the ring must differ from the core the same way.
     if left > core and right > core:
         if min(left, right) - core < CONTRAST_LEAST:
             return 0
     elif core - max(left, right) < CONTRAST_LEAST:
         return 0
-    for i in range(count):
-        reach = 2.2 * out[i].size
-        dx = fabsf(out[i].x - x)
-        dy = fabsf(out[i].y - y)
-        if dx < reach and dy < reach:
+    for i in range(crossed_count):
+        if fabsf(out[crossed[i]].x - x) < <float>2.2 * out[crossed[i]].size:
             return 0
     return check_finder(
         plane, x, y, e[5] - e[0], core, (left + right) // 2, AGREEING_LEAST, &out[count]
@@ -148,9 +168,22 @@ cdef inline int ray(
         room = min(room, plane.height - 1 - y)
     elif dy < 0:
         room = min(room, y)
-    # `side` is positive while the next edge is still to come.
-    cdef int side = sign
-    for i in range(1, room + 1):
+    cdef int side = sign        # times (threshold - value): negative behind the next edge
+    # A core ends before the last third of the way, or it is a stroke or a bar.
+    cdef int core_most = min(room, steps * 2 // 3)
+    for i in range(1, core_most + 1):
+        at += move
+        value = at[0]
+        if (threshold - value) * side < 0:
+            radii[0] = i - 1 + <float>(threshold - before) / <float>(value - before)
+            found = 1
+            side = -side
+            before = value
+            break
+        before = value
+    if found == 0:
+        return 0
+    for i in range(i + 1, room + 1):
         at += move
         value = at[0]
         if (threshold - value) * side < 0:

@@ -35,7 +35,7 @@ cdef struct Found:
 
 cdef struct Effort:             # how much is done for one plane
     int row_step
-    int levels                  # planes: the given one, its half, its quarter
+    int levels                  # 1 the given plane, 2 its quarter too, 3 its half where that helps
     int always_levels           # look at the smaller ones although the larger one gave a code
     int finders                 # kept in a plane, and all that are fine
     int triples                 # measured in a plane
@@ -52,7 +52,7 @@ cdef struct Evidence:
 cdef struct Workspace:
     Thresholds thresholds
     RowScratch rows
-    uint8_t* halves[LEVELS_MAX - 1]
+    uint8_t* halved             # the half or the quarter of the plane
     uint8_t* memory             # all of the above
     size_t memory_size
     Finder finders[FINDERS_MAX]

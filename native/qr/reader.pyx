@@ -32,6 +32,7 @@ from native.qr.triple cimport Triple, measure_triple, rank_triples
 cdef extern from "luma.h":
     ctypedef struct luma_kernel:
         void (*halve)(const uint8_t*, Py_ssize_t, int, int, uint8_t*, Py_ssize_t) noexcept nogil
+        void (*quarter)(const uint8_t*, Py_ssize_t, int, int, uint8_t*, Py_ssize_t) noexcept nogil
     const luma_kernel* luma_kernel_at(int) noexcept nogil
 
 cdef enum:
@@ -61,9 +62,8 @@ cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil:
     cdef size_t blocks = <size_t>block_count(width) * block_count(height)
     cdef size_t row = <size_t>block_count(width) * LUMA_BLOCK
     cdef size_t half = <size_t>(width // 2) * (height // 2)
-    cdef size_t quarter = <size_t>(width // 4) * (height // 4)
     cdef size_t edges = (row + LUMA_EDGES_PAD + 8) * sizeof(uint16_t)
-    cdef size_t size = 3 * blocks + row + 2 * edges + half + quarter + 64
+    cdef size_t size = 7 * blocks + row + 2 * edges + half + 64
     cdef uint8_t* at
     if size > ws.memory_size:
         free(ws.memory)
@@ -78,6 +78,10 @@ cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil:
     at += edges
     ws.rows.starts = <uint16_t*>at
     at += edges
+    ws.thresholds.sums = <uint16_t*>at
+    at += 2 * blocks
+    ws.thresholds.counts = <uint16_t*>at
+    at += 2 * blocks
     ws.rows.thresholds = at
     at += row
     ws.thresholds.values = at
@@ -86,9 +90,7 @@ cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil:
     at += blocks
     ws.thresholds.highs = at
     at += blocks
-    ws.halves[0] = at
-    at += half
-    ws.halves[1] = at
+    ws.halved = at
     return 1
 
 
@@ -100,22 +102,26 @@ cdef int read_plane(
     Evidence* evidence,
 ) noexcept nogil:
     """Codes of a plane into `out`, at most `room`; their number, or -1 without memory."""
-    cdef Plane level = plane[0]
-    cdef int halvings = 0
-    cdef int found = 0
+    cdef Plane level
+    cdef int found
     memset(evidence, 0, sizeof(Evidence))
     if not is_readable(plane):
         return 0
     if not workspace_fit(ws, plane.width, plane.height):
         return -1
-    while True:
-        found = read_level(ws, &level, halvings, effort, out, found, room, evidence)
-        halvings += 1
-        if halvings >= effort.levels or (found and not effort.always_levels):
-            return found
-        level = halve(ws, &level, halvings - 1)
-        if not is_readable(&level):
-            return found
+    found = read_level(ws, plane, 0, effort, out, 0, room, evidence)
+    if effort.levels == 1 or (found and not effort.always_levels):
+        return found
+    level = quarter(ws, plane)
+    if is_readable(&level):
+        found = read_level(ws, &level, 2, effort, out, found, room, evidence)
+    # What is too noisy for the one and too small for the other: seldom, and not cheap.
+    if effort.levels == 2 or found or evidence.attempts == 0:
+        return found
+    level = halve(ws, plane)
+    if is_readable(&level):
+        found = read_level(ws, &level, 1, effort, out, found, room, evidence)
+    return found
 
 
 cdef inline bint is_readable(const Plane* plane) noexcept nogil:
@@ -124,16 +130,20 @@ cdef inline bint is_readable(const Plane* plane) noexcept nogil:
     )
 
 
-cdef Plane halve(Workspace* ws, const Plane* plane, int n) noexcept nogil:
-    cdef Plane half
-    half.width = plane.width // 2
-    half.height = plane.height // 2
-    half.stride = half.width
-    half.data = ws.halves[n]
+cdef Plane halve(Workspace* ws, const Plane* plane) noexcept nogil:
+    cdef Plane half = Plane(ws.halved, plane.width // 2, plane.width // 2, plane.height // 2)
     luma_kernel_at(cpu.level()).halve(
-        plane.data, plane.stride, half.width, half.height, ws.halves[n], half.stride
+        plane.data, plane.stride, half.width, half.height, ws.halved, half.stride
     )
     return half
+
+
+cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil:
+    cdef Plane part = Plane(ws.halved, plane.width // 4, plane.width // 4, plane.height // 4)
+    luma_kernel_at(cpu.level()).quarter(
+        plane.data, plane.stride, part.width, part.height, ws.halved, part.stride
+    )
+    return part
 
 
 cdef inline int step_for(const Plane* plane) noexcept nogil:
@@ -373,8 +383,8 @@ cdef tuple found_to_tuple(const Found* found):
 cdef class Reader:
     """Reads planes that have nothing to do with one another. Not for two threads at once.
 
-    row_step: every so many rows are scanned (a divisor of 16). levels: 1 the plane alone, 2 its half
-    as well, 3 its quarter too. triples: combinations of finders measured in a plane; attempts: of
+    row_step: every so many rows are scanned (a divisor of 16). levels: 1 the plane alone, 2 its quarter
+    as well, 3 its half too, where there is evidence. triples: combinations of finders measured in a plane; attempts: of
     them read. thorough: all ways of reading, and all levels although one gave a code.
     """
 

@@ -1,6 +1,6 @@
 """Local thresholds: what counts as dark in each block of 16 x 16 pixels."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint16_t
 
 from native.qr.plane cimport Plane
 
@@ -16,6 +16,8 @@ cdef struct Thresholds:
     uint8_t* values             # rows x columns, 0 where a block and all around it is flat
     uint8_t* lows               # scratch of the same size
     uint8_t* highs
+    uint16_t* sums
+    uint16_t* counts
 
 cdef int block_count(int pixels) noexcept nogil
 cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noexcept nogil

@@ -21,6 +21,9 @@ cdef extern from "luma.h":
         void (*block_ranges)(const uint8_t*, Py_ssize_t, int, int, uint8_t*, uint8_t*) noexcept nogil
     const luma_kernel* luma_kernel_at(int) noexcept nogil
 
+# 65536 / (2 * n), rounded down.
+cdef int[10] RECIPROCALS = [0, 32768, 16384, 10922, 8192, 6553, 5461, 4681, 4096, 3640]
+
 cdef enum:
     CUT_LEAST = 12              # grey values; a dim lane shows codes of about 30
     CUT_MOST = 48
@@ -43,16 +46,18 @@ cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noe
     out.columns = block_count(plane.width)
     out.rows = block_count(plane.height)
     for row in range(out.rows):
-        y = row * LUMA_BLOCK
-        sampled = min(LUMA_BLOCK, plane.height - y)
+        # The rows that will be scanned for finders, and so are in the cache then.
+        y = row * LUMA_BLOCK + row_step // 2
+        if y >= plane.height:
+            y = plane.height - 1
+        sampled = min((row + 1) * LUMA_BLOCK, plane.height) - y
         sampled = (sampled + row_step - 1) // row_step
         kernel.block_ranges(
             plane.data + y * plane.stride, plane.stride * row_step, sampled, plane.width,
             out.lows + row * out.columns, out.highs + row * out.columns,
         )
     out.cut = contrast_cut(out)
-    for row in range(out.rows):
-        smooth_row(out, row)
+    smooth(out)
 
 
 cdef int contrast_cut(const Thresholds* ranges) noexcept nogil:
@@ -72,32 +77,58 @@ cdef int contrast_cut(const Thresholds* ranges) noexcept nogil:
     return min(max(i * 3 // 2, CUT_LEAST), CUT_MOST)
 
 
-cdef void smooth_row(const Thresholds* grid, int row) noexcept nogil:
-    """Mean of (low + high) / 2 over the blocks with contrast among a block and its neighbours."""
+cdef void smooth(Thresholds* grid) noexcept nogil:
+    """Mean of (low + high) / 2 over the blocks with contrast among a block and its neighbours.
+
+    Columns first: the sums of three blocks replace lows and highs, eight bits being too few, in two
+    16-bit arrays.
+    """
     cdef int columns = grid.columns
-    cdef int first = max(row - 1, 0)
-    cdef int last = min(row + 1, grid.rows - 1)
-    cdef int x, y, at, total, found
-    # Sums down the three rows of the columns left of, at and right of x.
-    cdef int sums[3]
-    cdef int counts[3]
-    sums[0] = counts[0] = sums[1] = counts[1] = 0
-    for x in range(-1, columns):
-        sums[2] = counts[2] = 0
+    cdef int x, y, at, above, below, total, count, low, high
+    cdef uint16_t* sums = grid.sums
+    cdef uint16_t* counts = grid.counts
+    for y in range(grid.rows):
+        at = y * columns
+        for x in range(columns):
+            low = grid.lows[at + x]
+            high = grid.highs[at + x]
+            count = high - low >= grid.cut
+            counts[at + x] = <uint16_t>count
+            sums[at + x] = <uint16_t>((low + high) & -count)
+    for y in range(grid.rows):
+        at = y * columns
+        above = at - columns if y > 0 else at
+        below = at + columns if y + 1 < grid.rows else at
+        # At the upper and lower border the row itself counts twice, which is as good.
+        smooth_columns(
+            sums + above, sums + at, sums + below, counts + above, counts + at, counts + below,
+            columns, grid.values + at,
+        )
+
+
+cdef inline void smooth_columns(
+    const uint16_t* s0, const uint16_t* s1, const uint16_t* s2, const uint16_t* c0,
+    const uint16_t* c1, const uint16_t* c2, int columns, uint8_t* out,
+) noexcept nogil:
+    cdef int x, total, count
+    cdef int left = 0, left_count = 0
+    cdef int here = s0[0] + s1[0] + s2[0]
+    cdef int here_count = c0[0] + c1[0] + c2[0]
+    cdef int right, right_count
+    for x in range(columns):
+        right = 0
+        right_count = 0
         if x + 1 < columns:
-            for y in range(first, last + 1):
-                at = y * columns + x + 1
-                if grid.highs[at] - grid.lows[at] >= grid.cut:
-                    sums[2] += grid.lows[at] + grid.highs[at]
-                    counts[2] += 1
-        if x >= 0:
-            total = sums[0] + sums[1] + sums[2]
-            found = counts[0] + counts[1] + counts[2]
-            grid.values[row * columns + x] = (total // (2 * found) + 1) if found else 0
-        sums[0] = sums[1]
-        counts[0] = counts[1]
-        sums[1] = sums[2]
-        counts[1] = counts[2]
+            right = s0[x + 1] + s1[x + 1] + s2[x + 1]
+            right_count = c0[x + 1] + c1[x + 1] + c2[x + 1]
+        total = left + here + right
+        count = left_count + here_count + right_count
+        # total / (2 * count), by the reciprocal; 0 where nothing has contrast.
+        out[x] = <uint8_t>((total * RECIPROCALS[count] >> 16) + (1 if count else 0))
+        left = here
+        left_count = here_count
+        here = right
+        here_count = right_count
 
 
 cdef void expand_row(const Thresholds* thresholds, int row, uint8_t* out) noexcept nogil:
@@ -124,13 +155,15 @@ def thresholds(luma: object, width: int, height: int, stride: int, row_step: int
             raise ValueError("luma is shorter than its rows")
         values = PyBytes_FromStringAndSize(NULL, count)
         grid.values = <uint8_t*>PyBytes_AS_STRING(values)
-        grid.lows = <uint8_t*>malloc(2 * count)
-        if grid.lows == NULL:
+        grid.sums = <uint16_t*>malloc(6 * count)
+        if grid.sums == NULL:
             raise MemoryError
+        grid.counts = grid.sums + count
+        grid.lows = <uint8_t*>(grid.counts + count)
         grid.highs = grid.lows + count
         plane = Plane(<const uint8_t*>view.buf, pitch, w, h)
         find_thresholds(&plane, step, &grid)
-        free(grid.lows)
+        free(grid.sums)
     finally:
         PyBuffer_Release(&view)
     return grid.columns, grid.rows, grid.cut, values

@@ -6,7 +6,11 @@ int cpu_best(void)
 {
 #if defined(CPU_HAS_AVX2_CODE)
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") ? CPU_AVX2 : CPU_SCALAR;
+    /* Every CPU with AVX2 so far has the other two; kernels take them for granted. */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
+                   __builtin_cpu_supports("popcnt")
+               ? CPU_AVX2
+               : CPU_SCALAR;
 #elif defined(CPU_HAS_NEON_CODE)
     return CPU_NEON; /* part of the AArch64 base */
 #else

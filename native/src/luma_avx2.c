@@ -4,7 +4,7 @@
 #if defined(CPU_HAS_AVX2_CODE)
 #include <immintrin.h>
 
-#define TARGET __attribute__((target("avx2,bmi")))
+#define TARGET __attribute__((target("avx2,bmi,popcnt")))
 
 /* minpos finds the least of eight 16-bit values; the even bytes of v and its odd bytes meet first. */
 TARGET static inline uint8_t least_of_16(__m128i v)
@@ -135,13 +135,43 @@ TARGET static void halve(const uint8_t *source, ptrdiff_t source_stride, int wid
             _mm256_storeu_si256((__m256i *)(target + x), _mm256_permute4x64_epi64(packed, 0xd8));
         }
         for (; x < width; x++)
-            target[x] = (uint8_t)((upper[2 * x] + upper[2 * x + 1] + lower[2 * x] +
-                                   lower[2 * x + 1] + 2) >> 2);
+            target[x] = luma_mean_2x2(upper + 2 * x, lower + 2 * x);
         target += target_stride;
     }
 }
 
-const luma_kernel luma_avx2 = {"avx2", block_ranges, row_edges, finder_runs, halve};
+TARGET static void quarter(const uint8_t *source, ptrdiff_t source_stride, int width, int height,
+                           uint8_t *target, ptrdiff_t target_stride)
+{
+    const __m256i bytes = _mm256_set1_epi8(1), words = _mm256_set1_epi16(1);
+    const __m256i four = _mm256_set1_epi32(4), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int y = 0; y < height; y++) {
+        const uint8_t *upper = source + (4 * y + 1) * source_stride, *lower = upper + source_stride;
+        int x = 0;
+        for (; x + 32 <= width; x += 32) {
+            __m256i sums[4]; /* of eight pixels each, 32 bits */
+            for (int part = 0; part < 4; part++) {
+                const int at = 4 * x + 32 * part;
+                const __m256i a = _mm256_loadu_si256((const __m256i *)(upper + at));
+                const __m256i b = _mm256_loadu_si256((const __m256i *)(lower + at));
+                const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(a, bytes),
+                                                       _mm256_maddubs_epi16(b, bytes));
+                sums[part] = _mm256_srli_epi32(
+                    _mm256_add_epi32(_mm256_madd_epi16(pairs, words), four), 3);
+            }
+            const __m256i packed = _mm256_packus_epi16(_mm256_packus_epi32(sums[0], sums[1]),
+                                                       _mm256_packus_epi32(sums[2], sums[3]));
+            _mm256_storeu_si256((__m256i *)(target + x),
+                                _mm256_permutevar8x32_epi32(packed, order));
+        }
+        for (; x < width; x++)
+            target[x] = luma_mean_4x2(upper + 4 * x, lower + 4 * x);
+        target += target_stride;
+    }
+}
+
+const luma_kernel luma_avx2 = {"avx2", block_ranges, row_edges, finder_runs, halve,
+                                  quarter};
 #else
 typedef int luma_avx2_is_for_other_machines;
 #endif

@@ -101,13 +101,31 @@ static void halve(const uint8_t *source, ptrdiff_t source_stride, int width, int
             vst1_u8(target + x, vrshrn_n_u16(sum, 2));
         }
         for (; x < width; x++)
-            target[x] = (uint8_t)((upper[2 * x] + upper[2 * x + 1] + lower[2 * x] +
-                                   lower[2 * x + 1] + 2) >> 2);
+            target[x] = luma_mean_2x2(upper + 2 * x, lower + 2 * x);
         target += target_stride;
     }
 }
 
-const luma_kernel luma_neon = {"neon", block_ranges, row_edges, finder_runs, halve};
+static void quarter(const uint8_t *source, ptrdiff_t source_stride, int width, int height,
+                    uint8_t *target, ptrdiff_t target_stride)
+{
+    for (int y = 0; y < height; y++) {
+        const uint8_t *upper = source + (4 * y + 1) * source_stride, *lower = upper + source_stride;
+        int x = 0;
+        for (; x + 8 <= width; x += 8) {
+            const uint8_t *a = upper + 4 * x, *b = lower + 4 * x;
+            const uint16x8_t left = vpadalq_u8(vpaddlq_u8(vld1q_u8(a)), vld1q_u8(b));
+            const uint16x8_t right = vpadalq_u8(vpaddlq_u8(vld1q_u8(a + 16)), vld1q_u8(b + 16));
+            vst1_u8(target + x, vrshrn_n_u16(vpaddq_u16(left, right), 3));
+        }
+        for (; x < width; x++)
+            target[x] = luma_mean_4x2(upper + 4 * x, lower + 4 * x);
+        target += target_stride;
+    }
+}
+
+const luma_kernel luma_neon = {"neon", block_ranges, row_edges, finder_runs, halve,
+                                  quarter};
 #else
 typedef int luma_neon_is_for_other_machines;
 #endif

@@ -41,10 +41,21 @@ static void halve(const uint8_t *source, ptrdiff_t source_stride, int width, int
     for (int y = 0; y < height; y++) {
         const uint8_t *upper = source + 2 * y * source_stride, *lower = upper + source_stride;
         for (int x = 0; x < width; x++)
-            target[x] = (uint8_t)((upper[2 * x] + upper[2 * x + 1] + lower[2 * x] +
-                                   lower[2 * x + 1] + 2) >> 2);
+            target[x] = luma_mean_2x2(upper + 2 * x, lower + 2 * x);
         target += target_stride;
     }
 }
 
-const luma_kernel luma_scalar = {"scalar", block_ranges, row_edges, finder_runs, halve};
+static void quarter(const uint8_t *source, ptrdiff_t source_stride, int width, int height,
+                    uint8_t *target, ptrdiff_t target_stride)
+{
+    for (int y = 0; y < height; y++) {
+        const uint8_t *upper = source + (4 * y + 1) * source_stride, *lower = upper + source_stride;
+        for (int x = 0; x < width; x++)
+            target[x] = luma_mean_4x2(upper + 4 * x, lower + 4 * x);
+        target += target_stride;
+    }
+}
+
+const luma_kernel luma_scalar = {"scalar", block_ranges, row_edges, finder_runs, halve,
+                                  quarter};
