@@ -31,6 +31,7 @@ from PIL import Image
 
 from engine.clock import Clock, SystemClock
 from engine.errors import ImageInvalid, ImageTooLarge, InputError
+from native.qr import lane, reader
 
 Plane: TypeAlias = npt.NDArray[np.uint8]
 Corner: TypeAlias = tuple[int, int]
@@ -199,70 +200,69 @@ def _picture_to_luma(image: Image.Image) -> Plane:
 _ZXING = ZxingDecoder()
 
 
+class _Readers(threading.local):
+    """One own reader a thread: each keeps memory that grows to the largest picture it saw."""
+
+    def __init__(self) -> None:
+        self.thorough = reader.Reader()
+
+
+_READERS = _Readers()
+
+
 def unique(codes: list[Code]) -> list[bytes]:
     """Contents of codes, each once, in order of appearance."""
     return list(dict.fromkeys(code.data for code in codes))
 
 
+def _own(luma: Plane) -> Plane:
+    """The plane as the own reader takes it: pixels of a row side by side."""
+    return luma if luma.strides[1] == 1 or luma.shape[1] == 1 else np.ascontiguousarray(luma)
+
+
+def read_codes_native(luma: Plane) -> list[bytes]:
+    """Contents of the codes that the own reader finds by itself, each once."""
+    return list(dict.fromkeys(found[0] for found in _READERS.thorough.read(_own(luma))))
+
+
 def read_codes(luma: Plane) -> list[bytes]:
     """Contents of all codes in a picture, each once; the thorough mode, for stills."""
-    return unique(_ZXING.decode(luma))
+    codes = read_codes_native(luma)
+    finders, placed = _READERS.thorough.unread
+    if not codes or placed or finders >= 3:
+        codes += [code.data for code in _ZXING.decode(luma)]
+    return list(dict.fromkeys(codes))
 
 
 class LaneReader:
-    """Reads the frames of one lane in order; remembers where the last code was.
+    """Reads the frames of one lane in order (native.qr.lane); zxing-cpp where that is at a loss.
 
-    People hold a code still for a second or two: a look at the last place alone costs a fraction
-    of a look at the whole frame. The place is only where it looks first; every content it
-    returns was decoded from the very frame it was given.
+    Every content it returns for a frame was in that frame's own pixels.
     """
 
-    # Every so many frames the whole frame is read although the last place still shows a code, so
-    # that a second code beside a held one waits at most this long.
-    WHOLE_EVERY = 4
-    MARGIN = 0.35  # of the code's larger side, on all sides: a hand moves less in 100 ms
+    ZXING_EVERY = 8  # frames of a symbol that is seen and cannot be read
 
-    def __init__(self, decoder: Decoder | None = None) -> None:
-        self._decoder = decoder or _ZXING
-        self._last: Code | None = None
-        self._shape = (0, 0)
-        self._in_place = 0
+    def __init__(self) -> None:
+        self._lane = lane.Lane()
+        self._rest = 0
 
     def __call__(self, luma: Plane) -> list[bytes]:
         """Contents of the codes seen in the frame, each once."""
-        return unique(self.read(luma))
-
-    def read(self, luma: Plane) -> list[Code]:
-        """The codes seen in the frame, corners in pixels of the frame."""
-        is_same_size = self._shape == luma.shape
-        if self._last is not None and is_same_size and self._in_place + 1 < self.WHOLE_EVERY:
-            codes = self._read_place(luma, self._last)
-            if codes:
-                self._in_place += 1
-                self._last = codes[0]
-                return codes
-        codes = self._decoder.decode(luma)
-        self._in_place = 0
-        self._shape = cast("tuple[int, int]", luma.shape)
-        # Two codes in view: no place is the place.
-        self._last = codes[0] if len(codes) == 1 else None
-        return codes
-
-    def _read_place(self, luma: Plane, last: Code) -> list[Code]:
+        luma = _own(luma)
+        found = self._lane.read(luma)
+        if found:
+            return list(dict.fromkeys([code[0] for code in found]))
+        self._rest -= 1
+        region = self._lane.region
+        if region is None or self._rest > 0:
+            return []
+        self._rest = self.ZXING_EVERY
         height, width = luma.shape
-        xs, ys = [x for x, _ in last.corners], [y for _, y in last.corners]
-        margin = round(self.MARGIN * max(max(xs) - min(xs), max(ys) - min(ys))) + 8
-        x0, x1 = max(0, min(xs) - margin), min(width, max(xs) + margin)
-        y0, y1 = max(0, min(ys) - margin), min(height, max(ys) + margin)
+        x0, y0 = max(0, int(region[0])), max(0, int(region[1]))
+        x1, y1 = min(width, int(region[2]) + 1), min(height, int(region[3]) + 1)
         if x0 >= x1 or y0 >= y1:
             return []
-        found = self._decoder.decode(luma[y0:y1, x0:x1])
-        return [
-            msgspec.structs.replace(
-                code, corners=cast(Any, tuple((x + x0, y + y0) for x, y in code.corners))
-            )
-            for code in found
-        ]
+        return unique(_ZXING.decode(luma[y0:y1, x0:x1]))
 
 
 class JpegLaneReader:

@@ -1,8 +1,8 @@
 """Reading of one plane: the order of the stages, and the memory they share."""
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t
 
-from native.qr.code cimport Code
+from native.qr.code cimport CODEWORDS_MAX, MODULES_MAX, Code
 from native.qr.finder cimport FINDERS_MAX, Finder, RowScratch
 from native.qr.locate cimport Place
 from native.qr.matrix cimport MatrixScratch
@@ -15,6 +15,7 @@ cdef enum:
     TRIPLES_MAX = 128
     LEVELS_MAX = 3
     FOUND_MAX = 255
+    PENDING_MAX = 4
 
 # How a code was read: the least that was needed.
 cdef enum:
@@ -49,6 +50,10 @@ cdef struct Evidence:
     int measured                # triples whose timing was looked at
     int seen                    # finders on all levels
 
+cdef struct Pending:            # of each code of the last level: what tracking needs
+    Finder corners[3]
+    uint8_t sent[CODEWORDS_MAX]
+
 cdef struct Workspace:
     Thresholds thresholds
     RowScratch rows
@@ -62,6 +67,14 @@ cdef struct Workspace:
     MatrixScratch matrix
     Code code
     int how                     # of what is in code
+    Finder last[3]              # the triple that was read last: corner, right, below
+    int pending_count           # codes of the last level, as many as there is room for
+    Pending pending[PENDING_MAX]
+    int keep_unread             # asked for: the surest symbol that was placed and not read
+    int unread_dim              # 0: none
+    Finder unread[3]
+    Place unread_place
+    int16_t unread_soft[MODULES_MAX]
 
 cdef Workspace* workspace_new() noexcept nogil
 cdef void workspace_free(Workspace* ws) noexcept nogil
@@ -69,6 +82,14 @@ cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil
 cdef int read_plane(
     Workspace* ws, const Plane* plane, const Effort* effort, Found* out, int room,
     Evidence* evidence,
+) noexcept nogil
+cdef int read_level(
+    Workspace* ws, const Plane* plane, int halvings, const Effort* effort, Found* out, int found,
+    int room, Evidence* evidence,
+) noexcept nogil
+cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil
+cdef void use_finders_in(
+    Finder* finders, int count, const Found* found, int halvings
 ) noexcept nogil
 cdef int read_symbol(
     Workspace* ws, const Plane* plane, const Finder* finders, const Triple* triple, int thorough

@@ -10,14 +10,12 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.math cimport fabsf
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from native cimport cpu
-from native.qr.code cimport (
-    QR_NO_FORMAT, QR_NO_VERSION, QR_READ, Code,
-)
+from native.qr.code cimport CODEWORDS_MAX, QR_READ, Code
 from native.qr.finder cimport FINDERS_MAX, Finder, find_finders, keep_best
 from native.qr.fit cimport map_point
 from native.qr.locate cimport Place, locate
@@ -159,6 +157,8 @@ cdef int read_level(
     """Codes of one size of the plane that are not among out[:found]; the new number."""
     cdef int count, triple_count, t, i, attempts = 0
     cdef Triple* triple
+    ws.pending_count = 0
+    ws.unread_dim = 0
     # Half planes are small, and their modules may be of two pixels only.
     cdef int row_step = min(effort.row_step, step_for(plane)) if halvings == 0 else 2
     find_thresholds(plane, row_step, &ws.thresholds)
@@ -181,6 +181,7 @@ cdef int read_level(
         attempts += 1
         if read_symbol(ws, plane, ws.finders, triple, effort.thorough):
             note_found(ws, halvings, &out[found])
+            remember(ws, triple)
             ws.finders[triple.a].used = 1
             ws.finders[triple.b].used = 1
             ws.finders[triple.c].used = 1
@@ -194,6 +195,35 @@ cdef int read_level(
         t += not ws.finders[i].used
     evidence.finders = max(evidence.finders, t)
     return found
+
+
+cdef void remember(Workspace* ws, const Triple* triple) noexcept nogil:
+    """Keeps what tracking needs of the symbol just read."""
+    cdef Pending* pending
+    ws.last[0] = ws.finders[triple.a]
+    ws.last[1] = ws.finders[triple.b]
+    ws.last[2] = ws.finders[triple.c]
+    if ws.pending_count < PENDING_MAX:
+        pending = &ws.pending[ws.pending_count]
+        pending.corners[0] = ws.last[0]
+        pending.corners[1] = ws.last[1]
+        pending.corners[2] = ws.last[2]
+        memcpy(pending.sent, ws.matrix.sent, CODEWORDS_MAX)
+    ws.pending_count += 1
+
+
+cdef void keep_unread(
+    Workspace* ws, const Finder* finders, const Triple* triple, int dim
+) noexcept nogil:
+    """Keeps the placed symbol whose timing patterns agree best, for fusion."""
+    if ws.unread_dim and ws.unread_place.agreement >= ws.place.agreement:
+        return
+    ws.unread_dim = dim
+    ws.unread[0] = finders[triple.a]
+    ws.unread[1] = finders[triple.b]
+    ws.unread[2] = finders[triple.c]
+    ws.unread_place = ws.place
+    memcpy(ws.unread_soft, ws.grid.soft, dim * dim * sizeof(int16_t))
 
 
 cdef void use_finders_in(
@@ -288,6 +318,8 @@ cdef int read_at(
     if equalize(&ws.grid, version, ws.place.sign, 2):
         if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
             return 1
+    if ws.keep_unread:
+        keep_unread(ws, finders, triple, dim)
     if not thorough:
         return 0
     if read_bent(ws, plane, dim, version):

@@ -1,0 +1,46 @@
+"""One lane: what was seen in its last frames, and where."""
+
+from libc.stdint cimport uint8_t
+
+from native.qr.code cimport CODEWORDS_MAX, MODULES_MAX, Code
+from native.qr.finder cimport Finder
+from native.qr.reader cimport Effort, Evidence, Found, Workspace
+
+cdef enum:
+    TRACKS_MAX = 4
+    CODES_MAX = 64              # of one frame
+
+cdef struct Track:              # a code that was read in the frame before
+    Found found
+    Finder corners[3]           # as the triple that was read: corner, right, below
+    int dim
+    float dx                    # pixels it moved from the frame before to the last one
+    float dy
+    uint8_t sent[CODEWORDS_MAX] # its codewords, still masked
+
+cdef struct Fusion:             # evidence of frames in which a symbol was placed and not read
+    int dim                     # 0: none
+    int sign
+    int frames
+    int age                     # frames since the last evidence
+    float x                     # its middle, and half its side, pixels
+    float y
+    float reach
+    float sums[MODULES_MAX]     # of soft modules, older frames weigh less
+
+cdef struct LaneState:
+    Workspace* ws
+    Effort effort
+    Evidence evidence
+    int width
+    int height
+    int since_whole             # frames since the whole frame was looked at
+    int since_quarter           # frames since its quarter was
+    int has_region              # a symbol was placed and not read: region says where
+    int track_count
+    int found_count
+    float region[4]             # left, top, right, bottom
+    Track tracks[TRACKS_MAX]
+    Track next_tracks[TRACKS_MAX]
+    Fusion fusion
+    Found found[CODES_MAX]

@@ -1,0 +1,403 @@
+"""The reader of one lane: the same code again, the same place, the whole frame, several frames joined.
+
+Every content it returns for a frame was in that frame's own pixels:
+
+- A code of the frame before is a repeat only by the exact rule: with its modules sampled anew, in every
+  Reed-Solomon block at most as many codewords differ from it as that block corrects. A full decode
+  could then only give the same content. Otherwise the new samples are decoded as what they are, so
+  a code swapped in place for one that differs in a character is read as the other one.
+- A symbol that is placed but cannot be read leaves its soft modules behind; those of several frames
+  are added up and decoded by the same rule (fusion). What comes out counts only if the check
+  codewords of every block also agree with the modules of the present frame by themselves: two
+  contents that differ at all differ in half of the bits of a block's check codewords.
+"""
+
+from cpython.buffer cimport PyBuffer_Release
+from libc.math cimport fabsf
+from libc.stdint cimport int16_t, uint8_t, uint16_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from native.qr.code cimport CODEWORDS_MAX, MODULES_MAX, QR_READ, Code
+from native.qr.finder cimport Finder, check_finder
+from native.qr.fit cimport map_point
+from native.qr.locate cimport locate
+from native.qr.matrix cimport decode_matrix, same_code, take_codewords
+from native.qr.plane cimport Plane
+from native.qr.reader cimport (
+    HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence, Found, Workspace,
+    buffer_to_plane, found_to_tuple, note_found, quarter, read_level, use_finders_in,
+    workspace_fit, workspace_free, workspace_new,
+)
+from native.qr.sample cimport equalize, sample_grid, soften
+from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
+
+cdef enum:
+    WHOLE_EVERY = 4             # frames: a second code beside a held one waits so long at most
+    QUARTER_EVERY = 2           # frames without anything: large codes wait so long at most
+    FUSION_AGE_MOST = 4         # frames without evidence after which it is dropped
+    FUSION_FRAMES_MOST = 64
+    BLOCKS_MAX = 81
+    AGREEING = 5                # directions of eight, where a finder is expected
+
+cdef float FUSION_FADE = 0.85   # what evidence is worth one frame later
+# Least agreement of a frame's own modules with what was fused, from -1 to 1, in the check codewords
+# of each block. Another content agrees by chance, 0 +- 0.13 in the 60 modules of the smallest block.
+cdef float OWN_AGREEMENT = 0.5
+
+
+cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
+    """Codes of the next frame into lane.found; their number, or -1 without memory."""
+    cdef Workspace* ws = lane.ws
+    cdef int i, tracked = 0
+    lane.found_count = 0
+    lane.has_region = 0
+    memset(&lane.evidence, 0, sizeof(Evidence))
+    if not workspace_fit(ws, plane.width, plane.height):
+        return -1
+    if plane.width != lane.width or plane.height != lane.height:
+        lane.width = plane.width
+        lane.height = plane.height
+        lane.track_count = 0
+        lane.fusion.dim = 0
+    cdef int kept = 0
+    for i in range(lane.track_count):
+        if follow(lane, plane, &lane.tracks[i]):
+            lane.next_tracks[kept] = lane.tracks[i]
+            kept += 1
+    lane.since_whole += 1
+    if kept == 0 or kept < lane.track_count or lane.since_whole >= WHOLE_EVERY:
+        kept = read_whole(lane, plane, kept)
+    for i in range(kept):
+        lane.tracks[i] = lane.next_tracks[i]
+    lane.track_count = kept
+    lane.fusion.age += 1
+    if lane.fusion.age > FUSION_AGE_MOST:
+        lane.fusion.dim = 0
+    return lane.found_count
+
+
+# ---- where the last one was ---------------------------------------------------------------------
+
+
+cdef int follow(LaneState* lane, const Plane* plane, Track* track) noexcept nogil:
+    """1 if a code was read where the track says: it is in lane.found, and the track is up to date."""
+    cdef Finder[3] corners
+    cdef int i
+    for i in range(3):
+        if not expect_finder(plane, &track.corners[i], track.dx, track.dy, &corners[i]):
+            return read_region(lane, plane, track)
+    if not read_in_place(lane.ws, plane, corners, track):
+        return read_region(lane, plane, track)
+    for i in range(3):
+        corners[i].used = 0
+    update_track(lane, track, corners, 0)
+    return 1
+
+
+cdef int expect_finder(
+    const Plane* plane, const Finder* last, float dx, float dy, Finder* out
+) noexcept nogil:
+    """A finder where the last one was, or where its movement takes it; 0 if there is none."""
+    cdef float x = last.x + dx
+    cdef float y = last.y + dy
+    if not (x >= 1 and y >= 1 and x < plane.width - 1 and y < plane.height - 1):
+        return 0
+    return check_finder(
+        plane, <int>x, <int>y, last.size * 8, <int>last.dark, <int>last.light, AGREEING, out
+    )
+
+
+cdef int read_in_place(
+    Workspace* ws, const Plane* plane, const Finder* corners, const Track* track
+) noexcept nogil:
+    """Reads the symbol between three finders that should be the track's; ws.how says how."""
+    cdef int version = (track.dim - 17) // 4
+    cdef int worst
+    if not locate(plane, &corners[0], &corners[1], &corners[2], track.dim, 0, &ws.place):
+        return 0
+    if sample_grid(plane, &ws.place, &ws.grid) > 0:
+        return 0
+    soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
+    if is_repeat(ws, track, version):
+        return 1
+    ws.how = HOW_PLAIN
+    if decode_matrix(ws.grid.soft, track.dim, &ws.code, &ws.matrix) == QR_READ:
+        return 1
+    if not equalize(&ws.grid, version, ws.place.sign, 2):
+        return 0
+    if is_repeat(ws, track, version):
+        return 1
+    ws.how = HOW_EQUALIZED
+    return decode_matrix(ws.grid.soft, track.dim, &ws.code, &ws.matrix) == QR_READ
+
+
+cdef int is_repeat(Workspace* ws, const Track* track, int version) noexcept nogil:
+    """Whether ws.grid shows the track's code by the exact rule; it is then in ws.code."""
+    cdef const Code* code = &track.found.code
+    cdef int worst
+    take_codewords(
+        ws.grid.soft, version, code.mirrored, ws.matrix.raw, ws.matrix.reliability
+    )
+    if not same_code(ws.matrix.raw, track.sent, version, code.level, &worst):
+        return 0
+    ws.how = HOW_REPEAT
+    ws.code = code[0]
+    memcpy(ws.matrix.sent, track.sent, CODEWORDS_MAX)
+    return 1
+
+
+cdef void update_track(
+    LaneState* lane, Track* track, const Finder* corners, int halvings
+) noexcept nogil:
+    """Takes over what the workspace has just read, and notes it as found in this frame."""
+    cdef float dx = corners[0].x - track.corners[0].x
+    cdef float dy = corners[0].y - track.corners[0].y
+    cdef int i
+    note_found(lane.ws, halvings, &track.found)
+    for i in range(3):
+        track.corners[i] = corners[i]
+    track.dx = dx
+    track.dy = dy
+    track.dim = lane.ws.place.dim
+    memcpy(track.sent, lane.ws.matrix.sent, CODEWORDS_MAX)
+    add_found(lane, &track.found)
+
+
+cdef void add_found(LaneState* lane, const Found* found) noexcept nogil:
+    if lane.found_count < CODES_MAX:
+        lane.found[lane.found_count] = found[0]
+        lane.found_count += 1
+
+
+cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept nogil:
+    """Reads the part of the frame around where the track's code was; 1 if one was read there."""
+    cdef const float* c = &track.found.corners[0]
+    cdef float left = min(min(c[0], c[2]), min(c[4], c[6]))
+    cdef float right = max(max(c[0], c[2]), max(c[4], c[6]))
+    cdef float top = min(min(c[1], c[3]), min(c[5], c[7]))
+    cdef float bottom = max(max(c[1], c[3]), max(c[5], c[7]))
+    cdef float margin = <float>0.25 * max(right - left, bottom - top) + 16
+    cdef int x0 = max(0, <int>(left + min(track.dx, <float>0) - margin))
+    cdef int y0 = max(0, <int>(top + min(track.dy, <float>0) - margin))
+    cdef int x1 = min(plane.width, <int>(right + max(track.dx, <float>0) + margin))
+    cdef int y1 = min(plane.height, <int>(bottom + max(track.dy, <float>0) + margin))
+    cdef Plane part
+    cdef Effort effort = lane.effort
+    cdef Evidence evidence
+    cdef Finder[3] corners
+    cdef Found found
+    cdef int i
+    if x1 - x0 < 21 or y1 - y0 < 21:
+        return 0
+    part = Plane(plane.data + y0 * plane.stride + x0, plane.stride, x1 - x0, y1 - y0)
+    memset(&evidence, 0, sizeof(evidence))
+    if read_level(lane.ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:
+        return 0
+    move_place(lane.ws, x0, y0)
+    for i in range(3):
+        corners[i] = lane.ws.last[i]
+        corners[i].x += x0
+        corners[i].y += y0
+    update_track(lane, track, corners, 0)
+    return 1
+
+
+cdef void move_place(Workspace* ws, float x, float y) noexcept nogil:
+    """From pixels of a part of the frame to pixels of the frame."""
+    cdef int i
+    for i in range(3):
+        ws.place.map.m[i] += x * ws.place.map.m[6 + i]
+        ws.place.map.m[3 + i] += y * ws.place.map.m[6 + i]
+
+
+# ---- the whole frame ----------------------------------------------------------------------------
+
+
+cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogil:
+    """Codes of the frame that are not found yet, and tracks for them; the new number of tracks."""
+    cdef Workspace* ws = lane.ws
+    cdef int before = lane.found_count
+    cdef int halvings = 0
+    cdef Plane level = plane[0]
+    lane.since_whole = 0
+    ws.keep_unread = 1
+    kept = read_and_track(lane, &level, 0, kept)
+    ws.keep_unread = 0
+    if lane.found_count > before:
+        lane.fusion.dim = 0
+        return kept
+    if ws.unread_dim:
+        kept = fuse(lane, kept)
+    lane.since_quarter += 1
+    if lane.found_count == 0 and lane.since_quarter >= QUARTER_EVERY:
+        lane.since_quarter = 0
+        level = quarter(ws, plane)
+        if level.width >= 21 and level.height >= 21:
+            kept = read_and_track(lane, &level, 2, kept)
+    return kept
+
+
+cdef int read_and_track(LaneState* lane, const Plane* level, int halvings, int kept) noexcept nogil:
+    cdef Workspace* ws = lane.ws
+    cdef int before = lane.found_count
+    cdef int after, i, j
+    cdef Track* track
+    after = read_level(
+        ws, level, halvings, &lane.effort, lane.found, before, CODES_MAX, &lane.evidence
+    )
+    for i in range(before, after):
+        if kept < TRACKS_MAX and i - before < min(ws.pending_count, PENDING_MAX):
+            track = &lane.next_tracks[kept]
+            track.found = lane.found[i]
+            for j in range(3):
+                track.corners[j] = ws.pending[i - before].corners[j]
+                track.corners[j].x *= 1 << halvings
+                track.corners[j].y *= 1 << halvings
+                track.corners[j].size *= 1 << halvings
+            track.dim = 17 + 4 * track.found.code.version
+            track.dx = 0
+            track.dy = 0
+            memcpy(track.sent, ws.pending[i - before].sent, CODEWORDS_MAX)
+            kept += 1
+    lane.found_count = after
+    return kept
+
+
+# ---- several frames joined ----------------------------------------------------------------------
+
+
+cdef int fuse(LaneState* lane, int kept) noexcept nogil:
+    """Adds the unread symbol of this frame to the evidence, and reads that; the number of tracks."""
+    cdef Workspace* ws = lane.ws
+    cdef Fusion* fusion = &lane.fusion
+    cdef int dim = ws.unread_dim
+    cdef int count = dim * dim
+    cdef int i, value
+    cdef float x, y, reach
+    map_point(&ws.unread_place.map, dim * <float>0.5, dim * <float>0.5, &x, &y)
+    reach = fabsf(ws.unread[1].x - ws.unread[2].x) + fabsf(ws.unread[1].y - ws.unread[2].y)
+    lane.has_region = 1
+    lane.region[0] = x - reach
+    lane.region[1] = y - reach
+    lane.region[2] = x + reach
+    lane.region[3] = y + reach
+    if (
+        fusion.dim != dim or fusion.sign != ws.unread_place.sign
+        or fabsf(fusion.x - x) > fusion.reach or fabsf(fusion.y - y) > fusion.reach
+        or not alike(fusion, ws.unread_soft)
+    ):
+        fusion.dim = dim
+        fusion.sign = ws.unread_place.sign
+        fusion.frames = 0
+        memset(fusion.sums, 0, count * sizeof(float))
+    fusion.x = x
+    fusion.y = y
+    fusion.reach = reach
+    fusion.age = 0
+    fusion.frames = min(fusion.frames + 1, FUSION_FRAMES_MOST)
+    for i in range(count):
+        value = min(max(ws.unread_soft[i], -384), 384)
+        fusion.sums[i] = fusion.sums[i] * FUSION_FADE + value
+        ws.grid.soft[i] = <int16_t>min(max(fusion.sums[i], <float>-30000), <float>30000)
+    if fusion.frames < 2:
+        return kept
+    if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) != QR_READ:
+        return kept
+    if not agrees_by_itself(ws, ws.unread_soft):
+        fusion.dim = 0
+        return kept
+    ws.how = HOW_FUSED
+    ws.place = ws.unread_place
+    if kept == TRACKS_MAX:
+        kept -= 1
+    update_track(lane, &lane.next_tracks[kept], ws.unread, 0)
+    lane.next_tracks[kept].dx = 0
+    lane.next_tracks[kept].dy = 0
+    return kept + 1
+
+
+cdef int alike(const Fusion* fusion, const int16_t* soft) noexcept nogil:
+    """Whether a frame's modules go with the evidence so far; another code would not."""
+    cdef int i
+    cdef float total = 0, weight = 1
+    for i in range(fusion.dim * fusion.dim):
+        weight += fabsf(fusion.sums[i]) * min(abs(<int>soft[i]), 384)
+        total += fusion.sums[i] * min(max(<int>soft[i], -384), 384)
+    return total > <float>0.4 * weight
+
+
+cdef int agrees_by_itself(const Workspace* ws, const int16_t* soft) noexcept nogil:
+    """Whether the check codewords of each block agree with one frame's modules, see OWN_AGREEMENT.
+
+    ws.code and ws.matrix.sent hold what was fused.
+    """
+    cdef int version = ws.code.version
+    cdef int dim = 17 + 4 * version
+    cdef const Blocks* blocks = blocks_of(version, ws.code.level)
+    cdef const uint8_t* block_numbers = codeword_blocks(version, ws.code.level)
+    cdef const uint16_t* order = module_order(version)
+    cdef float[BLOCKS_MAX] agreed
+    cdef float[BLOCKS_MAX] total
+    cdef int i, bit, at, value, block
+    for block in range(blocks.count):
+        agreed[block] = 0
+        total[block] = 1
+    for i in range(blocks.data, codewords_of(version)):
+        block = block_numbers[i]
+        for bit in range(8):
+            at = order[8 * i + bit]
+            if ws.code.mirrored:
+                at = at % dim * dim + at // dim
+            value = min(max(<int>soft[at], -384), 384)
+            total[block] += abs(value)
+            agreed[block] += value if ws.matrix.sent[i] >> (7 - bit) & 1 else -value
+    for block in range(blocks.count):
+        if agreed[block] < OWN_AGREEMENT * total[block]:
+            return 0
+    return 1
+
+
+# ---- doors --------------------------------------------------------------------------------------
+
+
+cdef class Lane:
+    """Reads the frames of one lane in their order. Not for two threads at once."""
+
+    cdef LaneState* state
+
+    def __cinit__(self):
+        self.state = <LaneState*>calloc(1, sizeof(LaneState))
+        if self.state == NULL:
+            raise MemoryError
+        self.state.ws = workspace_new()
+        if self.state.ws == NULL:
+            raise MemoryError
+        self.state.effort = Effort(4, 2, 0, 32, 24, 6, 0)
+
+    def __dealloc__(self):
+        if self.state != NULL:
+            workspace_free(self.state.ws)
+            free(self.state)
+
+    def read(self, luma: object) -> list:
+        """Codes seen in the next frame, as tuples like those of reader.Reader.
+
+        Raises ValueError for what is no plane.
+        """
+        cdef Py_buffer view
+        cdef Plane plane
+        cdef int count, i
+        buffer_to_plane(luma, &view, &plane)
+        with nogil:
+            count = read_frame(self.state, &plane)
+        PyBuffer_Release(&view)
+        if count < 0:
+            raise MemoryError
+        return [found_to_tuple(&self.state.found[i]) for i in range(count)]
+
+    @property
+    def region(self) -> tuple | None:
+        """(left, top, right, bottom) of a symbol that was placed in the last frame and not read."""
+        cdef float* r = &self.state.region[0]
+        return (r[0], r[1], r[2], r[3]) if self.state.has_region else None
