@@ -25,8 +25,8 @@ cdef struct RowScratch:         # for one row; room as luma.h asks for it
     uint16_t* starts
 
 cdef int find_finders(
-    const Plane* plane, const Thresholds* thresholds, int row_step, RowScratch* scratch,
-    Finder* out, int count, int room,
+    const Plane* plane, const Thresholds* thresholds, int first_row, int row_step,
+    RowScratch* scratch, Finder* out, int count, int room,
 ) noexcept nogil
 cdef int check_finder(
     const Plane* plane, int x, int y, float span, int dark, int light, int needed, Finder* out

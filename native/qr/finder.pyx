@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t, uint16_t
 
 from native cimport cpu
 from native.qr.plane cimport Plane, grey_near, is_inside, grey_at, pixel_at
-from native.qr.threshold cimport LUMA_BLOCK, Thresholds, expand_row
+from native.qr.threshold cimport Thresholds, expand_row
 
 cdef extern from "luma.h":
     ctypedef struct luma_kernel:
@@ -36,23 +36,23 @@ cdef float[8] STEP = [
 
 
 cdef int find_finders(
-    const Plane* plane, const Thresholds* thresholds, int row_step, RowScratch* scratch,
-    Finder* out, int count, int room,
+    const Plane* plane, const Thresholds* thresholds, int first_row, int row_step,
+    RowScratch* scratch, Finder* out, int count, int room,
 ) noexcept nogil:
     """Appends finders to out[count:room], each once; returns the new count.
 
-    Every row_step-th row is scanned. A finder that lies on one of out[:count] is not added again.
+    Every row_step-th row from first_row on is scanned. A finder that lies on one of out[:count] is not added again.
     """
     cdef const luma_kernel* kernel = luma_kernel_at(cpu.level())
-    cdef int y = row_step // 2
+    cdef int y = first_row
     cdef int block_row = -1
     cdef int i, edge_count, start_count, before
     cdef int[FINDERS_MAX] crossed       # finders that row y may cross
     cdef int crossed_count
     cdef const uint8_t* row
     while y < plane.height:
-        if y // LUMA_BLOCK != block_row:
-            block_row = y // LUMA_BLOCK
+        if y // thresholds.block_rows != block_row:
+            block_row = y // thresholds.block_rows
             expand_row(thresholds, block_row, scratch.thresholds)
         row = plane.data + y * plane.stride
         edge_count = kernel.row_edges(row, scratch.thresholds, plane.width, scratch.edges)

@@ -33,8 +33,10 @@ from native.qr.sample cimport equalize, sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
 
 cdef enum:
-    WHOLE_EVERY = 4             # frames: a second code beside a held one waits so long at most
-    QUARTER_EVERY = 2           # frames without anything: large codes wait so long at most
+    ROW_STEP = 6                # a core of two-pixel modules is six rows high
+    ROW_STEP_NEAR = 3           # where a code is known to be
+    WHOLE_EVERY = 5             # frames: a second code beside a held one waits so long at most
+    QUARTER_EVERY = 4           # frames without anything: large codes wait so long at most
     FUSION_AGE_MOST = 4         # frames without evidence after which it is dropped
     FUSION_FRAMES_MOST = 64
     BLOCKS_MAX = 81
@@ -192,6 +194,7 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
         return 0
     part = Plane(plane.data + y0 * plane.stride + x0, plane.stride, x1 - x0, y1 - y0)
     memset(&evidence, 0, sizeof(evidence))
+    effort.row_step = ROW_STEP_NEAR
     if read_level(lane.ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:
         return 0
     move_place(lane.ws, x0, y0)
@@ -373,7 +376,7 @@ cdef class Lane:
         self.state.ws = workspace_new()
         if self.state.ws == NULL:
             raise MemoryError
-        self.state.effort = Effort(4, 2, 0, 32, 24, 6, 0)
+        self.state.effort = Effort(ROW_STEP, 2, 0, 32, 24, 6, 0)
 
     def __dealloc__(self):
         if self.state != NULL:

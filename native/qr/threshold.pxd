@@ -1,4 +1,4 @@
-"""Local thresholds: what counts as dark in each block of 16 x 16 pixels."""
+"""Local thresholds: what counts as dark in each block of about 16 x 16 pixels."""
 
 from libc.stdint cimport uint8_t, uint16_t
 
@@ -9,9 +9,13 @@ cdef extern from "luma.h":
         LUMA_BLOCK
         LUMA_EDGES_PAD
 
+cdef enum:
+    ROW_STEP_MAX = 8            # rows; further apart, cores of three modules fall between them
+
 cdef struct Thresholds:
     int columns                 # blocks
     int rows
+    int block_rows              # pixels a block is high
     int cut                     # least range of a block that counts as contrast
     uint8_t* values             # rows x columns, 0 where a block and all around it is flat
     uint8_t* lows               # scratch of the same size

@@ -27,7 +27,6 @@ cdef int[10] RECIPROCALS = [0, 32768, 16384, 10922, 8192, 6553, 5461, 4681, 4096
 cdef enum:
     CUT_LEAST = 12              # grey values; a dim lane shows codes of about 30
     CUT_MOST = 48
-    ROWS_SAMPLED_MAX = 16
 
 
 cdef int block_count(int pixels) noexcept nogil:
@@ -36,21 +35,23 @@ cdef int block_count(int pixels) noexcept nogil:
 
 
 cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noexcept nogil:
-    """Thresholds of all blocks, from every row_step-th row (a divisor of 16).
+    """Thresholds of all blocks, from every row_step-th row (1 ... ROW_STEP_MAX).
 
-    out.values, lows and highs have room for rows x columns of block_count. Smoothed over 3 x 3
-    blocks that have contrast.
+    A block has LUMA_BLOCK columns, and as many rows or, with wide steps, four sampled ones. All arrays
+    of `out` have room for block_count(width) x block_count(height). Smoothed over 3 x 3 blocks that
+    have contrast.
     """
     cdef const luma_kernel* kernel = luma_kernel_at(cpu.level())
     cdef int row, y, sampled
+    out.block_rows = row_step * max(4, (LUMA_BLOCK + row_step - 1) // row_step)
     out.columns = block_count(plane.width)
-    out.rows = block_count(plane.height)
+    out.rows = (plane.height + out.block_rows - 1) // out.block_rows
     for row in range(out.rows):
         # The rows that will be scanned for finders, and so are in the cache then.
-        y = row * LUMA_BLOCK + row_step // 2
+        y = row * out.block_rows + row_step // 2
         if y >= plane.height:
             y = plane.height - 1
-        sampled = min((row + 1) * LUMA_BLOCK, plane.height) - y
+        sampled = min((row + 1) * out.block_rows, plane.height) - y
         sampled = (sampled + row_step - 1) // row_step
         kernel.block_ranges(
             plane.data + y * plane.stride, plane.stride * row_step, sampled, plane.width,
@@ -144,7 +145,7 @@ def thresholds(luma: object, width: int, height: int, stride: int, row_step: int
     cdef int w = check_int(width, 1, 65_000, "width")
     cdef int h = check_int(height, 1, 65_000, "height")
     cdef Py_ssize_t pitch = check_int(stride, w, 1 << 40, "stride")
-    cdef int step = check_int(row_step, 1, ROWS_SAMPLED_MAX, "row_step")
+    cdef int step = check_int(row_step, 1, ROW_STEP_MAX, "row_step")
     cdef Py_buffer view
     cdef Plane plane
     cdef Thresholds grid

@@ -39,10 +39,9 @@ TARGET static void block_ranges(const uint8_t *row, ptrdiff_t stride, int row_co
     }
 }
 
-TARGET static inline uint32_t dark_32(const uint8_t *row, const uint8_t *thresholds)
+TARGET static inline uint32_t dark_32(const uint8_t *row, __m256i limit)
 {
     const __m256i value = _mm256_loadu_si256((const __m256i *)row);
-    const __m256i limit = _mm256_loadu_si256((const __m256i *)thresholds);
     const __m256i light = _mm256_cmpeq_epi8(_mm256_max_epu8(value, limit), value);
     return ~(uint32_t)_mm256_movemask_epi8(light);
 }
@@ -53,15 +52,22 @@ TARGET static int row_edges(const uint8_t *row, const uint8_t *thresholds, int w
     int count = 0, x = 0;
     uint64_t before = 0;
     for (; x + 64 <= width; x += 64) {
-        const uint64_t bits =
-            dark_32(row + x, thresholds + x) | (uint64_t)dark_32(row + x + 32, thresholds + x + 32) << 32;
+        const __m256i left = _mm256_loadu_si256((const __m256i *)(thresholds + x));
+        const __m256i right = _mm256_loadu_si256((const __m256i *)(thresholds + x + 32));
+        const __m256i any = _mm256_or_si256(left, right);
+        /* Nothing is dark below 0: flat parts of a picture are not even loaded. */
+        const uint64_t bits = _mm256_testz_si256(any, any)
+                                  ? 0
+                                  : dark_32(row + x, left) |
+                                        (uint64_t)dark_32(row + x + 32, right) << 32;
         count = luma_push_edges(bits, before, x, edges, count);
         before = bits >> 63;
     }
     if (x < width) {
         const int wide = width - x;
         const uint64_t bits = wide < 32 ? luma_dark_bits(row + x, thresholds + x, wide)
-                                        : dark_32(row + x, thresholds + x) |
+                                        : dark_32(row + x, _mm256_loadu_si256(
+                                                               (const __m256i *)(thresholds + x))) |
                                               luma_dark_bits(row + x + 32, thresholds + x + 32,
                                                              wide - 32) << 32;
         count = luma_push_edges(bits, before, x, edges, count);
