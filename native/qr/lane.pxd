@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t
 
 from native.qr.code cimport CODEWORDS_MAX, MODULES_MAX, Code
 from native.qr.finder cimport Finder
+from native.qr.locate cimport Place
 from native.qr.reader cimport Effort, Evidence, Found, Workspace
 
 cdef enum:
@@ -13,7 +14,7 @@ cdef enum:
 cdef struct Track:              # a code that was read in the frame before
     Found found
     Finder corners[3]           # as the triple that was read: corner, right, below
-    int dim
+    Place place
     float dx                    # pixels it moved from the frame before to the last one
     float dy
     uint8_t sent[CODEWORDS_MAX] # its codewords, still masked

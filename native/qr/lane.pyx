@@ -21,7 +21,7 @@ from libc.string cimport memcpy, memset
 from native.qr.code cimport CODEWORDS_MAX, MODULES_MAX, QR_READ, Code
 from native.qr.finder cimport Finder, check_finder
 from native.qr.fit cimport map_point
-from native.qr.locate cimport locate
+from native.qr.locate cimport Place, locate, locate_again
 from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
@@ -114,9 +114,15 @@ cdef int read_in_place(
     Workspace* ws, const Plane* plane, const Finder* corners, const Track* track
 ) noexcept nogil:
     """Reads the symbol between three finders that should be the track's; ws.how says how."""
-    cdef int version = (track.dim - 17) // 4
-    cdef int worst
-    if not locate(plane, &corners[0], &corners[1], &corners[2], track.dim, 0, &ws.place):
+    cdef int dim = track.place.dim
+    cdef int version = (dim - 17) // 4
+    if locate_again(
+        plane, &corners[0], &corners[1], &corners[2], &track.place, &ws.place
+    ) and sample_grid(plane, &ws.place, &ws.grid) == 0:
+        soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
+        if is_repeat(ws, track, version):
+            return 1
+    if not locate(plane, &corners[0], &corners[1], &corners[2], dim, 0, &ws.place):
         return 0
     if sample_grid(plane, &ws.place, &ws.grid) > 0:
         return 0
@@ -124,14 +130,14 @@ cdef int read_in_place(
     if is_repeat(ws, track, version):
         return 1
     ws.how = HOW_PLAIN
-    if decode_matrix(ws.grid.soft, track.dim, &ws.code, &ws.matrix) == QR_READ:
+    if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
         return 1
     if not equalize(&ws.grid, version, ws.place.sign, 2):
         return 0
     if is_repeat(ws, track, version):
         return 1
     ws.how = HOW_EQUALIZED
-    return decode_matrix(ws.grid.soft, track.dim, &ws.code, &ws.matrix) == QR_READ
+    return decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ
 
 
 cdef int is_repeat(Workspace* ws, const Track* track, int version) noexcept nogil:
@@ -161,7 +167,7 @@ cdef void update_track(
         track.corners[i] = corners[i]
     track.dx = dx
     track.dy = dy
-    track.dim = lane.ws.place.dim
+    track.place = lane.ws.place
     memcpy(track.sent, lane.ws.matrix.sent, CODEWORDS_MAX)
     add_found(lane, &track.found)
 
@@ -214,6 +220,13 @@ cdef void move_place(Workspace* ws, float x, float y) noexcept nogil:
         ws.place.map.m[3 + i] += y * ws.place.map.m[6 + i]
 
 
+cdef void scale_place(Place* place, float scale) noexcept nogil:
+    """From pixels of a smaller plane to those of the frame."""
+    cdef int i
+    for i in range(6):
+        place.map.m[i] *= scale
+
+
 # ---- the whole frame ----------------------------------------------------------------------------
 
 
@@ -258,7 +271,8 @@ cdef int read_and_track(LaneState* lane, const Plane* level, int halvings, int k
                 track.corners[j].x *= 1 << halvings
                 track.corners[j].y *= 1 << halvings
                 track.corners[j].size *= 1 << halvings
-            track.dim = 17 + 4 * track.found.code.version
+            track.place = ws.pending[i - before].place
+            scale_place(&track.place, 1 << halvings)
             track.dx = 0
             track.dy = 0
             memcpy(track.sent, ws.pending[i - before].sent, CODEWORDS_MAX)

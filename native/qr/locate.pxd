@@ -29,4 +29,8 @@ cdef int locate(
     const Plane* plane, const Finder* a, const Finder* b, const Finder* c, int dim, int thorough,
     Place* out,
 ) noexcept nogil
+cdef int locate_again(
+    const Plane* plane, const Finder* a, const Finder* b, const Finder* c, const Place* last,
+    Place* out,
+) noexcept nogil
 cdef void bend(const Mesh* mesh, float u, float v, float* du, float* dv) noexcept nogil

@@ -30,6 +30,7 @@ cdef enum:
 
 # Of 1 for a perfect pattern; chance gives less than 0.3 nearly always.
 cdef float QUALITY_LEAST = 0.45
+cdef float QUALITY_FINE = 0.7
 
 # Lines of a finder that have an edge, and from where to where along them: outer side, ring, core.
 cdef float[6] LINES = [0, 7, 1, 6, 2, 5]
@@ -76,6 +77,65 @@ cdef int locate(
         if not fit_solve(&out.fit, &out.map):
             return 0
     out.agreement = timing_agreement(plane, out)
+    return 1
+
+
+cdef int locate_again(
+    const Plane* plane, const Finder* a, const Finder* b, const Finder* c, const Place* last,
+    Place* out,
+) noexcept nogil:
+    """Places a symbol that lies much as it did in the last frame; 0 where it cannot.
+
+    Starts from the last map, moved and scaled to the finders, so that few probes are enough. Good for
+    comparing with a known code; what is to be read anew deserves locate.
+    """
+    cdef int i
+    out.dim = last.dim
+    out.sign = last.sign
+    out.mesh.count = 0
+    out.aligned = 0
+    out.alignment_count = 0
+    out.contrast = fabsf(a.light + b.light + c.light - a.dark - b.dark - c.dark) / 3
+    if not moved_map(a, b, c, last, &out.map):
+        return 0
+    if not fit_finders(plane, out, a, b, c, 1):
+        return 0
+    if last.dim >= DIM_OF_MESH:
+        align_mesh(plane, out)
+    elif last.dim > 21:
+        align_corner(plane, out, 0)
+        if not fit_solve(&out.fit, &out.map):
+            return 0
+    return 1
+
+
+cdef int moved_map(
+    const Finder* a, const Finder* b, const Finder* c, const Place* last, Map* out
+) noexcept nogil:
+    """The last map followed by the affine map of its finder centres to the present ones."""
+    cdef float far = last.dim - <float>3.5
+    cdef float ax, ay, bx, by, cx, cy, determinant, m00, m01, m10, m11, tx, ty
+    cdef int i
+    map_point(&last.map, <float>3.5, <float>3.5, &ax, &ay)
+    map_point(&last.map, far, <float>3.5, &bx, &by)
+    map_point(&last.map, <float>3.5, far, &cx, &cy)
+    bx -= ax
+    by -= ay
+    cx -= ax
+    cy -= ay
+    determinant = bx * cy - by * cx
+    if not fabsf(determinant) > 1:
+        return 0
+    m00 = ((b.x - a.x) * cy - (c.x - a.x) * by) / determinant
+    m01 = ((c.x - a.x) * bx - (b.x - a.x) * cx) / determinant
+    m10 = ((b.y - a.y) * cy - (c.y - a.y) * by) / determinant
+    m11 = ((c.y - a.y) * bx - (b.y - a.y) * cx) / determinant
+    tx = a.x - m00 * ax - m01 * ay
+    ty = a.y - m10 * ax - m11 * ay
+    for i in range(3):
+        out.m[i] = m00 * last.map.m[i] + m01 * last.map.m[3 + i] + tx * last.map.m[6 + i]
+        out.m[3 + i] = m10 * last.map.m[i] + m11 * last.map.m[3 + i] + ty * last.map.m[6 + i]
+        out.m[6 + i] = last.map.m[6 + i]
     return 1
 
 
@@ -221,8 +281,10 @@ cdef void align_corner(const Plane* plane, Place* place, int thorough) noexcept 
     """The one alignment pattern of versions 2 to 6: its edges join the fit."""
     cdef float centre = place.dim - <float>6.5
     cdef float u, v
-    cdef float quality = match_alignment(plane, place, centre, centre, 2, &u, &v)
+    cdef float quality = match_alignment(plane, place, centre, centre, 1, &u, &v)
     place.alignment_count = 1
+    if quality < QUALITY_FINE:
+        quality = match_alignment(plane, place, centre, centre, 2, &u, &v)
     if quality < QUALITY_LEAST:
         quality = match_alignment(
             plane, place, centre, centre, RADIUS_MAX if thorough else 4, &u, &v
@@ -244,7 +306,7 @@ cdef void align_mesh(const Plane* plane, Place* place) noexcept nogil:
     cdef int[64] known
     cdef int n = alignment_centres((place.dim - 17) // 4, centres)
     cdef int i, j, at
-    cdef float u, v, centre_u, centre_v
+    cdef float u, v, centre_u, centre_v, quality
     cdef Mesh* mesh = &place.mesh
     place.alignment_count = n * n - 3
     for at in range(n * n):
@@ -261,9 +323,14 @@ cdef void align_mesh(const Plane* plane, Place* place) noexcept nogil:
             guess_displacement(n, i, j, mesh.du, mesh.dv, known)
             centre_u = centres[i] + <float>0.5
             centre_v = centres[j] + <float>0.5
-            if match_alignment(
-                plane, place, centre_u + mesh.du[at], centre_v + mesh.dv[at], 2, &u, &v
-            ) < QUALITY_LEAST:
+            quality = match_alignment(
+                plane, place, centre_u + mesh.du[at], centre_v + mesh.dv[at], 1, &u, &v
+            )
+            if quality < QUALITY_FINE:
+                quality = match_alignment(
+                    plane, place, centre_u + mesh.du[at], centre_v + mesh.dv[at], 2, &u, &v
+                )
+            if quality < QUALITY_LEAST:
                 continue
             mesh.du[at] = u - centre_u
             mesh.dv[at] = v - centre_v
@@ -317,15 +384,9 @@ cdef float match_alignment(
     cdef float[PATCH_MAX * PATCH_MAX] patch
     cdef int side = (2 * radius + 4) * HALF_STEPS + 1
     cdef float reach = radius + 2
-    cdef float x, y, fit, best = -10
+    cdef float fit, best = -10
     cdef int i, j, here, best_at = 0
-    cdef float[3] fits
-    for j in range(side):
-        for i in range(side):
-            map_point(
-                &place.map, u - reach + i * <float>0.5, v - reach + j * <float>0.5, &x, &y
-            )
-            patch[j * side + i] = grey_near(plane, x, y)
+    take_patch(plane, &place.map, u - reach, v - reach, 2 * reach, side, patch)
     cdef float scale = place.sign / place.contrast
     cdef float centre = radius * HALF_STEPS
     for j in range(2 * radius * HALF_STEPS + 1):
@@ -340,6 +401,38 @@ cdef float match_alignment(
     best_u[0] = u - radius + i * <float>0.5
     best_v[0] = v - radius + j * <float>0.5
     return best
+
+
+cdef void take_patch(
+    const Plane* plane, const Map* map, float u, float v, float span, int side, float* out
+) noexcept nogil:
+    """side x side samples of the square from (u, v) on, span modules wide.
+
+    Its corners are mapped; between them the few modules are taken as flat.
+    """
+    cdef float[4] xs
+    cdef float[4] ys
+    cdef int i, j, corner, whole = 1
+    cdef float x, y, ax, ay, bx, by, step = 1 / <float>(side - 1)
+    for corner in range(4):
+        map_point(
+            map, u + span * (corner & 1), v + span * (corner >> 1), &xs[corner], &ys[corner]
+        )
+        if not is_inside(plane, xs[corner], ys[corner]):
+            whole = 0
+    for j in range(side):
+        ax = xs[0] + (xs[2] - xs[0]) * j * step
+        ay = ys[0] + (ys[2] - ys[0]) * j * step
+        bx = (xs[1] + (xs[3] - xs[1]) * j * step - ax) * step
+        by = (ys[1] + (ys[3] - ys[1]) * j * step - ay) * step
+        for i in range(side):
+            x = ax + bx * i
+            y = ay + by * i
+            # Rounding may carry a point of the border out by a hair.
+            if whole and is_inside(plane, x, y):
+                out[j * side + i] = grey_at(plane, x, y)
+            else:
+                out[j * side + i] = grey_near(plane, x, y)
 
 
 cdef inline float pattern_fit(const float* at, int side) noexcept nogil:

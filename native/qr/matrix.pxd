@@ -11,7 +11,7 @@ from native.qr.bits cimport BITS_PAD, DATA_MAX
 from native.qr.code cimport CODEWORDS_MAX, Code
 
 
-cdef struct MatrixScratch:                     # 18 kB; one a thread
+cdef struct MatrixScratch:                     # 22 kB; one a thread
     uint8_t[CODEWORDS_MAX] raw                 # as sampled, still masked, in the symbol's order
     uint8_t[CODEWORDS_MAX] sent                # after QR_READ: what a perfect sampling had given
     uint16_t[CODEWORDS_MAX] reliability        # of raw

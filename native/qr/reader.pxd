@@ -52,6 +52,7 @@ cdef struct Evidence:
 
 cdef struct Pending:            # of each code of the last level: what tracking needs
     Finder corners[3]
+    Place place
     uint8_t sent[CODEWORDS_MAX]
 
 cdef struct Workspace:

@@ -240,6 +240,7 @@ cdef void remember(Workspace* ws, const Triple* triple) noexcept nogil:
         pending.corners[0] = ws.last[0]
         pending.corners[1] = ws.last[1]
         pending.corners[2] = ws.last[2]
+        pending.place = ws.place
         memcpy(pending.sent, ws.matrix.sent, CODEWORDS_MAX)
     ws.pending_count += 1
 

@@ -13,9 +13,9 @@ cdef enum:
 cdef struct Grid:
     int dim
     float grey[MODULES_MAX]     # luma at the middle of each module
-    float level[MODULES_MAX]    # what counts as between dark and light there
     float even[MODULES_MAX]     # (level - grey) in units of the local half contrast, + is dark
     int16_t soft[MODULES_MAX]
+    float level[TILES_MAX * TILES_MAX]      # of each tile: what is between dark and light
     float low[TILES_MAX * TILES_MAX]
     float high[TILES_MAX * TILES_MAX]
 

@@ -15,10 +15,11 @@ from libc.math cimport fabsf, sqrt
 from libc.stdint cimport int16_t, uint8_t
 from libc.string cimport memset
 
-from native.qr.fit cimport map_point, probe
+from native.qr.code cimport DIM_MAX
+from native.qr.fit cimport Map, map_point, probe
 from native.qr.locate cimport NODES_MAX, Mesh, Place, bend
 from native.qr.plane cimport Plane, grey_at, grey_near, is_inside
-from native.qr.symbol cimport DATA, DARK, LIGHT, WORDS, function_map
+from native.qr.symbol cimport DARK, LIGHT, function_map
 
 cdef enum:
     TILE = 4                    # modules a side of a tile
@@ -33,36 +34,72 @@ cdef int sample_grid(const Plane* plane, const Place* place, Grid* grid) noexcep
     """
     cdef int dim = place.dim
     cdef int i, j, outside = 0
-    cdef float x, y, w, du, dv, u, v
-    cdef const float* m = &place.map.m[0]
+    cdef float[DIM_MAX] us
+    cdef float[DIM_MAX] vs
+    cdef float[DIM_MAX] xs
+    cdef float[DIM_MAX] ys
     cdef float* row = grid.grey
-    cdef int whole = corners_inside(plane, place)
+    cdef int whole = place.mesh.count < 2 and corners_inside(plane, place)
     grid.dim = dim
     for j in range(dim):
-        v = j + <float>0.5
+        for i in range(dim):
+            us[i] = i + <float>0.5
+            vs[i] = j + <float>0.5
         if place.mesh.count >= 2:
+            bend_row(&place.mesh, dim, j + <float>0.5, us, vs)
+        map_row(&place.map, dim, us, vs, xs, ys)
+        if whole:
             for i in range(dim):
-                u = i + <float>0.5
-                bend(&place.mesh, u, v, &du, &dv)
-                map_point(&place.map, u + du, v + dv, &x, &y)
-                if not is_inside(plane, x, y):
-                    outside += 1
-                row[i] = grey_near(plane, x, y)
-        elif whole:
-            for i in range(dim):
-                u = i + <float>0.5
-                w = 1 / (m[6] * u + (m[7] * v + m[8]))
-                x = (m[0] * u + (m[1] * v + m[2])) * w
-                y = (m[3] * u + (m[4] * v + m[5])) * w
-                row[i] = grey_at(plane, x, y)
+                row[i] = grey_at(plane, xs[i], ys[i])
         else:
             for i in range(dim):
-                map_point(&place.map, i + <float>0.5, v, &x, &y)
-                if not is_inside(plane, x, y):
+                if is_inside(plane, xs[i], ys[i]):
+                    row[i] = grey_at(plane, xs[i], ys[i])
+                else:
                     outside += 1
-                row[i] = grey_near(plane, x, y)
+                    row[i] = grey_near(plane, xs[i], ys[i])
         row += dim
     return 100 * outside // (dim * dim)
+
+
+cdef inline void map_row(
+    const Map* map, int count, const float* us, const float* vs, float* xs, float* ys
+) noexcept nogil:
+    """map_point of many points; written so that compilers take several at a time."""
+    cdef float m0 = map.m[0], m1 = map.m[1], m2 = map.m[2], m3 = map.m[3], m4 = map.m[4]
+    cdef float m5 = map.m[5], m6 = map.m[6], m7 = map.m[7], m8 = map.m[8]
+    cdef float w
+    cdef int i
+    for i in range(count):
+        w = 1 / (m6 * us[i] + m7 * vs[i] + m8)
+        xs[i] = (m0 * us[i] + m1 * vs[i] + m2) * w
+        ys[i] = (m3 * us[i] + m4 * vs[i] + m5) * w
+
+
+cdef void bend_row(const Mesh* mesh, int dim, float v, float* us, float* vs) noexcept nogil:
+    """Adds the displacements of one row of modules: native.qr.locate.bend for all of them."""
+    cdef int n = mesh.count
+    cdef int i = 0, j = 0, column
+    cdef float[NODES_MAX] du
+    cdef float[NODES_MAX] dv
+    cdef float fv, fu, scale
+    cdef const float* upper
+    while j < n - 2 and v >= mesh.lines[j + 1]:
+        j += 1
+    fv = (v - mesh.lines[j]) / (mesh.lines[j + 1] - mesh.lines[j])
+    for column in range(n):
+        upper = &mesh.du[j * n + column]
+        du[column] = upper[0] + fv * (upper[n] - upper[0])
+        upper = &mesh.dv[j * n + column]
+        dv[column] = upper[0] + fv * (upper[n] - upper[0])
+    scale = 1 / (mesh.lines[1] - mesh.lines[0])
+    for column in range(dim):
+        while i < n - 2 and us[column] >= mesh.lines[i + 1]:
+            i += 1
+            scale = 1 / (mesh.lines[i + 1] - mesh.lines[i])
+        fu = (us[column] - mesh.lines[i]) * scale
+        us[column] += du[i] + fu * (du[i + 1] - du[i])
+        vs[column] += dv[i] + fu * (dv[i + 1] - dv[i])
 
 
 cdef int corners_inside(const Plane* plane, const Place* place) noexcept nogil:
@@ -89,28 +126,15 @@ cdef inline int16_t to_soft(float value) noexcept nogil:
 cdef void soften(Grid* grid, int sign, float least_contrast) noexcept nogil:
     """Against half way between the darkest and the lightest module within one tile around.
 
-    least_contrast: where all modules around are nearer together than this, the range of the whole
-    neighbourhood of five tiles is taken.
+    least_contrast: where all modules around are nearer together than this, a wider neighbourhood is
+    taken.
     """
     cdef int dim = grid.dim
     cdef int tiles = (dim + TILE - 1) // TILE
-    cdef int tx, ty, x, y, x1, y1, reach
+    cdef int tx, ty, x, y, x1, reach
     cdef float low, high, level, scale
+    tile_ranges(grid, tiles)
     for ty in range(tiles):
-        y1 = min(dim, (ty + 1) * TILE)
-        for tx in range(tiles):
-            x1 = min(dim, (tx + 1) * TILE)
-            low = 255
-            high = 0
-            for y in range(ty * TILE, y1):
-                for x in range(tx * TILE, x1):
-                    level = grid.grey[y * dim + x]
-                    low = level if level < low else low
-                    high = level if level > high else high
-            grid.low[ty * tiles + tx] = low
-            grid.high[ty * tiles + tx] = high
-    for ty in range(tiles):
-        y1 = min(dim, (ty + 1) * TILE)
         for tx in range(tiles):
             x1 = min(dim, (tx + 1) * TILE)
             reach = 1
@@ -119,13 +143,34 @@ cdef void soften(Grid* grid, int sign, float least_contrast) noexcept nogil:
                 reach += 1
                 range_around(grid, tiles, tx, ty, reach, &low, &high)
             level = (low + high) * <float>0.5
-            scale = 2 / max(high - low, <float>1)
-            for y in range(ty * TILE, y1):
-                for x in range(tx * TILE, x1):
-                    low = (level - grid.grey[y * dim + x]) * scale * sign
-                    grid.level[y * dim + x] = level
-                    grid.even[y * dim + x] = low
-                    grid.soft[y * dim + x] = to_soft(low * SOFT_ONE)
+            scale = 2 / max(high - low, <float>1) * sign
+            grid.level[ty * tiles + tx] = level
+            for y in range(ty * TILE, min(dim, (ty + 1) * TILE)):
+                for x in range(y * dim + tx * TILE, y * dim + x1):
+                    # Within -1 to 1, as the module itself is among those around.
+                    low = (level - grid.grey[x]) * scale
+                    grid.even[x] = low
+                    grid.soft[x] = <int16_t>(low * SOFT_ONE)
+
+
+cdef void tile_ranges(Grid* grid, int tiles) noexcept nogil:
+    """Darkest and lightest module of each tile."""
+    cdef int dim = grid.dim
+    cdef int tx, ty, x, y
+    cdef float low, high, value
+    cdef const float* row
+    for ty in range(tiles):
+        for tx in range(tiles):
+            low = 255
+            high = 0
+            for y in range(ty * TILE, min(dim, (ty + 1) * TILE)):
+                row = grid.grey + y * dim
+                for x in range(tx * TILE, min(dim, (tx + 1) * TILE)):
+                    value = row[x]
+                    low = value if value < low else low
+                    high = value if value > high else high
+            grid.low[ty * tiles + tx] = low
+            grid.high[ty * tiles + tx] = high
 
 
 cdef inline void range_around(
@@ -325,6 +370,7 @@ cdef int swing_corner(const Plane* plane, Place* place, const Grid* grid) noexce
 cdef float corner_sharpness(const Plane* plane, const Place* place, const Grid* grid) noexcept nogil:
     """Mean distance from the level of the modules in the lower right part, every other one."""
     cdef int dim = place.dim
+    cdef int tiles = (dim + TILE - 1) // TILE
     cdef int i, j, count = 0
     cdef float u, v, x, y, du, dv, total = 0
     for j in range(dim // 3, dim):
@@ -335,7 +381,7 @@ cdef float corner_sharpness(const Plane* plane, const Place* place, const Grid* 
             v = j + <float>0.5
             bend(&place.mesh, u, v, &du, &dv)
             map_point(&place.map, u + du, v + dv, &x, &y)
-            total += fabsf(grey_near(plane, x, y) - grid.level[j * dim + i])
+            total += fabsf(grey_near(plane, x, y) - grid.level[j // TILE * tiles + i // TILE])
             count += 1
     return total / count
 
