@@ -1,5 +1,6 @@
 """The flat structs that join the stages behind sampling: a grid of soft modules in, a code out."""
 
+from libc.string cimport memcpy
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint16_t
 
 cdef enum:
@@ -48,3 +49,8 @@ cdef struct Code:
     int size                    # bytes of content
     Segment segments[SEGMENTS_MAX]
     uint8_t data[BYTES_MAX]
+
+
+cdef inline void copy_code(Code* target, const Code* source) noexcept nogil:
+    """Copies what is in use: the content, which comes last, is mostly a few dozen bytes long."""
+    memcpy(target, source, sizeof(Code) - BYTES_MAX + source.size)

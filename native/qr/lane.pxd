@@ -42,6 +42,5 @@ cdef struct LaneState:
     int found_count
     float region[4]             # left, top, right, bottom
     Track tracks[TRACKS_MAX]
-    Track next_tracks[TRACKS_MAX]
     Fusion fusion
     Found found[CODES_MAX]

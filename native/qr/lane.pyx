@@ -18,15 +18,15 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from native.qr.code cimport CODEWORDS_MAX, MODULES_MAX, QR_READ, Code
+from native.qr.code cimport QR_READ, Code, copy_code
 from native.qr.finder cimport Finder, check_finder
 from native.qr.fit cimport map_point
-from native.qr.locate cimport Place, locate, locate_again
+from native.qr.locate cimport Place, copy_place, locate, locate_again
 from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
     HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence, Found, Workspace,
-    buffer_to_plane, found_to_tuple, note_found, quarter, read_level, use_finders_in,
+    buffer_to_plane, copy_found, found_to_tuple, note_found, quarter, read_level, use_finders_in,
     workspace_fit, workspace_free, workspace_new,
 )
 from native.qr.sample cimport equalize, sample_grid, soften
@@ -65,13 +65,12 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
     cdef int kept = 0
     for i in range(lane.track_count):
         if follow(lane, plane, &lane.tracks[i]):
-            lane.next_tracks[kept] = lane.tracks[i]
+            if kept < i:
+                copy_track(&lane.tracks[kept], &lane.tracks[i])
             kept += 1
     lane.since_whole += 1
     if kept == 0 or kept < lane.track_count or lane.since_whole >= WHOLE_EVERY:
         kept = read_whole(lane, plane, kept)
-    for i in range(kept):
-        lane.tracks[i] = lane.next_tracks[i]
     lane.track_count = kept
     lane.fusion.age += 1
     if lane.fusion.age > FUSION_AGE_MOST:
@@ -150,8 +149,8 @@ cdef int is_repeat(Workspace* ws, const Track* track, int version) noexcept nogi
     if not same_code(ws.matrix.raw, track.sent, version, code.level, &worst):
         return 0
     ws.how = HOW_REPEAT
-    ws.code = code[0]
-    memcpy(ws.matrix.sent, track.sent, CODEWORDS_MAX)
+    copy_code(&ws.code, code)
+    memcpy(ws.matrix.sent, track.sent, codewords_of(version))
     return 1
 
 
@@ -167,14 +166,25 @@ cdef void update_track(
         track.corners[i] = corners[i]
     track.dx = dx
     track.dy = dy
-    track.place = lane.ws.place
-    memcpy(track.sent, lane.ws.matrix.sent, CODEWORDS_MAX)
+    copy_place(&track.place, &lane.ws.place)
+    memcpy(track.sent, lane.ws.matrix.sent, codewords_of(lane.ws.code.version))
     add_found(lane, &track.found)
+
+
+cdef void copy_track(Track* target, const Track* source) noexcept nogil:
+    cdef int i
+    copy_found(&target.found, &source.found)
+    copy_place(&target.place, &source.place)
+    for i in range(3):
+        target.corners[i] = source.corners[i]
+    target.dx = source.dx
+    target.dy = source.dy
+    memcpy(target.sent, source.sent, codewords_of(source.found.code.version))
 
 
 cdef void add_found(LaneState* lane, const Found* found) noexcept nogil:
     if lane.found_count < CODES_MAX:
-        lane.found[lane.found_count] = found[0]
+        copy_found(&lane.found[lane.found_count], found)
         lane.found_count += 1
 
 
@@ -264,18 +274,20 @@ cdef int read_and_track(LaneState* lane, const Plane* level, int halvings, int k
     )
     for i in range(before, after):
         if kept < TRACKS_MAX and i - before < min(ws.pending_count, PENDING_MAX):
-            track = &lane.next_tracks[kept]
-            track.found = lane.found[i]
+            track = &lane.tracks[kept]
+            copy_found(&track.found, &lane.found[i])
             for j in range(3):
                 track.corners[j] = ws.pending[i - before].corners[j]
                 track.corners[j].x *= 1 << halvings
                 track.corners[j].y *= 1 << halvings
                 track.corners[j].size *= 1 << halvings
-            track.place = ws.pending[i - before].place
+            copy_place(&track.place, &ws.pending[i - before].place)
             scale_place(&track.place, 1 << halvings)
             track.dx = 0
             track.dy = 0
-            memcpy(track.sent, ws.pending[i - before].sent, CODEWORDS_MAX)
+            memcpy(
+                track.sent, ws.pending[i - before].sent, codewords_of(track.found.code.version)
+            )
             kept += 1
     lane.found_count = after
     return kept
@@ -325,12 +337,12 @@ cdef int fuse(LaneState* lane, int kept) noexcept nogil:
         fusion.dim = 0
         return kept
     ws.how = HOW_FUSED
-    ws.place = ws.unread_place
+    copy_place(&ws.place, &ws.unread_place)
     if kept == TRACKS_MAX:
         kept -= 1
-    update_track(lane, &lane.next_tracks[kept], ws.unread, 0)
-    lane.next_tracks[kept].dx = 0
-    lane.next_tracks[kept].dy = 0
+    update_track(lane, &lane.tracks[kept], ws.unread, 0)
+    lane.tracks[kept].dx = 0
+    lane.tracks[kept].dy = 0
     return kept + 1
 
 

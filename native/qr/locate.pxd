@@ -1,5 +1,7 @@
 """Where the modules of a symbol lie: a projective map and what the paper's bend adds to it."""
 
+from libc.string cimport memcpy
+
 from native.qr.finder cimport Finder
 from native.qr.fit cimport Fit, Map
 from native.qr.plane cimport Plane
@@ -15,15 +17,23 @@ cdef struct Mesh:               # displacements, modules, at the crossings of `c
 
 cdef struct Place:
     Map map
-    Mesh mesh
     int dim
     int sign                    # 1 dark on light, -1 light on dark
     int aligned                 # alignment patterns found
     int alignment_count         # of the version
     int agreement               # percent of timing modules that are as they should be
     float contrast              # light - dark, grey values, positive
-    float middle                # grey value between them
     Fit fit
+    Mesh mesh                   # last, and its count first: see copy_place
+
+
+cdef inline void copy_place(Place* target, const Place* source) noexcept nogil:
+    """Copies what is in use: most places have no mesh."""
+    memcpy(
+        target, source,
+        sizeof(Place) if source.mesh.count else sizeof(Place) - sizeof(Mesh) + sizeof(int),
+    )
+
 
 cdef int locate(
     const Plane* plane, const Finder* a, const Finder* b, const Finder* c, int dim, int thorough,

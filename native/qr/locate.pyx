@@ -53,7 +53,6 @@ cdef int locate(
     out.mesh.count = 0
     out.aligned = 0
     out.contrast = fabsf(a.light + b.light + c.light - a.dark - b.dark - c.dark) / 3
-    out.middle = (a.light + b.light + c.light + a.dark + b.dark + c.dark) / 6
     first_map(a, b, c, dim, &out.map)
     # Three finders that are no symbol end after few probes and a look at the timing patterns.
     if not fit_finders(plane, out, a, b, c, 1):

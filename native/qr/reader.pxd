@@ -1,8 +1,9 @@
 """Reading of one plane: the order of the stages, and the memory they share."""
 
+from libc.string cimport memcpy
 from libc.stdint cimport int16_t, uint8_t, uint16_t
 
-from native.qr.code cimport CODEWORDS_MAX, MODULES_MAX, Code
+from native.qr.code cimport BYTES_MAX, CODEWORDS_MAX, MODULES_MAX, Code
 from native.qr.finder cimport FINDERS_MAX, Finder, RowScratch
 from native.qr.locate cimport Place
 from native.qr.matrix cimport MatrixScratch
@@ -27,12 +28,17 @@ cdef enum:
     HOW_REPEAT = 6              # the code of the frame before, by the exact rule
 
 cdef struct Found:
-    Code code
     int how
     int halvings                # of the plane it was read on
     int inverted                # light on dark
     float corners[8]            # x, y of the outer corners: the symbol's own upper left, upper right,
                                 # lower right, lower left
+    Code code                   # last: see copy_found
+
+
+cdef inline void copy_found(Found* target, const Found* source) noexcept nogil:
+    memcpy(target, source, sizeof(Found) - BYTES_MAX + source.code.size)
+
 
 cdef struct Effort:             # how much is done for one plane
     int row_step
@@ -52,8 +58,8 @@ cdef struct Evidence:
 
 cdef struct Pending:            # of each code of the last level: what tracking needs
     Finder corners[3]
-    Place place
     uint8_t sent[CODEWORDS_MAX]
+    Place place
 
 cdef struct Workspace:
     Thresholds thresholds

@@ -15,15 +15,16 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from native cimport cpu
-from native.qr.code cimport CODEWORDS_MAX, QR_READ, Code
+from native.qr.code cimport QR_READ, Code, copy_code
 from native.qr.finder cimport FINDERS_MAX, Finder, find_finders, keep_best
 from native.qr.fit cimport map_point
-from native.qr.locate cimport Place, locate
+from native.qr.locate cimport copy_place, locate
 from native.qr.matrix cimport decode_matrix
 from native.qr.plane cimport Plane
 from native.qr.sample cimport (
     bend_to_edges, equalize, sample_grid, soften, soften_by_mean, swing_corner,
 )
+from native.qr.symbol cimport codewords_of
 from native.qr.threshold cimport (
     LUMA_BLOCK, LUMA_EDGES_PAD, ROW_STEP_MAX, block_count, find_thresholds,
 )
@@ -67,7 +68,7 @@ cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil:
     cdef size_t row = <size_t>block_count(width) * LUMA_BLOCK
     cdef size_t half = <size_t>(width // 2) * (height // 2)
     cdef size_t edges = (row + LUMA_EDGES_PAD + 8) * sizeof(uint16_t)
-    cdef size_t size = 7 * blocks + row + 2 * edges + half + 64
+    cdef size_t size = 6 * blocks + row + 2 * edges + half + 64
     cdef uint8_t* at
     if size > ws.memory_size:
         free(ws.memory)
@@ -84,8 +85,8 @@ cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil:
     at += edges
     ws.thresholds.sums = <uint16_t*>at
     at += 2 * blocks
-    ws.thresholds.counts = <uint16_t*>at
-    at += 2 * blocks
+    ws.thresholds.counts = at
+    at += blocks
     ws.rows.thresholds = at
     at += row
     ws.thresholds.values = at
@@ -240,8 +241,8 @@ cdef void remember(Workspace* ws, const Triple* triple) noexcept nogil:
         pending.corners[0] = ws.last[0]
         pending.corners[1] = ws.last[1]
         pending.corners[2] = ws.last[2]
-        pending.place = ws.place
-        memcpy(pending.sent, ws.matrix.sent, CODEWORDS_MAX)
+        copy_place(&pending.place, &ws.place)
+        memcpy(pending.sent, ws.matrix.sent, codewords_of(ws.code.version))
     ws.pending_count += 1
 
 
@@ -255,7 +256,7 @@ cdef void keep_unread(
     ws.unread[0] = finders[triple.a]
     ws.unread[1] = finders[triple.b]
     ws.unread[2] = finders[triple.c]
-    ws.unread_place = ws.place
+    copy_place(&ws.unread_place, &ws.place)
     memcpy(ws.unread_soft, ws.grid.soft, dim * dim * sizeof(int16_t))
 
 
@@ -289,7 +290,7 @@ cdef void note_found(const Workspace* ws, int halvings, Found* out) noexcept nog
     cdef float dim = ws.place.dim
     cdef float x, y
     cdef int i
-    out.code = ws.code
+    copy_code(&out.code, &ws.code)
     out.how = ws.how
     out.halvings = halvings
     out.inverted = ws.place.sign < 0

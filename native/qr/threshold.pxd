@@ -20,8 +20,8 @@ cdef struct Thresholds:
     uint8_t* values             # rows x columns, 0 where a block and all around it is flat
     uint8_t* lows               # scratch of the same size
     uint8_t* highs
+    uint8_t* counts
     uint16_t* sums
-    uint16_t* counts
 
 cdef int block_count(int pixels) noexcept nogil
 cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noexcept nogil

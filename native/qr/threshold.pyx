@@ -19,10 +19,11 @@ from libc.stdlib cimport free, malloc
 cdef extern from "luma.h":
     ctypedef struct luma_kernel:
         void (*block_ranges)(const uint8_t*, Py_ssize_t, int, int, uint8_t*, uint8_t*) noexcept nogil
+        void (*expand)(const uint8_t*, int, uint8_t*) noexcept nogil
+        void (*smooth)(
+            const uint8_t*, const uint8_t*, int, int, int, uint16_t*, uint8_t*, uint8_t*
+        ) noexcept nogil
     const luma_kernel* luma_kernel_at(int) noexcept nogil
-
-# 65536 / (2 * n), rounded down.
-cdef int[10] RECIPROCALS = [0, 32768, 16384, 10922, 8192, 6553, 5461, 4681, 4096, 3640]
 
 cdef enum:
     CUT_LEAST = 12              # grey values; a dim lane shows codes of about 30
@@ -58,7 +59,9 @@ cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noe
             out.lows + row * out.columns, out.highs + row * out.columns,
         )
     out.cut = contrast_cut(out)
-    smooth(out)
+    kernel.smooth(
+        out.lows, out.highs, out.cut, out.columns, out.rows, out.sums, out.counts, out.values
+    )
 
 
 cdef int contrast_cut(const Thresholds* ranges) noexcept nogil:
@@ -67,77 +70,23 @@ cdef int contrast_cut(const Thresholds* ranges) noexcept nogil:
     cdef int count = ranges.rows * ranges.columns
     cdef int i, below = 0
     memset(histogram, 0, sizeof(histogram))
-    for i in range(count):
+    # Every third block is enough to know the noise by.
+    for i in range(0, count, 3):
         histogram[ranges.highs[i] - ranges.lows[i]] += 1
     i = 0
     while i < 255:
         below += histogram[i]
-        if below * 4 > count:
+        if below * 12 > count:
             break
         i += 1
     return min(max(i * 3 // 2, CUT_LEAST), CUT_MOST)
 
 
-cdef void smooth(Thresholds* grid) noexcept nogil:
-    """Mean of (low + high) / 2 over the blocks with contrast among a block and its neighbours.
-
-    Columns first: the sums of three blocks replace lows and highs, eight bits being too few, in two
-    16-bit arrays.
-    """
-    cdef int columns = grid.columns
-    cdef int x, y, at, above, below, total, count, low, high
-    cdef uint16_t* sums = grid.sums
-    cdef uint16_t* counts = grid.counts
-    for y in range(grid.rows):
-        at = y * columns
-        for x in range(columns):
-            low = grid.lows[at + x]
-            high = grid.highs[at + x]
-            count = high - low >= grid.cut
-            counts[at + x] = <uint16_t>count
-            sums[at + x] = <uint16_t>((low + high) & -count)
-    for y in range(grid.rows):
-        at = y * columns
-        above = at - columns if y > 0 else at
-        below = at + columns if y + 1 < grid.rows else at
-        # At the upper and lower border the row itself counts twice, which is as good.
-        smooth_columns(
-            sums + above, sums + at, sums + below, counts + above, counts + at, counts + below,
-            columns, grid.values + at,
-        )
-
-
-cdef inline void smooth_columns(
-    const uint16_t* s0, const uint16_t* s1, const uint16_t* s2, const uint16_t* c0,
-    const uint16_t* c1, const uint16_t* c2, int columns, uint8_t* out,
-) noexcept nogil:
-    cdef int x, total, count
-    cdef int left = 0, left_count = 0
-    cdef int here = s0[0] + s1[0] + s2[0]
-    cdef int here_count = c0[0] + c1[0] + c2[0]
-    cdef int right, right_count
-    for x in range(columns):
-        right = 0
-        right_count = 0
-        if x + 1 < columns:
-            right = s0[x + 1] + s1[x + 1] + s2[x + 1]
-            right_count = c0[x + 1] + c1[x + 1] + c2[x + 1]
-        total = left + here + right
-        count = left_count + here_count + right_count
-        # total / (2 * count), by the reciprocal; 0 where nothing has contrast.
-        out[x] = <uint8_t>((total * RECIPROCALS[count] >> 16) + (1 if count else 0))
-        left = here
-        left_count = here_count
-        here = right
-        here_count = right_count
-
-
 cdef void expand_row(const Thresholds* thresholds, int row, uint8_t* out) noexcept nogil:
     """The thresholds of one row of blocks, one a pixel; out has room for whole blocks."""
-    cdef const uint8_t* values = thresholds.values + row * thresholds.columns
-    cdef int column
-    for column in range(thresholds.columns):
-        memset(out + column * 16, values[column], 16)
+    luma_kernel_at(cpu.level()).expand(
+        thresholds.values + row * thresholds.columns, thresholds.columns, out
+    )
 
 
 def thresholds(luma: object, width: int, height: int, stride: int, row_step: int = 4) -> tuple:
@@ -156,11 +105,11 @@ def thresholds(luma: object, width: int, height: int, stride: int, row_step: int
             raise ValueError("luma is shorter than its rows")
         values = PyBytes_FromStringAndSize(NULL, count)
         grid.values = <uint8_t*>PyBytes_AS_STRING(values)
-        grid.sums = <uint16_t*>malloc(6 * count)
+        grid.sums = <uint16_t*>malloc(5 * count)
         if grid.sums == NULL:
             raise MemoryError
-        grid.counts = grid.sums + count
-        grid.lows = <uint8_t*>(grid.counts + count)
+        grid.counts = <uint8_t*>(grid.sums + count)
+        grid.lows = grid.counts + count
         grid.highs = grid.lows + count
         plane = Plane(<const uint8_t*>view.buf, pitch, w, h)
         find_thresholds(&plane, step, &grid)

@@ -6,6 +6,82 @@
 
 #define TARGET __attribute__((target("avx2,bmi,popcnt")))
 
+/* 16 columns at a time; the reciprocals come from two tables of 16 bytes by shuffles. */
+TARGET static void mean_row(const uint16_t *sums, const uint16_t *counts, int columns, uint8_t *values)
+{
+    const __m256i lows = _mm256_setr_epi8(0, 0, 0, (char)0xaa, 0, (char)0x99, 0x55, 0x49, 0, 0x38, 0, 0,
+                                          0, 0, 0, 0, 0, 0, 0, (char)0xaa, 0, (char)0x99, 0x55, 0x49, 0,
+                                          0x38, 0, 0, 0, 0, 0, 0);
+    const __m256i highs = _mm256_setr_epi8(0, (char)0x80, 0x40, 0x2a, 0x20, 0x19, 0x15, 0x12, 0x10,
+                                           0x0e, 0, 0, 0, 0, 0, 0, 0, (char)0x80, 0x40, 0x2a, 0x20,
+                                           0x19, 0x15, 0x12, 0x10, 0x0e, 0, 0, 0, 0, 0, 0);
+    const __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi16(1);
+    int x = 0;
+    for (; x + 16 <= columns; x += 16) {
+        const __m256i total = _mm256_add_epi16(
+            _mm256_add_epi16(_mm256_loadu_si256((const __m256i *)(sums + x)),
+                             _mm256_loadu_si256((const __m256i *)(sums + x + 1))),
+            _mm256_loadu_si256((const __m256i *)(sums + x + 2)));
+        const __m256i count = _mm256_add_epi16(
+            _mm256_add_epi16(_mm256_loadu_si256((const __m256i *)(counts + x)),
+                             _mm256_loadu_si256((const __m256i *)(counts + x + 1))),
+            _mm256_loadu_si256((const __m256i *)(counts + x + 2)));
+        /* The upper byte of a count is 0, and entry 0 of both tables too. */
+        const __m256i reciprocal =
+            _mm256_or_si256(_mm256_shuffle_epi8(lows, count),
+                            _mm256_slli_epi16(_mm256_shuffle_epi8(highs, count), 8));
+        const __m256i any = _mm256_andnot_si256(_mm256_cmpeq_epi16(count, zero), one);
+        const __m256i mean = _mm256_add_epi16(_mm256_mulhi_epu16(total, reciprocal), any);
+        const __m128i bytes =
+            _mm_packus_epi16(_mm256_castsi256_si128(mean), _mm256_extracti128_si256(mean, 1));
+        _mm_storeu_si128((__m128i *)(values + x), bytes);
+    }
+    luma_mean_row(sums, counts, x, columns, values);
+}
+
+TARGET static inline __m256i load_16(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
+
+TARGET static void smooth(const uint8_t *lows, const uint8_t *highs, int cut, int columns, int rows,
+                          uint16_t *sums, uint8_t *counts, uint8_t *values)
+{
+    /* One row of sums over three blocks down, with a zero on either side. */
+    uint16_t row_sums[LUMA_COLUMNS_MAX + 2], row_counts[LUMA_COLUMNS_MAX + 2];
+    const int blocks = columns * rows;
+    const __m256i least = _mm256_set1_epi16((short)(cut - 1)), one = _mm256_set1_epi16(1);
+    int i = 0;
+    for (; i + 16 <= blocks; i += 16) {
+        const __m256i low = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(lows + i)));
+        const __m256i high = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(highs + i)));
+        const __m256i counted = _mm256_cmpgt_epi16(_mm256_sub_epi16(high, low), least);
+        const __m256i ones = _mm256_and_si256(counted, one);
+        _mm256_storeu_si256((__m256i *)(sums + i),
+                            _mm256_and_si256(counted, _mm256_add_epi16(low, high)));
+        _mm_storeu_si128((__m128i *)(counts + i),
+                         _mm_packus_epi16(_mm256_castsi256_si128(ones),
+                                          _mm256_extracti128_si256(ones, 1)));
+    }
+    luma_count_blocks(lows, highs, cut, i, blocks, sums, counts);
+    row_sums[0] = row_counts[0] = row_sums[columns + 1] = row_counts[columns + 1] = 0;
+    for (int y = 0; y < rows; y++) {
+        const int here = y * columns, above = y > 0 ? here - columns : here;
+        const int below = y + 1 < rows ? here + columns : here;
+        int x = 0;
+        for (; x + 16 <= columns; x += 16) {
+            const __m256i total = _mm256_add_epi16(
+                _mm256_add_epi16(load_16(sums + above + x), load_16(sums + here + x)),
+                load_16(sums + below + x));
+            const __m128i count = _mm_add_epi8(
+                _mm_add_epi8(_mm_loadu_si128((const __m128i *)(counts + above + x)),
+                             _mm_loadu_si128((const __m128i *)(counts + here + x))),
+                _mm_loadu_si128((const __m128i *)(counts + below + x)));
+            _mm256_storeu_si256((__m256i *)(row_sums + x + 1), total);
+            _mm256_storeu_si256((__m256i *)(row_counts + x + 1), _mm256_cvtepu8_epi16(count));
+        }
+        luma_add_rows(sums, counts, above, here, below, x, columns, row_sums, row_counts);
+        mean_row(row_sums, row_counts, columns, values + here);
+    }
+}
+
 /* minpos finds the least of eight 16-bit values; the even bytes of v and its odd bytes meet first. */
 TARGET static inline uint8_t least_of_16(__m128i v)
 {
@@ -46,6 +122,26 @@ TARGET static inline uint32_t dark_32(const uint8_t *row, __m256i limit)
     return ~(uint32_t)_mm256_movemask_epi8(light);
 }
 
+/* Two positions are written whatever there is (LUMA_EDGES_PAD): most words hold no more, and a loop of
+ * unknown length costs a wrong guess a word. */
+TARGET static inline int push_edges(uint64_t bits, uint64_t before, int x, uint16_t *edges, int count)
+{
+    uint64_t changes = bits ^ (bits << 1 | before);
+    if (changes == 0)
+        return count;
+    const int found = (int)_mm_popcnt_u64(changes);
+    uint16_t *at = edges + count;
+    at[0] = (uint16_t)(x + (int)_tzcnt_u64(changes));
+    changes = _blsr_u64(changes);
+    at[1] = (uint16_t)(x + (int)_tzcnt_u64(changes));
+    changes = _blsr_u64(changes);
+    for (int i = 2; i < found; i++) {
+        at[i] = (uint16_t)(x + (int)_tzcnt_u64(changes));
+        changes = _blsr_u64(changes);
+    }
+    return count + found;
+}
+
 TARGET static int row_edges(const uint8_t *row, const uint8_t *thresholds, int width,
                             uint16_t *edges)
 {
@@ -60,7 +156,7 @@ TARGET static int row_edges(const uint8_t *row, const uint8_t *thresholds, int w
                                   ? 0
                                   : dark_32(row + x, left) |
                                         (uint64_t)dark_32(row + x + 32, right) << 32;
-        count = luma_push_edges(bits, before, x, edges, count);
+        count = push_edges(bits, before, x, edges, count);
         before = bits >> 63;
     }
     if (x < width) {
@@ -70,7 +166,7 @@ TARGET static int row_edges(const uint8_t *row, const uint8_t *thresholds, int w
                                                                (const __m256i *)(thresholds + x))) |
                                               luma_dark_bits(row + x + 32, thresholds + x + 32,
                                                              wide - 32) << 32;
-        count = luma_push_edges(bits, before, x, edges, count);
+        count = push_edges(bits, before, x, edges, count);
         before = 0;
     }
     if (before)
@@ -176,8 +272,15 @@ TARGET static void quarter(const uint8_t *source, ptrdiff_t source_stride, int w
     }
 }
 
-const luma_kernel luma_avx2 = {"avx2", block_ranges, row_edges, finder_runs, halve,
-                                  quarter};
+TARGET static void expand(const uint8_t *values, int columns, uint8_t *out)
+{
+    for (int i = 0; i < columns; i++) {
+        _mm_storeu_si128((__m128i *)(out + LUMA_BLOCK * i), _mm_set1_epi8((char)values[i]));
+    }
+}
+
+const luma_kernel luma_avx2 = {"avx2", block_ranges, smooth, expand,
+                                  row_edges, finder_runs, halve, quarter};
 #else
 typedef int luma_avx2_is_for_other_machines;
 #endif

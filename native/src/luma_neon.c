@@ -4,6 +4,12 @@
 #if defined(CPU_HAS_NEON_CODE)
 #include <arm_neon.h>
 
+static void smooth(const uint8_t *lows, const uint8_t *highs, int cut, int columns, int rows,
+                   uint16_t *sums, uint8_t *counts, uint8_t *values)
+{
+    luma_smooth(lows, highs, cut, columns, rows, sums, counts, values);
+}
+
 static void block_ranges(const uint8_t *row, ptrdiff_t stride, int row_count, int width,
                          uint8_t *lows, uint8_t *highs)
 {
@@ -124,8 +130,15 @@ static void quarter(const uint8_t *source, ptrdiff_t source_stride, int width, i
     }
 }
 
-const luma_kernel luma_neon = {"neon", block_ranges, row_edges, finder_runs, halve,
-                                  quarter};
+static void expand(const uint8_t *values, int columns, uint8_t *out)
+{
+    for (int i = 0; i < columns; i++) {
+        vst1q_u8(out + LUMA_BLOCK * i, vdupq_n_u8(values[i]));
+    }
+}
+
+const luma_kernel luma_neon = {"neon", block_ranges, smooth, expand,
+                                  row_edges, finder_runs, halve, quarter};
 #else
 typedef int luma_neon_is_for_other_machines;
 #endif

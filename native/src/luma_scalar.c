@@ -1,6 +1,12 @@
 /* The row kernels without intrinsics. */
 #include "luma.h"
 
+static void smooth(const uint8_t *lows, const uint8_t *highs, int cut, int columns, int rows,
+                   uint16_t *sums, uint8_t *counts, uint8_t *values)
+{
+    luma_smooth(lows, highs, cut, columns, rows, sums, counts, values);
+}
+
 static void block_ranges(const uint8_t *row, ptrdiff_t stride, int row_count, int width,
                          uint8_t *lows, uint8_t *highs)
 {
@@ -57,5 +63,12 @@ static void quarter(const uint8_t *source, ptrdiff_t source_stride, int width, i
     }
 }
 
-const luma_kernel luma_scalar = {"scalar", block_ranges, row_edges, finder_runs, halve,
-                                  quarter};
+static void expand(const uint8_t *values, int columns, uint8_t *out)
+{
+    for (int i = 0; i < columns; i++) {
+        memset(out + LUMA_BLOCK * i, values[i], LUMA_BLOCK);
+    }
+}
+
+const luma_kernel luma_scalar = {"scalar", block_ranges, smooth, expand,
+                                  row_edges, finder_runs, halve, quarter};
