@@ -26,10 +26,10 @@ from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
     HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence, Found, Workspace,
-    buffer_to_plane, copy_found, found_to_tuple, note_found, quarter, read_level, use_finders_in,
+    buffer_to_plane, copy_found, decode_grid, found_to_tuple, note_found, quarter, read_level, sharpen_grid,
     workspace_fit, workspace_free, workspace_new,
 )
-from native.qr.sample cimport equalize, sample_grid, soften
+from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
 
 cdef enum:
@@ -117,26 +117,22 @@ cdef int read_in_place(
     cdef int version = (dim - 17) // 4
     if locate_again(
         plane, &corners[0], &corners[1], &corners[2], &track.place, &ws.place
-    ) and sample_grid(plane, &ws.place, &ws.grid) == 0:
+    ) and sample_grid(plane, &ws.place, &ws.grid, 1) == 0:
         soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
         if is_repeat(ws, track, version):
             return 1
     if not locate(plane, &corners[0], &corners[1], &corners[2], dim, 0, &ws.place):
         return 0
-    if sample_grid(plane, &ws.place, &ws.grid) > 0:
+    if sample_grid(plane, &ws.place, &ws.grid, 0) > 0:
         return 0
     soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
     if is_repeat(ws, track, version):
         return 1
     ws.how = HOW_PLAIN
-    if decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ:
-        return 1
-    if not equalize(&ws.grid, version, ws.place.sign, 2):
-        return 0
-    if is_repeat(ws, track, version):
+    if decode_grid(ws, version):
         return 1
     ws.how = HOW_EQUALIZED
-    return decode_matrix(ws.grid.soft, dim, &ws.code, &ws.matrix) == QR_READ
+    return sharpen_grid(ws, version)
 
 
 cdef int is_repeat(Workspace* ws, const Track* track, int version) noexcept nogil:

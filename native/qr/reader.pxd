@@ -95,9 +95,8 @@ cdef int read_level(
     int room, Evidence* evidence,
 ) noexcept nogil
 cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil
-cdef void use_finders_in(
-    Finder* finders, int count, const Found* found, int halvings
-) noexcept nogil
+cdef int decode_grid(Workspace* ws, int version) noexcept nogil
+cdef int sharpen_grid(Workspace* ws, int version) noexcept nogil
 cdef int read_symbol(
     Workspace* ws, const Plane* plane, const Finder* finders, const Triple* triple, int thorough
 ) noexcept nogil

@@ -19,9 +19,12 @@ cdef struct Grid:
     float low[TILES_MAX * TILES_MAX]
     float high[TILES_MAX * TILES_MAX]
 
-cdef int sample_grid(const Plane* plane, const Place* place, Grid* grid) noexcept nogil
+cdef int sample_grid(
+    const Plane* plane, const Place* place, Grid* grid, int nearest
+) noexcept nogil
 cdef void soften(Grid* grid, int sign, float least_contrast) noexcept nogil
 cdef void soften_by_mean(Grid* grid, int sign) noexcept nogil
 cdef int equalize(Grid* grid, int version, int sign, int rounds) noexcept nogil
 cdef int bend_to_edges(const Plane* plane, Place* place, const Grid* grid) noexcept nogil
 cdef int swing_corner(const Plane* plane, Place* place, const Grid* grid) noexcept nogil
+cdef int known_errors(const Grid* grid, int version) noexcept nogil

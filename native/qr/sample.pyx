@@ -18,7 +18,7 @@ from libc.string cimport memset
 from native.qr.code cimport DIM_MAX
 from native.qr.fit cimport Map, map_point, probe
 from native.qr.locate cimport NODES_MAX, Mesh, Place, bend
-from native.qr.plane cimport Plane, grey_at, grey_near, is_inside
+from native.qr.plane cimport Plane, grey_at, grey_near, is_inside, pixel_at
 from native.qr.symbol cimport DARK, LIGHT, function_map
 
 cdef enum:
@@ -27,9 +27,12 @@ cdef enum:
     SOFT_MOST = 2000
 
 
-cdef int sample_grid(const Plane* plane, const Place* place, Grid* grid) noexcept nogil:
+cdef int sample_grid(
+    const Plane* plane, const Place* place, Grid* grid, int nearest
+) noexcept nogil:
     """Luma at the middle of every module; the share of modules outside the picture in percent.
 
+    nearest: of the pixel under it, and not between pixels; cheaper, and enough to recognize a code.
     What lies outside gets the value of the picture's edge.
     """
     cdef int dim = place.dim
@@ -48,7 +51,10 @@ cdef int sample_grid(const Plane* plane, const Place* place, Grid* grid) noexcep
         if place.mesh.count >= 2:
             bend_row(&place.mesh, dim, j + <float>0.5, us, vs)
         map_row(&place.map, dim, us, vs, xs, ys)
-        if whole:
+        if whole and nearest:
+            for i in range(dim):
+                row[i] = pixel_at(plane, <int>xs[i], <int>ys[i])
+        elif whole:
             for i in range(dim):
                 row[i] = grey_at(plane, xs[i], ys[i])
         else:
@@ -215,6 +221,18 @@ cdef void soften_by_mean(Grid* grid, int sign) noexcept nogil:
             grid.soft[y * dim + x] = to_soft(
                 (total / (rows * columns) - grid.grey[y * dim + x]) * sign * 8
             )
+
+
+cdef int known_errors(const Grid* grid, int version) noexcept nogil:
+    """Share of the modules everybody knows that grid.soft has on the wrong side, in per mille."""
+    cdef const uint8_t* kinds = function_map(version)
+    cdef int at, known = 0, wrong = 0
+    for at in range(grid.dim * grid.dim):
+        known += kinds[at] == DARK or kinds[at] == LIGHT
+        wrong += (kinds[at] == DARK and grid.soft[at] < 0) or (
+            kinds[at] == LIGHT and grid.soft[at] > 0
+        )
+    return 1000 * wrong // known
 
 
 # ---- the equalizer ------------------------------------------------------------------------------
