@@ -149,15 +149,17 @@ cdef int take_start(
 
 cdef inline int ray(
     const Plane* plane, int x, int y, int dx, int dy, int threshold, int sign, int steps,
-    float* radii,
+    int stride, float* radii,
 ) noexcept nogil:
-    """Edges met from pixel (x, y) on along a direction: how many of three, and where, in steps.
+    """Edges met from pixel (x, y) on along a direction: how many of three, and how far, in pixels of
+    the axis.
 
-    An edge lies where the line between two pixels crosses the threshold.
+    steps: how many pixels to look at, every stride-th. An edge lies where the line between two of them
+    crosses the threshold.
     """
     cdef const uint8_t* at = plane.data + y * plane.stride + x
-    cdef Py_ssize_t move = dy * plane.stride + dx
-    cdef int room = steps
+    cdef Py_ssize_t move = (dy * plane.stride + dx) * stride
+    cdef int room = steps * stride
     cdef int found = 0
     cdef int i, value, before = at[0]
     if dx > 0:
@@ -168,14 +170,15 @@ cdef inline int ray(
         room = min(room, plane.height - 1 - y)
     elif dy < 0:
         room = min(room, y)
+    cdef int last = room // stride
     cdef int side = sign        # times (threshold - value): negative behind the next edge
     # A core ends before the last third of the way, or it is a stroke or a bar.
-    cdef int core_most = min(room, steps * 2 // 3)
+    cdef int core_most = min(last, steps * 2 // 3)
     for i in range(1, core_most + 1):
         at += move
         value = at[0]
         if (threshold - value) * side < 0:
-            radii[0] = i - 1 + <float>(threshold - before) / <float>(value - before)
+            radii[0] = (i - 1 + <float>(threshold - before) / <float>(value - before)) * stride
             found = 1
             side = -side
             before = value
@@ -183,18 +186,18 @@ cdef inline int ray(
         before = value
     if found == 0:
         return 0
-    for i in range(i + 1, room + 1):
+    for i in range(i + 1, last + 1):
         at += move
         value = at[0]
         if (threshold - value) * side < 0:
-            radii[found] = i - 1 + <float>(threshold - before) / <float>(value - before)
+            radii[found] = (i - 1 + <float>(threshold - before) / <float>(value - before)) * stride
             found += 1
             side = -side
             if found == 3:
                 return 3
         before = value
     # A symbol cut out to its very edge has no quiet zone: the picture's edge is its own.
-    if found == 2 and room < steps:
+    if found == 2 and last < steps:
         radii[2] = room + <float>0.5
         found = 3
     return found
@@ -210,7 +213,9 @@ cdef int check_finder(
     """
     cdef int sign = 1 if dark < light else -1
     cdef int threshold = (dark + light + 1) // 2
-    cdef int steps = <int>(span * 0.85) + 4
+    # Of large finders every second or third pixel says enough.
+    cdef int stride = max(1, <int>span // 24)
+    cdef int steps = (<int>(span * <float>0.85) + 4 + stride - 1) // stride
     cdef float[3] up
     cdef float[3] down
     cdef float[3] left
@@ -218,9 +223,9 @@ cdef int check_finder(
     cdef float core_wide, core_high
     if (threshold - pixel_at(plane, x, y)) * sign < 0:
         return 0
-    if ray(plane, x, y, 0, -1, threshold, sign, steps, up) < 2:
+    if ray(plane, x, y, 0, -1, threshold, sign, steps, stride, up) < 2:
         return 0
-    if ray(plane, x, y, 0, 1, threshold, sign, steps, down) < 2:
+    if ray(plane, x, y, 0, 1, threshold, sign, steps, stride, down) < 2:
         return 0
     core_high = up[0] + down[0]
     core_wide = span * <float>(3.0 / 7.0)
@@ -229,19 +234,21 @@ cdef int check_finder(
     y += <int>((down[0] - up[0]) * 0.5 + 1000.5) - 1000
     if (threshold - pixel_at(plane, x, y)) * sign < 0:
         return 0
-    if ray(plane, x, y, -1, 0, threshold, sign, steps, left) < 1:
+    if ray(plane, x, y, -1, 0, threshold, sign, steps, stride, left) < 1:
         return 0
-    if ray(plane, x, y, 1, 0, threshold, sign, steps, right) < 1:
+    if ray(plane, x, y, 1, 0, threshold, sign, steps, stride, right) < 1:
         return 0
     x += <int>((right[0] - left[0]) * 0.5 + 1000.5) - 1000
     if (threshold - pixel_at(plane, x, y)) * sign < 0:
         return 0
-    return eight_ways(plane, x, y, threshold, sign, steps + steps // 2, dark, light, needed, out)
+    return eight_ways(
+        plane, x, y, threshold, sign, steps + steps // 2, stride, dark, light, needed, out
+    )
 
 
 cdef int eight_ways(
-    const Plane* plane, int x, int y, int threshold, int sign, int steps, int dark, int light,
-    int needed, Finder* out,
+    const Plane* plane, int x, int y, int threshold, int sign, int steps, int stride, int dark,
+    int light, int needed, Finder* out,
 ) noexcept nogil:
     """Rays from (x, y) in eight directions; 1 if enough of them are in proportion."""
     cdef float[8][3] radii
@@ -251,7 +258,7 @@ cdef int eight_ways(
     cdef int pairs
     for way in range(8):
         found[way] = ray(
-            plane, x, y, DX[way], DY[way], threshold, sign, steps, &radii[way][0]
+            plane, x, y, DX[way], DY[way], threshold, sign, steps, stride, &radii[way][0]
         )
         # Two disagreeing directions and the one still needed are told early.
         if way - agreeing > 8 - needed:

@@ -18,7 +18,7 @@ from libc.string cimport memset
 from native.qr.code cimport DIM_MAX
 from native.qr.fit cimport Map, map_point, probe
 from native.qr.locate cimport NODES_MAX, Mesh, Place, bend
-from native.qr.plane cimport Plane, grey_at, grey_near, is_inside, pixel_at
+from native.qr.plane cimport Plane, grey_at, grey_near, pixel_at
 from native.qr.symbol cimport DARK, LIGHT, function_map
 
 cdef enum:
@@ -42,7 +42,6 @@ cdef int sample_grid(
     cdef float[DIM_MAX] xs
     cdef float[DIM_MAX] ys
     cdef float* row = grid.grey
-    cdef int whole = place.mesh.count < 2 and corners_inside(plane, place)
     grid.dim = dim
     for j in range(dim):
         for i in range(dim):
@@ -50,36 +49,43 @@ cdef int sample_grid(
             vs[i] = j + <float>0.5
         if place.mesh.count >= 2:
             bend_row(&place.mesh, dim, j + <float>0.5, us, vs)
-        map_row(&place.map, dim, us, vs, xs, ys)
-        if whole and nearest:
+        outside += map_row(plane, &place.map, dim, us, vs, xs, ys)
+        if nearest:
             for i in range(dim):
                 row[i] = pixel_at(plane, <int>xs[i], <int>ys[i])
-        elif whole:
-            for i in range(dim):
-                row[i] = grey_at(plane, xs[i], ys[i])
         else:
             for i in range(dim):
-                if is_inside(plane, xs[i], ys[i]):
-                    row[i] = grey_at(plane, xs[i], ys[i])
-                else:
-                    outside += 1
-                    row[i] = grey_near(plane, xs[i], ys[i])
+                row[i] = grey_at(plane, xs[i], ys[i])
         row += dim
     return 100 * outside // (dim * dim)
 
 
-cdef inline void map_row(
-    const Map* map, int count, const float* us, const float* vs, float* xs, float* ys
+cdef inline int map_row(
+    const Plane* plane, const Map* map, int count, const float* us, const float* vs, float* xs,
+    float* ys,
 ) noexcept nogil:
-    """map_point of many points; written so that compilers take several at a time."""
+    """map_point of many points, each then moved into the picture; how many had to be.
+
+    Written so that compilers take several points at a time. NaN goes to the corner.
+    """
     cdef float m0 = map.m[0], m1 = map.m[1], m2 = map.m[2], m3 = map.m[3], m4 = map.m[4]
     cdef float m5 = map.m[5], m6 = map.m[6], m7 = map.m[7], m8 = map.m[8]
-    cdef float w
-    cdef int i
+    cdef float right = plane.width - <float>0.51
+    cdef float bottom = plane.height - <float>0.51
+    cdef float w, x, y, inside_x, inside_y
+    cdef int i, moved = 0
     for i in range(count):
         w = 1 / (m6 * us[i] + m7 * vs[i] + m8)
-        xs[i] = (m0 * us[i] + m1 * vs[i] + m2) * w
-        ys[i] = (m3 * us[i] + m4 * vs[i] + m5) * w
+        x = (m0 * us[i] + m1 * vs[i] + m2) * w
+        y = (m3 * us[i] + m4 * vs[i] + m5) * w
+        inside_x = x if x > <float>0.5 else <float>0.5
+        inside_y = y if y > <float>0.5 else <float>0.5
+        inside_x = inside_x if inside_x < right else right
+        inside_y = inside_y if inside_y < bottom else bottom
+        moved += (inside_x != x) | (inside_y != y)
+        xs[i] = inside_x
+        ys[i] = inside_y
+    return moved
 
 
 cdef void bend_row(const Mesh* mesh, int dim, float v, float* us, float* vs) noexcept nogil:
@@ -106,19 +112,6 @@ cdef void bend_row(const Mesh* mesh, int dim, float v, float* us, float* vs) noe
         fu = (us[column] - mesh.lines[i]) * scale
         us[column] += du[i] + fu * (du[i + 1] - du[i])
         vs[column] += dv[i] + fu * (dv[i + 1] - dv[i])
-
-
-cdef int corners_inside(const Plane* plane, const Place* place) noexcept nogil:
-    """Whether all four corners of the symbol, and so all of it, lie well inside the picture."""
-    cdef float x, y
-    cdef int corner
-    for corner in range(4):
-        map_point(
-            &place.map, place.dim if corner & 1 else 0, place.dim if corner & 2 else 0, &x, &y
-        )
-        if not (x >= 2 and y >= 2 and x < plane.width - 2 and y < plane.height - 2):
-            return 0
-    return 1
 
 
 cdef inline int16_t to_soft(float value) noexcept nogil:
