@@ -241,9 +241,30 @@ cdef int check_finder(
     x += <int>((right[0] - left[0]) * 0.5 + 1000.5) - 1000
     if (threshold - pixel_at(plane, x, y)) * sign < 0:
         return 0
-    return eight_ways(
-        plane, x, y, threshold, sign, steps + steps // 2, stride, dark, light, needed, out
+    steps += steps // 2
+    # A first look from off the centre may see some directions wrong, and says where the centre is.
+    cdef int agreeing = eight_ways(
+        plane, x, y, threshold, sign, steps, stride, dark, light, max(needed - 2, 4), out
     )
+    cdef Finder again
+    if agreeing == 0:
+        return 0
+    # It has also seen the levels of core and ring in many places, where the row saw them in three.
+    if not is_inside(plane, out.x, out.y):
+        return 0
+    threshold = <int>((out.dark + out.light) * <float>0.5 + <float>0.5)
+    if (threshold - pixel_at(plane, <int>out.x, <int>out.y)) * sign > 0:
+        if eight_ways(
+            plane, <int>out.x, <int>out.y, threshold, sign, steps, stride, dark, light, needed,
+            &again,
+        ) and (again.fault < out.fault or out.agreeing < needed):
+            out[0] = again
+    return out.agreeing >= needed and out.fault <= FAULT_MOST
+
+
+cdef inline int ring_level(const Plane* plane, int x, int y, int way, float radius) noexcept nogil:
+    cdef int steps = <int>(radius + <float>0.5)
+    return pixel_at(plane, x + DX[way] * steps, y + DY[way] * steps)
 
 
 cdef int eight_ways(
@@ -254,7 +275,7 @@ cdef int eight_ways(
     cdef float[8][3] radii
     cdef int[8] found
     cdef int way, edge, agreeing = 0
-    cdef float module, total = 0, fault = 0, slack, off_x = 0, off_y = 0, off
+    cdef float module, total = 0, fault = 0, lights = 0, darks = 0, slack, off_x = 0, off_y = 0, off
     cdef int pairs
     for way in range(8):
         found[way] = ray(
@@ -275,6 +296,8 @@ cdef int eight_ways(
         ):
             agreeing += 1
             total += module * STEP[way]
+            lights += ring_level(plane, x, y, way, (radii[way][0] + radii[way][1]) * <float>0.5)
+            darks += ring_level(plane, x, y, way, (radii[way][1] + radii[way][2]) * <float>0.5)
             fault += (
                 fabsf(radii[way][0] - <float>1.5 * module)
                 + fabsf(radii[way][1] - <float>2.5 * module)
@@ -300,14 +323,15 @@ cdef int eight_ways(
         return 0
     out.x = x + <float>0.5 + off_x
     out.y = y + <float>0.5 + off_y
-    out.dark = dark
-    out.light = light
+    # The core is darkest where it is widest; the ring around it is as wide as the square outside.
+    out.dark = (dark + darks) / (1 + agreeing)
+    out.light = lights / agreeing
+    if (out.light - out.dark) * sign < CONTRAST_LEAST:
+        return 0
     out.sign = sign
     out.agreeing = agreeing
     # A direction that disagrees counts as if all its edges were off by half a module.
     out.fault = (fault / 3 + <float>0.5 * (8 - agreeing)) / 8
-    if out.fault > FAULT_MOST:
-        return 0
     out.used = 0
     return 1
 

@@ -398,7 +398,7 @@ cdef class Lane:
         self.state.ws = workspace_new()
         if self.state.ws == NULL:
             raise MemoryError
-        self.state.effort = Effort(ROW_STEP, 2, 0, 32, 24, 6, 0)
+        self.state.effort = Effort(ROW_STEP, 2, 0, 40, 64, 8, 0)
 
     def __dealloc__(self):
         if self.state != NULL:

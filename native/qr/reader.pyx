@@ -28,7 +28,7 @@ from native.qr.symbol cimport codewords_of
 from native.qr.threshold cimport (
     LUMA_BLOCK, LUMA_EDGES_PAD, ROW_STEP_MAX, block_count, find_thresholds,
 )
-from native.qr.triple cimport Triple, measure_triple, rank_triples
+from native.qr.triple cimport OFF_UNKNOWN, Triple, measure_triple, rank_triples
 
 cdef extern from "luma.h":
     ctypedef struct luma_kernel:
@@ -50,6 +50,7 @@ cdef enum:
 
 # Three in four finders of the corpus' symbols are finer, one in a hundred of what are none.
 cdef float FAULT_FINE = 0.12
+cdef float FAULT_GOOD = 0.2
 
 
 # ---- memory -------------------------------------------------------------------------------------
@@ -179,8 +180,8 @@ cdef int read_level(
     for i in range(found):
         use_finders_in(ws.finders, count, &out[i], halvings)
     found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    if found == before and row_step > 4 and has_fine_finder(ws.finders, count):
-        # A fine finder without its companions: they may lie between the rows.
+    if found == before and row_step > 4 and has_good_finder(ws.finders, count):
+        # A good finder without its companions: they may lie between the rows.
         count = find_finders(
             plane, &ws.thresholds, 0, row_step, &ws.rows, ws.finders, count, FINDERS_MAX
         )
@@ -192,10 +193,10 @@ cdef int read_level(
     return found
 
 
-cdef inline int has_fine_finder(const Finder* finders, int count) noexcept nogil:
+cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil:
     cdef int i
     for i in range(count):
-        if not finders[i].used and finders[i].fault < FAULT_FINE:
+        if not finders[i].used and finders[i].fault < FAULT_GOOD:
             return 1
     return 0
 
@@ -325,7 +326,7 @@ cdef int read_symbol(
     if said > 17 and said != dim and abs(said - dim) <= 8:
         return read_at(ws, plane, finders, triple, said, 0)
     # A smeared timing pattern may have hidden a pair of steps, or dirt have added one.
-    if thorough and triple.off > 0:
+    if thorough and 0 < triple.off or triple.off == OFF_UNKNOWN:
         if dim > 21 and read_at(ws, plane, finders, triple, dim - 4, 0):
             return 1
         if dim < 177 and read_at(ws, plane, finders, triple, dim + 4, 0):

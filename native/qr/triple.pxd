@@ -3,6 +3,9 @@
 from native.qr.finder cimport Finder
 from native.qr.plane cimport Plane
 
+cdef enum:
+    OFF_UNKNOWN = 99            # of a triple whose timing patterns cannot be counted
+
 cdef struct Triple:
     int a                       # index of the finder in the corner between the two others
     int b                       # at the end of the upper side, seen upright and not mirrored

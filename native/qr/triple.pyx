@@ -173,7 +173,7 @@ cdef int measure_triple(const Plane* plane, const Finder* finders, Triple* tripl
         c.x - 3 * (cx * ca - bx * across_c), c.y - 3 * (cy * ca - by * across_c),
         guess_c - 13, level,
     )
-    cdef int may_hide = a.fault + b.fault + c.fault < <float>0.7
+    cdef int may_hide = a.fault + b.fault + c.fault < <float>0.45
     return settle_dim(triple, steps_b + 13, steps_c + 13, guess_b, guess_c, may_hide)
 
 
@@ -185,6 +185,7 @@ cdef int settle_dim(
     may_hide: one of the timing patterns may be covered, since the finders are fine.
     """
     cdef float guess = (guess_b + guess_c) * <float>0.5
+    cdef int legs_differ = fabsf(guess_b - guess_c) > <float>0.06 * guess + 1
     cdef int best = 0
     cdef int dim, off, best_off = 1000
     cdef float room = <float>0.22 * guess + 3
@@ -201,7 +202,15 @@ cdef int settle_dim(
             best = dim
     triple.dim = best
     triple.off = best_off
-    return best != 0 and best_off <= 3 + best // 24
+    if best != 0 and best_off <= 3 + best // 24:
+        return 1
+    if not may_hide or legs_differ:
+        return 0
+    # Fine finders, smeared timing patterns: the distances are all there is to go by.
+    triple.dim = 17 + 4 * <int>((guess - 17) * <float>0.25 + <float>0.5)
+    triple.dim = min(max(triple.dim, DIM_LEAST), DIM_MOST)
+    triple.off = OFF_UNKNOWN
+    return 1
 
 
 cdef int count_steps(
