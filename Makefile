@@ -47,7 +47,7 @@ lint: $(VENV)/.lint     ## style of Python and Cython
 types: $(VENV)/.lint build   ## types of engine and bench, stubs of native
 	$(VENV)/bin/mypy
 	$(VENV)/bin/stubtest --mypy-config-file pyproject.toml native.cpu native.rows native.wire native.dedup \
-	    native.index native.contacts
+	    native.index native.contacts native.jpeg.luma native.jpeg.header native.jpeg.entropy
 
 sanitize: setup  ## native tests under AddressSanitizer and UBSan
 	bash tests/native/run_sanitized.sh

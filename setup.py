@@ -46,6 +46,12 @@ CHECKS = KIND != "release"
 C_SOURCES = {
     "native.cpu": ["cpu.c"],
     "native.dedup": ["seen.c", "seen_scalar.c", "seen_avx2.c", "seen_neon.c"],
+    "native.jpeg.luma": [
+        "jpeg_idct.c",
+        "jpeg_idct_scalar.c",
+        "jpeg_idct_avx2.c",
+        "jpeg_idct_neon.c",
+    ],
 }
 HEADERS = [str(path) for path in sorted(Path("native/src").glob("*.h"))]
 
