@@ -43,13 +43,16 @@ MACROS = (
 CHECKS = KIND != "release"
 
 # Hand-written C per extension; a .pyx not named here has none.
-LUMA = ["luma_scalar.c", "luma_avx2.c", "luma_neon.c"]
 C_SOURCES = {
     "native.cpu": ["cpu.c"],
     "native.dedup": ["seen.c", "seen_scalar.c", "seen_avx2.c", "seen_neon.c"],
-    "native.qr.threshold": LUMA,
-    "native.qr.finder": LUMA,
-    "native.qr.reader": LUMA,
+    "native.qr.luma": ["luma_scalar.c", "luma_avx2.c", "luma_neon.c"],
+    "native.jpeg.luma": [
+        "jpeg_idct.c",
+        "jpeg_idct_scalar.c",
+        "jpeg_idct_avx2.c",
+        "jpeg_idct_neon.c",
+    ],
 }
 HEADERS = [str(path) for path in sorted(Path("native/src").glob("*.h"))]
 

@@ -10,15 +10,9 @@ where the grid lies.
 from libc.math cimport fabsf
 from libc.stdint cimport uint8_t, uint16_t
 
-from native cimport cpu
+from native.qr.luma cimport luma, luma_kernel
 from native.qr.plane cimport Plane, grey_near, is_inside, grey_at, pixel_at
 from native.qr.threshold cimport Thresholds, expand_row
-
-cdef extern from "luma.h":
-    ctypedef struct luma_kernel:
-        int (*row_edges)(const uint8_t*, const uint8_t*, int, uint16_t*) noexcept nogil
-        int (*finder_runs)(const uint16_t*, int, uint16_t*) noexcept nogil
-    const luma_kernel* luma_kernel_at(int) noexcept nogil
 
 cdef enum:
     CONTRAST_LEAST = 10         # grey values between core and ring
@@ -43,7 +37,7 @@ cdef int find_finders(
 
     Every row_step-th row from first_row on is scanned. A finder that lies on one of out[:count] is not added again.
     """
-    cdef const luma_kernel* kernel = luma_kernel_at(cpu.level())
+    cdef const luma_kernel* kernel = luma()
     cdef int y = first_row
     cdef int block_row = -1
     cdef int i, edge_count, start_count, before

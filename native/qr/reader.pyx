@@ -14,27 +14,19 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from native cimport cpu
 from native.qr.code cimport QR_READ, Code, copy_code
 from native.qr.finder cimport FINDERS_MAX, Finder, find_finders, keep_best
 from native.qr.fit cimport map_point
 from native.qr.locate cimport copy_place, locate
 from native.qr.matrix cimport decode_matrix
+from native.qr.luma cimport LUMA_BLOCK, LUMA_EDGES_PAD, luma
 from native.qr.plane cimport Plane
 from native.qr.sample cimport (
     bend_to_edges, equalize, known_errors, sample_grid, soften, soften_by_mean, swing_corner,
 )
 from native.qr.symbol cimport codewords_of
-from native.qr.threshold cimport (
-    LUMA_BLOCK, LUMA_EDGES_PAD, ROW_STEP_MAX, block_count, find_thresholds,
-)
+from native.qr.threshold cimport ROW_STEP_MAX, block_count, find_thresholds
 from native.qr.triple cimport OFF_UNKNOWN, Triple, measure_triple, rank_triples
-
-cdef extern from "luma.h":
-    ctypedef struct luma_kernel:
-        void (*halve)(const uint8_t*, Py_ssize_t, int, int, uint8_t*, Py_ssize_t) noexcept nogil
-        void (*quarter)(const uint8_t*, Py_ssize_t, int, int, uint8_t*, Py_ssize_t) noexcept nogil
-    const luma_kernel* luma_kernel_at(int) noexcept nogil
 
 cdef enum:
     SIDE_LEAST = 21             # pixels; a symbol of one pixel a module
@@ -142,7 +134,7 @@ cdef inline bint is_readable(const Plane* plane) noexcept nogil:
 
 cdef Plane halve(Workspace* ws, const Plane* plane) noexcept nogil:
     cdef Plane half = Plane(ws.halved, plane.width // 2, plane.width // 2, plane.height // 2)
-    luma_kernel_at(cpu.level()).halve(
+    luma().halve(
         plane.data, plane.stride, half.width, half.height, ws.halved, half.stride
     )
     return half
@@ -150,7 +142,7 @@ cdef Plane halve(Workspace* ws, const Plane* plane) noexcept nogil:
 
 cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil:
     cdef Plane part = Plane(ws.halved, plane.width // 4, plane.width // 4, plane.height // 4)
-    luma_kernel_at(cpu.level()).quarter(
+    luma().quarter(
         plane.data, plane.stride, part.width, part.height, ws.halved, part.stride
     )
     return part

@@ -4,11 +4,6 @@ from libc.stdint cimport uint8_t, uint16_t
 
 from native.qr.plane cimport Plane
 
-cdef extern from "luma.h":
-    enum:
-        LUMA_BLOCK
-        LUMA_EDGES_PAD
-
 cdef enum:
     ROW_STEP_MAX = 8            # rows; further apart, cores of three modules fall between them
 

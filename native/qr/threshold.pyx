@@ -7,23 +7,14 @@ and a half times the range that the quieter quarter of its blocks shows, which i
 
 from libc.string cimport memset
 
-from native cimport cpu
 from native.checks cimport check_int
+from native.qr.luma cimport LUMA_BLOCK, luma, luma_kernel
 from native.qr.plane cimport Plane
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport free, malloc
-
-cdef extern from "luma.h":
-    ctypedef struct luma_kernel:
-        void (*block_ranges)(const uint8_t*, Py_ssize_t, int, int, uint8_t*, uint8_t*) noexcept nogil
-        void (*expand)(const uint8_t*, int, uint8_t*) noexcept nogil
-        void (*smooth)(
-            const uint8_t*, const uint8_t*, int, int, int, uint16_t*, uint8_t*, uint8_t*
-        ) noexcept nogil
-    const luma_kernel* luma_kernel_at(int) noexcept nogil
 
 cdef enum:
     CUT_LEAST = 12              # grey values; a dim lane shows codes of about 30
@@ -42,7 +33,7 @@ cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noe
     of `out` have room for block_count(width) x block_count(height). Smoothed over 3 x 3 blocks that
     have contrast.
     """
-    cdef const luma_kernel* kernel = luma_kernel_at(cpu.level())
+    cdef const luma_kernel* kernel = luma()
     cdef int row, y, sampled
     out.block_rows = row_step * max(4, (LUMA_BLOCK + row_step - 1) // row_step)
     out.columns = block_count(plane.width)
@@ -84,7 +75,7 @@ cdef int contrast_cut(const Thresholds* ranges) noexcept nogil:
 
 cdef void expand_row(const Thresholds* thresholds, int row, uint8_t* out) noexcept nogil:
     """The thresholds of one row of blocks, one a pixel; out has room for whole blocks."""
-    luma_kernel_at(cpu.level()).expand(
+    luma().expand(
         thresholds.values + row * thresholds.columns, thresholds.columns, out
     )
 
