@@ -370,11 +370,18 @@ def film(
 
 
 def hold(
-    seed: int, kind: str, *, frames: int = 24, width: int = WIDTH, height: int = HEIGHT
+    seed: int,
+    kind: str,
+    *,
+    frames: int = 24,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    twin_from: int | None = None,
 ) -> Iterator[Frame]:
     """One code held still by a hand: from frame to frame it moves by 1 to 3 pixels.
 
-    No blur to speak of and good light: every frame can be read; all pixels differ by noise.
+    No blur to speak of and good light: every frame can be read; all pixels differ by noise. From
+    frame `twin_from` on its twin is there, under the same mask: all else stays as it would be.
     """
     c = replace(
         PLAIN, kinds=(kind,), module_px=(3.4, 5.0), defocus_px=(0.0, 0.4), shutter=(0.0,),
@@ -383,14 +390,18 @@ def hold(
     )  # fmt: skip
     r = random.Random(f"{seed}/hold/{kind}/{width}x{height}")
     camera = Camera(r, c, frames, (width, height), scenes())
-    payload = texts.make(kind, r)
-    dark, _ = symbol(kind, payload)
+    payloads = [texts.make(kind, r)]
+    payloads.append(texts.twin(kind, payloads[0], r))
+    dark, mask = symbol(kind, payloads[0])
+    codes = [dark, symbol(kind, payloads[1], mask)[0]]
     pose = Pose(frames, r.uniform(*c.module_px), r.uniform(-40, 40), r.uniform(0, c.tilt), 0.5, 0.5)
-    held = Held(r, r.choice(("phone", "paper")), [dark], pose, (width, height), is_still=True)
+    held = Held(r, r.choice(("phone", "paper")), codes, pose, (width, height), is_still=True)
+    held.swap = frames if twin_from is None else twin_from
     for n in range(frames):
         ground = camera.view(0, True)
         drawn = held.draw(ground, n, camera)
-        shown = Shown(payload, kind, 1, "whole", drawn.corners, drawn.module_px)
+        text = payloads[drawn.which]
+        shown = Shown(text, kind, drawn.which + 1, "whole", drawn.corners, drawn.module_px)
         yield Frame(camera.expose(ground, n, None), [shown])
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
-import statistics
 import sys
 import threading
 import time
@@ -45,6 +45,7 @@ from bench.qr_table import (
 LISTED_MAX: Final = 12  # names of frames in the JSON line
 STILL_DOORS: Final = ("read_codes", "read_codes_native")
 SCENE_DOORS: Final = ("read_codes", "LaneReader", "read_codes_native")
+SPIN_LEAST: Final = 1.7  # gain of two spins below which neighbours, not we, are measured
 PRIMED: Final = 4  # frames of a held code before it counts as held
 
 
@@ -332,23 +333,25 @@ def tail(bench: Bench) -> Row:
 
 
 def race(work: Callable[[int], None], threads: int) -> float:
-    """Seconds until each of the threads has done its work once, begun together."""
-    ends = [0.0] * threads
-    gate = threading.Barrier(threads + 1)
+    """Seconds until each of the threads has done its work once, begun together, a core each."""
+    spans = [0.0] * threads
+    gate = threading.Barrier(threads)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
     def run(k: int) -> None:
+        if cores:
+            os.sched_setaffinity(0, {cores[k % len(cores)]})  # of this thread only
         gate.wait()
+        begun = time.perf_counter()
         work(k)
-        ends[k] = time.perf_counter()
+        spans[k] = time.perf_counter() - begun
 
     workers = [threading.Thread(target=run, args=(k,)) for k in range(threads)]
     for worker in workers:
         worker.start()
-    gate.wait()
-    begun = time.perf_counter()
     for worker in workers:
         worker.join()
-    return max(ends) - begun
+    return max(spans)
 
 
 def two(bench: Bench) -> Row:
@@ -380,21 +383,26 @@ def two(bench: Bench) -> Row:
         return work
 
     once = race(lane_of(ours, 1), 1)
-    passes = max(1, round(0.15 * min(1.0, bench.options.rounds) / once))
+    passes = max(1, round(0.08 * min(1.0, bench.options.rounds) / once))
     rounds = max(1, round(2000 * once * passes / 20 / race_of_spin(spin_of)))
     works = {
         "LaneReader": lane_of(ours, passes),
         "spin": spin_of(rounds),
         ZX: lane_of(ZXING, 1),
     }
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(4 * bench.options.reps):
-        for name, work in works.items():
-            found[name].append(race(work, 1) / race(work, 2))
-    gains = {name: statistics.median(values) for name, values in found.items()}
+    found = {(name, threads): math.inf for name in works for threads in (1, 2)}
+    for _ in range(8 * bench.options.reps):
+        for name, threads in found:
+            # The best of many short runs: the moments in which no neighbour was on either core.
+            seconds = race(works[name], threads)
+            found[name, threads] = min(found[name, threads], seconds)
+    gains = {name: found[name, 1] / found[name, 2] for name in works}
     share = gains["LaneReader"] / gains["spin"]
     row.cells = {"chot": f"{share:.3f}", ZX: f"{gains[ZX] / gains['spin']:.3f}"}
-    row.is_met = share >= 0.95
+    if 2 * gains["spin"] < SPIN_LEAST:
+        row.cells["chot"] += f"; a busy machine, even spins gain only {2 * gains['spin']:.2f}"
+    else:
+        row.is_met = share >= 0.95
     row.facts = {f"{name}_gain": round(2 * gain, 3) for name, gain in gains.items()}
     return row
 
