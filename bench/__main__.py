@@ -1,4 +1,4 @@
-"""`python -m bench list|run|smoke`: one JSON line a case on standard output.
+"""`python -m bench list|run|smoke|qr`: one JSON line a case on standard output.
 
 Exit status 0 when every answer was right, 1 when one was wrong, 2 for an error of use.
 """
@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from bench import case_commit, case_contacts, case_decode
+from bench import case_commit, case_contacts, case_decode, case_lanes, qr
 from bench.harness import Case, UsageError, run_case
 
 CASES: dict[str, Case] = {
-    case.name: case for case in (case_decode.CASE, case_commit.CASE, case_contacts.CASE)
+    case.name: case
+    for case in (case_decode.CASE, case_lanes.CASE, case_commit.CASE, case_contacts.CASE)
 }
 
 
@@ -28,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     parser = Parser(prog="python -m bench", description=__doc__.splitlines()[0])
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|run|smoke")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|run|smoke|qr")
     actions.add_parser("list", help="the cases and what each measures")
     run = actions.add_parser("run", help="measure cases")
     run.add_argument("names", nargs="+", metavar="NAME", help="a case, as `list` prints it")
@@ -37,6 +38,7 @@ def build_parser() -> Parser:
         "--data", type=Path, metavar="DIR", help="decode: the JPEG images of this folder instead"
     )
     actions.add_parser("smoke", help="every case with tiny parameters; part of the tests")
+    qr.add_parser(actions)
     return parser
 
 
@@ -69,6 +71,8 @@ def main(words: list[str] | None = None) -> int:
             return 0
         if chosen.action == "smoke":
             return run(list(CASES), "smoke")
+        if chosen.action == "qr":
+            return qr.run_words(chosen)
         return run(chosen.names, "large" if chosen.large else "small", chosen.data)
     except UsageError as error:
         parser.error(str(error))

@@ -6,6 +6,7 @@ strokes in the rhythm of words, so no picture can name anybody; only the code ca
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from bench.warp import Plane, Points, blur
 
 Modules = npt.NDArray[np.bool_]
 
-ARM = 6.0  # how far the arm goes on below what is held, in sides of the code
+ARM = 6.0  # how far the arm goes on below what is held, in sides of the code (card: half)
 
 # Left edge, length and height of the lines on an ID card, in sides of its code: two of heading,
 # then title, name and the rest.
@@ -64,12 +65,17 @@ def capsule(
 ) -> tuple[Plane, Plane]:
     """Alpha of a thick line from a to b with round ends, and its height over the sheet, 0 to 1."""
     h, w = shape
-    xs, ys = np.arange(w) + 0.5, (np.arange(h) + 0.5)[:, None]
+    # Only the box around it is worked out; elsewhere both are 0.
+    low, high = np.minimum(a, b) - radius - 1, np.maximum(a, b) + radius + 1
+    x0, y0 = (max(0, math.floor(v)) for v in low)
+    x1, y1 = max(x0, min(w, math.ceil(high[0]))), max(y0, min(h, math.ceil(high[1])))
+    alpha, height = canvas(h, w)
+    xs, ys = np.arange(x0, x1) + 0.5, (np.arange(y0, y1) + 0.5)[:, None]
     vx, vy = b[0] - a[0], b[1] - a[1]
     along = np.clip(((xs - a[0]) * vx + (ys - a[1]) * vy) / max(vx * vx + vy * vy, 1e-9), 0, 1)
     far = np.hypot(xs - a[0] - along * vx, ys - a[1] - along * vy)
-    alpha = np.clip(radius - far + 0.5, 0, 1).astype(np.float32)
-    height = np.sqrt(np.clip(1 - (far / radius) ** 2, 0, 1)).astype(np.float32)
+    alpha[y0:y1, x0:x1] = np.clip(radius - far + 0.5, 0, 1)
+    height[y0:y1, x0:x1] = np.sqrt(np.clip(1 - (far / radius) ** 2, 0, 1))
     return alpha, height
 
 
@@ -156,14 +162,24 @@ def canvas(h: int, w: int) -> tuple[Plane, Plane]:
     return np.zeros((h, w), np.float32), np.zeros((h, w), np.float32)
 
 
-def phone(r: random.Random, dark: Modules, scale: int, worn: bool = False) -> Picture:
-    """A phone that shows the code in an app."""
+def phone(
+    r: random.Random,
+    dark: Modules,
+    scale: int,
+    worn: bool = False,
+    *,
+    arm: float = ARM,
+    is_night: bool = False,
+) -> Picture:
+    """A phone that shows the code in an app; is_night: light on dark, the code too."""
     size, quiet = len(dark), 4
     side = (size + 2 * quiet) * scale
     light, ink = r.uniform(225, 250), r.uniform(14, 34)
+    if is_night:
+        light, ink = ink, light - 20
     w, h = side * 1.1, side * 2.05
     margin = side * 0.55
-    grey, alpha = canvas(round(h + margin + ARM * side), round(w + 2 * margin))
+    grey, alpha = canvas(round(h + margin + arm * side), round(w + 2 * margin))
     skin = r.uniform(120, 185)
     hand(grey, alpha, (margin + w * 0.55, margin + h * 0.82), side * 0.42, skin, front=False)
     body = rounded(grey.shape, (margin, margin, margin + w, margin + h), side * 0.09)
@@ -193,14 +209,22 @@ def phone(r: random.Random, dark: Modules, scale: int, worn: bool = False) -> Pi
     return Picture(grey, alpha, corners_at(cx, cy, size, scale, quiet), size)
 
 
-def card(r: random.Random, dark: Modules, scale: int, worn: bool = False) -> Picture:
+def card(
+    r: random.Random,
+    dark: Modules,
+    scale: int,
+    worn: bool = False,
+    *,
+    arm: float = ARM,
+    is_night: bool = False,
+) -> Picture:
     """A plastic ID card with the code in its upper right corner and a portrait of nobody."""
     size, quiet = len(dark), 3
     side = (size + 2 * quiet) * scale
     light, ink = r.uniform(205, 225), r.uniform(25, 45)
     w, h = side * 4.2, side * 2.65
     margin = side * 0.5
-    grey, alpha = canvas(round(h + margin + ARM / 2 * side), round(w + 2 * margin))
+    grey, alpha = canvas(round(h + margin + arm / 2 * side), round(w + 2 * margin))
     skin = r.uniform(120, 185)
     hand(grey, alpha, (margin + w * 0.3, margin + h * 0.95), side * 0.62, skin, front=False)
     body = rounded(grey.shape, (margin, margin, margin + w, margin + h), side * 0.16)
@@ -236,14 +260,22 @@ def card(r: random.Random, dark: Modules, scale: int, worn: bool = False) -> Pic
     return Picture(grey, alpha, corners_at(cx, cy, size, scale, quiet), size)
 
 
-def paper(r: random.Random, dark: Modules, scale: int, worn: bool = False) -> Picture:
+def paper(
+    r: random.Random,
+    dark: Modules,
+    scale: int,
+    worn: bool = False,
+    *,
+    arm: float = ARM,
+    is_night: bool = False,
+) -> Picture:
     """A printed sheet folded small, with the code under a heading."""
     size, quiet = len(dark), 4
     side = (size + 2 * quiet) * scale
     light, ink = r.uniform(205, 230), r.uniform(30, 55)
     w, h = side * 1.5, side * 1.95
     margin = side * 0.45
-    grey, alpha = canvas(round(h + margin + ARM * side), round(w + 2 * margin))
+    grey, alpha = canvas(round(h + margin + arm * side), round(w + 2 * margin))
     skin = r.uniform(120, 185)
     hand(grey, alpha, (margin + w * 0.6, margin + h * 0.92), side * 0.4, skin, front=False)
     body = rounded(grey.shape, (margin, margin, margin + w, margin + h), 3)

@@ -68,15 +68,25 @@ def sample(planes: list[Plane], matrix: Matrix, box: tuple[int, int, int, int]) 
     u = np.clip(u, 0.0, w + 0.999)
     v = np.clip(v, 0.0, h + 0.999)
     column, row = u.astype(np.int32), v.astype(np.int32)
-    fu, fv = (u - column).astype(np.float32), (v - row).astype(np.float32)
-    at = row * (w + 2) + column
-    seen: list[Plane] = []
-    for plane in planes:
-        flat = np.pad(plane, 1).ravel()
-        top = flat[at] * (1 - fu) + flat[at + 1] * fu
-        low = flat[at + w + 2] * (1 - fu) + flat[at + w + 3] * fu
-        seen.append(top * (1 - fv) + low * fv)
-    return seen
+    return [_bilinear(plane, row, column, u - column, v - row) for plane in planes]
+
+
+def _bilinear(
+    plane: Plane,
+    row: npt.NDArray[np.int32],
+    column: npt.NDArray[np.int32],
+    u: npt.NDArray[np.float64],
+    v: npt.NDArray[np.float64],
+) -> Plane:
+    """Values between pixels. row, column: in the plane with a margin of one; u, v: beyond them."""
+    wide = plane.shape[1] + 2
+    fu, fv = u.astype(np.float32), v.astype(np.float32)
+    at = row * wide + column
+    flat = np.pad(plane, 1).ravel()
+    top = flat[at] * (1 - fu) + flat[at + 1] * fu
+    low = flat[at + wide] * (1 - fu) + flat[at + wide + 1] * fu
+    between: Plane = top * (1 - fv) + low * fv
+    return between
 
 
 def blur(picture: Plane, sigma: float) -> Plane:
@@ -116,6 +126,45 @@ def smear(picture: Plane, dx: float, dy: float) -> Plane:
         x, y = reach + round(part * dx), reach + round(part * dy)
         total += wide[y : y + h, x : x + w]
     return total / np.float32(count)
+
+
+def curl(
+    planes: list[Plane], corners: Points, axis: float, arc: float
+) -> tuple[list[Plane], Points]:
+    """A sheet bent around a cylinder: its planes and the corners of its code as seen from above.
+
+    axis: direction of the bend, radians. arc: angle bent over the length of the code. The middle
+    of the code stays where it is; what lies on the far side of the cylinder is not seen.
+    """
+    h, w = planes[0].shape
+    side = float(np.linalg.norm(corners[1] - corners[0]))
+    radius, distance = side / arc, 6.0 * side
+    cx, cy = corners.mean(axis=0)
+    ax, ay = math.cos(axis), math.sin(axis)
+    # Along the bend: where on the sheet (s) is what is seen at distance d from the middle.
+    theta = np.linspace(-1.45, 1.45, 2001)
+    depth = 1 + radius * (1 - np.cos(theta)) / distance
+    seen = radius * np.sin(theta) / depth
+    # Behind the horizon seen falls again; only the visible stretch is kept.
+    keep = slice(int(seen.argmin()), int(seen.argmax()) + 1)
+    theta, depth, seen = theta[keep], depth[keep], seen[keep]
+    xs, ys = np.arange(w) + 0.5 - cx, (np.arange(h) + 0.5 - cy)[:, None]
+    d, e = xs * ax + ys * ay, ys * ax - xs * ay
+    s = np.interp(d, seen, theta) * radius
+    across = e * np.interp(d, seen, depth)
+    light = np.cos(np.interp(d, seen, theta) * 0.7).astype(np.float32)
+    light *= (d >= seen[0]) & (d <= seen[-1])
+    u = np.clip(cx + s * ax - across * ay + 0.5, 0.0, w + 0.999)
+    v = np.clip(cy + s * ay + across * ax + 0.5, 0.0, h + 0.999)
+    column, row = u.astype(np.int32), v.astype(np.int32)
+    bent = [_bilinear(p, row, column, u - column, v - row) for p in planes]
+    bent[0] *= light
+    bent[1] *= light > 0
+    x, y = corners[:, 0] - cx, corners[:, 1] - cy
+    angle = (x * ax + y * ay) / radius
+    away = 1 + radius * (1 - np.cos(angle)) / distance
+    d, e = radius * np.sin(angle) / away, (y * ax - x * ay) / away
+    return bent, np.stack([cx + d * ax - e * ay, cy + d * ay + e * ax], axis=1)
 
 
 def enlarge(picture: Plane, width: int, height: int) -> Plane:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Answers to the smoke parameters. One that changes without a change of workload or clips is a bug.
 CHECKSUMS = {
     "decode": "942b6b95c81fdf88",
+    "lanes": "e1e550e3daf16534",
     "commit": "e10364f0339e7f29",
     "contacts": "f3ef1064e6d6f7ee",
 }
@@ -123,7 +124,7 @@ def test_own_frames_can_be_decoded(tmp_path: Path, capsys: pytest.CaptureFixture
         ([], "list|run|smoke"),
         (["walk"], "walk"),
         (["run"], "NAME"),
-        (["run", "nothing"], "decode, commit, contacts"),
+        (["run", "nothing"], "decode, lanes, commit, contacts"),
         (["run", "decode", "--data", "/nowhere/at/all"], "no folder"),
         (["run", "decode", "--data", str(ROOT / "bench")], "no .jpg"),
         (["run", "commit", "--data", "."], "takes no --data"),
