@@ -11,7 +11,7 @@ from libc.math cimport fabsf
 from libc.stdint cimport uint8_t, uint16_t
 
 from native.qr.luma cimport luma, luma_kernel
-from native.qr.plane cimport Plane, grey_near, is_inside, grey_at, pixel_at
+from native.qr.plane cimport Plane, grey_at, is_inside, pixel_at
 from native.qr.threshold cimport Thresholds, expand_row
 
 cdef enum:

@@ -51,7 +51,7 @@ cdef float OWN_AGREEMENT = 0.5
 cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
     """Codes of the next frame into lane.found; their number, or -1 without memory."""
     cdef Workspace* ws = lane.ws
-    cdef int i, tracked = 0
+    cdef int i
     lane.found_count = 0
     lane.has_region = 0
     memset(&lane.evidence, 0, sizeof(Evidence))
@@ -240,7 +240,6 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
     """Codes of the frame that are not found yet, and tracks for them; the new number of tracks."""
     cdef Workspace* ws = lane.ws
     cdef int before = lane.found_count
-    cdef int halvings = 0
     cdef Plane level = plane[0]
     lane.since_whole = 0
     ws.keep_unread = 1

@@ -9,11 +9,11 @@
    of alignment patterns).
 """
 
-from libc.math cimport fabsf, powf, sqrtf
+from libc.math cimport fabsf, powf
 
 from native.qr.finder cimport Finder
 from native.qr.fit cimport (
-    Fit, Map, fit_begin, fit_edge, fit_solve, map_point, probe,
+    Map, fit_begin, fit_edge, fit_solve, map_point, probe,
 )
 from native.qr.plane cimport Plane, grey_at, grey_near, is_inside
 from native.qr.symbol cimport alignment_centres
@@ -88,7 +88,6 @@ cdef int locate_again(
     Starts from the last map, moved and scaled to the finders, so that few probes are enough. Good for
     comparing with a known code; what is to be read anew deserves locate.
     """
-    cdef int i
     out.dim = last.dim
     out.sign = last.sign
     out.mesh.count = 0
@@ -384,7 +383,7 @@ cdef float match_alignment(
     cdef int side = (2 * radius + 4) * HALF_STEPS + 1
     cdef float reach = radius + 2
     cdef float fit, best = -10
-    cdef int i, j, here, best_at = 0
+    cdef int i, j, best_at = 0
     take_patch(plane, &place.map, u - reach, v - reach, 2 * reach, side, patch)
     cdef float scale = place.sign / place.contrast
     cdef float centre = radius * HALF_STEPS
@@ -504,7 +503,7 @@ cdef void alignment_edges(
 
 cdef void fill_gaps(Mesh* mesh, int n, const int* have) noexcept nogil:
     """Nodes without a pattern get the mean of their known neighbours, weighed by nearness."""
-    cdef int i, j, k, l, at
+    cdef int i, j, k, row, at
     cdef float weight, total, du, dv
     for j in range(n):
         for i in range(n):
@@ -514,14 +513,14 @@ cdef void fill_gaps(Mesh* mesh, int n, const int* have) noexcept nogil:
             total = 0
             du = 0
             dv = 0
-            for l in range(n):
+            for row in range(n):
                 for k in range(n):
-                    if have[l * n + k]:
-                        weight = 1 / <float>((k - i) * (k - i) + (l - j) * (l - j))
+                    if have[row * n + k]:
+                        weight = 1 / <float>((k - i) * (k - i) + (row - j) * (row - j))
                         weight *= weight
                         total += weight
-                        du += weight * mesh.du[l * n + k]
-                        dv += weight * mesh.dv[l * n + k]
+                        du += weight * mesh.du[row * n + k]
+                        dv += weight * mesh.dv[row * n + k]
             if total > 0:
                 mesh.du[at] = du / total
                 mesh.dv[at] = dv / total

@@ -412,7 +412,7 @@ cdef int bend_to_edges(const Plane* plane, Place* place, const Grid* grid) noexc
     cdef int cells = max(2, min(NODES_MAX - 1, (dim + 3) // 6))
     cdef int n = cells + 1
     cdef int i, j, at, used = 0
-    cdef float u, v, weight_u, weight_v
+    cdef float u, v
     mesh.count = n
     for i in range(n):
         mesh.lines[i] = i * dim / <float>cells

@@ -11,7 +11,7 @@ from native.checks cimport check_int
 from native.qr.luma cimport LUMA_BLOCK, luma, luma_kernel
 from native.qr.plane cimport Plane
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport free, malloc
