@@ -23,6 +23,7 @@ cdef struct Fusion:             # evidence of frames in which a symbol was place
     int dim                     # 0: none
     int sign
     int frames
+    int still                   # frames in which it did not move
     int age                     # frames since the last evidence
     float x                     # its middle, and half its side, pixels
     float y
@@ -36,6 +37,7 @@ cdef struct LaneState:
     int width
     int height
     int since_whole             # frames since the whole frame was looked at
+    int rest                    # frames for which the place of the evidence is left alone
     int since_quarter           # frames since its quarter was
     int has_region              # a symbol was placed and not read: region says where
     int track_count

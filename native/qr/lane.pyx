@@ -33,12 +33,15 @@ from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
 
 cdef enum:
-    ROW_STEP = 6                # a core of two-pixel modules is six rows high
+    ROW_STEP = 8                # a core of two-pixel modules is six rows high
     ROW_STEP_NEAR = 3           # where a code is known to be
     WHOLE_EVERY = 5             # frames: a second code beside a held one waits so long at most
     QUARTER_EVERY = 4           # frames without anything: large codes wait so long at most
     FUSION_AGE_MOST = 4         # frames without evidence after which it is dropped
     FUSION_FRAMES_MOST = 64
+    STILL_FRAMES = 8            # unread in one place, before it is left alone for a while
+    STILL_MOST = 3              # pixels from one to the next
+    REST_FRAMES = 3
     BLOCKS_MAX = 81
     AGREEING = 5                # directions of eight, where a finder is expected
 
@@ -242,9 +245,17 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
     cdef int before = lane.found_count
     cdef Plane level = plane[0]
     lane.since_whole = 0
+    # Another set of rows each time: a small core that fell between them is met by the next frame.
+    lane.effort.first_row = (lane.effort.first_row + ROW_STEP // 2) % ROW_STEP
+    if lane.rest > 0:
+        lane.rest -= 1
+        ws.skip_x = lane.fusion.x
+        ws.skip_y = lane.fusion.y
+        ws.skip_reach = lane.fusion.reach * <float>0.3
     ws.keep_unread = 1
     kept = read_and_track(lane, &level, 0, kept)
     ws.keep_unread = 0
+    ws.skip_reach = 0
     if lane.found_count > before:
         lane.fusion.dim = 0
         return kept
@@ -314,7 +325,15 @@ cdef int fuse(LaneState* lane, int kept) noexcept nogil:
         fusion.dim = dim
         fusion.sign = ws.unread_place.sign
         fusion.frames = 0
+        fusion.still = 0
         memset(fusion.sums, 0, count * sizeof(float))
+    # A symbol that has lain still for long and cannot be read is a poster too far away: it is tried
+    # again every few frames.
+    if fabsf(fusion.x - x) + fabsf(fusion.y - y) > STILL_MOST:
+        fusion.still = 0
+    fusion.still += 1
+    if fusion.still >= STILL_FRAMES:
+        lane.rest = REST_FRAMES
     fusion.x = x
     fusion.y = y
     fusion.reach = reach
@@ -397,7 +416,7 @@ cdef class Lane:
         self.state.ws = workspace_new()
         if self.state.ws == NULL:
             raise MemoryError
-        self.state.effort = Effort(ROW_STEP, 2, 0, 40, 64, 8, 0)
+        self.state.effort = Effort(ROW_STEP, 0, 2, 0, 40, 64, 8, 0)
 
     def __dealloc__(self):
         if self.state != NULL:

@@ -42,6 +42,7 @@ cdef inline void copy_found(Found* target, const Found* source) noexcept nogil:
 
 cdef struct Effort:             # how much is done for one plane
     int row_step
+    int first_row               # below row_step; the row between is looked at when it may help
     int levels                  # 1 the given plane, 2 its quarter too, 3 its half where that helps
     int always_levels           # look at the smaller ones although the larger one gave a code
     int finders                 # kept in a plane, and all that are fine
@@ -77,6 +78,9 @@ cdef struct Workspace:
     Finder last[3]              # the triple that was read last: corner, right, below
     int pending_count           # codes of the last level, as many as there is room for
     Pending pending[PENDING_MAX]
+    float skip_x                # triples around this point, within skip_reach, are left alone
+    float skip_y
+    float skip_reach
     int keep_unread             # asked for: the surest symbol that was placed and not read
     int unread_dim              # 0: none
     Finder unread[3]

@@ -161,12 +161,13 @@ cdef int read_level(
     """Codes of one size of the plane that are not among out[:found]; the new number."""
     # Half planes are small, and their modules may be of two pixels only.
     cdef int row_step = min(effort.row_step, step_for(plane)) if halvings == 0 else 2
+    cdef int first_row = effort.first_row % row_step
     cdef int count, i, before = found
     ws.pending_count = 0
     ws.unread_dim = 0
     find_thresholds(plane, row_step, &ws.thresholds)
     count = find_finders(
-        plane, &ws.thresholds, row_step // 2, row_step, &ws.rows, ws.finders, 0, FINDERS_MAX
+        plane, &ws.thresholds, first_row, row_step, &ws.rows, ws.finders, 0, FINDERS_MAX
     )
     evidence.seen += count
     for i in range(found):
@@ -174,10 +175,13 @@ cdef int read_level(
     found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
     if found == before and row_step > 4 and has_good_finder(ws.finders, count):
         # A good finder without its companions: they may lie between the rows.
+        i = count
         count = find_finders(
-            plane, &ws.thresholds, 0, row_step, &ws.rows, ws.finders, count, FINDERS_MAX
+            plane, &ws.thresholds, (first_row + row_step // 2) % row_step, row_step, &ws.rows,
+            ws.finders, count, FINDERS_MAX,
         )
-        found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
+        if count > i:
+            found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
     before = 0
     for i in range(count):
         before += not ws.finders[i].used
@@ -191,6 +195,13 @@ cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil
         if not finders[i].used and finders[i].fault < FAULT_GOOD:
             return 1
     return 0
+
+
+cdef inline int is_skipped(const Workspace* ws, const Triple* triple) noexcept nogil:
+    """Whether the middle of a triple lies around the point that is to be left alone."""
+    cdef float x = (ws.finders[triple.b].x + ws.finders[triple.c].x) * <float>0.5
+    cdef float y = (ws.finders[triple.b].y + ws.finders[triple.c].y) * <float>0.5
+    return fabsf(x - ws.skip_x) < ws.skip_reach and fabsf(y - ws.skip_y) < ws.skip_reach
 
 
 cdef int read_triples(
@@ -208,6 +219,8 @@ cdef int read_triples(
             ws.finders[triple.a].used or ws.finders[triple.b].used or ws.finders[triple.c].used
             or found == room or attempts == effort.attempts
         ):
+            continue
+        if ws.skip_reach > 0 and is_skipped(ws, triple):
             continue
         evidence.measured += 1
         if not measure_triple(plane, ws.finders, triple):
@@ -470,7 +483,9 @@ cdef class Reader:
             raise ValueError("row_step or levels is out of range")
         if not 1 <= triples <= TRIPLES_MAX or not 1 <= attempts <= TRIPLES_MAX:
             raise ValueError("triples or attempts is out of range")
-        self.effort = Effort(row_step, levels, thorough, finders, triples, attempts, thorough)
+        self.effort = Effort(
+            row_step, row_step // 2, levels, thorough, finders, triples, attempts, thorough
+        )
         self.ws = workspace_new()
         self.found = <Found*>malloc(FOUND_MAX * sizeof(Found))
         if self.ws == NULL or self.found == NULL:
