@@ -3,14 +3,14 @@
 Concentric squares keep 1.5 : 2.5 : 3.5 from their centre to the three edges in every direction,
 whatever the rotation or tilt (ISO/IEC 18004, 6.3.3.1, seen from the centre instead of on a row).
 Six of eight directions must agree, so a scratch, a glare or a missing quiet zone on one side is
-forgiven. Levels come from the pattern itself and not from the block grid, so results do not depend on
-where the grid lies.
+forgiven. Levels come from the pattern itself and not from the block grid, so results do not depend
+on where the grid lies.
 """
 
 from libc.math cimport fabsf
 from libc.stdint cimport uint8_t, uint16_t
 
-from native.qr.luma cimport luma, luma_kernel
+from native.qr.luma cimport kernels, luma_kernel
 from native.qr.plane cimport Plane, grey_at, is_inside, pixel_at
 from native.qr.threshold cimport Thresholds, expand_row
 
@@ -18,7 +18,8 @@ cdef enum:
     CONTRAST_LEAST = 10         # grey values between core and ring
     AGREEING_LEAST = 6
 
-# Of finders of real symbols in the corpus 95 in 100 are below 0.27, of all else three in four are above 0.24.
+# Of finders of real symbols in the corpus 95 in 100 are below 0.27, of all else three in four are
+# above 0.24.
 cdef float FAULT_MOST = 0.36
 
 # Eight directions, opposite ones four apart, and the length of a step of each.
@@ -35,9 +36,10 @@ cdef int find_finders(
 ) noexcept nogil:
     """Appends finders to out[count:room], each once; returns the new count.
 
-    Every row_step-th row from first_row on is scanned. A finder that lies on one of out[:count] is not added again.
+    Every row_step-th row from first_row on is scanned. A finder that lies on one of out[:count] is
+    not added again.
     """
-    cdef const luma_kernel* kernel = luma()
+    cdef const luma_kernel* kernel = kernels()
     cdef int y = first_row
     cdef int block_row = -1
     cdef int i, edge_count, start_count, before
@@ -145,11 +147,11 @@ cdef inline int ray(
     const Plane* plane, int x, int y, int dx, int dy, int threshold, int sign, int steps,
     int stride, float* radii,
 ) noexcept nogil:
-    """Edges met from pixel (x, y) on along a direction: how many of three, and how far, in pixels of
-    the axis.
+    """Edges met from pixel (x, y) on along a direction: how many of three, and how far, in pixels
+    of the axis.
 
-    steps: how many pixels to look at, every stride-th. An edge lies where the line between two of them
-    crosses the threshold.
+    steps: how many pixels to look at, every stride-th. An edge lies where the line between two of
+    them crosses the threshold.
     """
     cdef const uint8_t* at = plane.data + y * plane.stride + x
     cdef Py_ssize_t move = (dy * plane.stride + dx) * stride
@@ -202,8 +204,8 @@ cdef int check_finder(
 ) noexcept nogil:
     """1 if a finder is centred near pixel (x, y); it is written to out.
 
-    span: its chord along the row, pixels. dark, light: levels of core and ring, dark above light for
-    light-on-dark codes. needed: directions of eight that must agree.
+    span: its chord along the row, pixels. dark, light: levels of core and ring, dark above light
+    for light-on-dark codes. needed: directions of eight that must agree.
     """
     cdef int sign = 1 if dark < light else -1
     cdef int threshold = (dark + light + 1) // 2

@@ -6,8 +6,8 @@ p gives one linear equation for the inverse map: with rows a, b, c of that 3 x 3
     a.p - k (c.p) = 0      for an edge on u = k
     b.p - k (c.p) = 0      for an edge on v = k           (c has 1 as its last entry)
 
-Edges of finders, timing and alignment patterns all enter the same least squares; no corner has to be
-found, and no pattern is needed that this symbol may not have.
+Edges of finders, timing and alignment patterns all enter the same least squares; no corner has to
+be found, and no pattern is needed that this symbol may not have.
 """
 
 from libc.math cimport fabs, fabsf, sqrt
@@ -196,8 +196,8 @@ cdef int probe(
 
     rises: 1 for an edge from dark to light in the direction of the axis, -1 for one from light to
     dark. reach: how far to look to both sides, modules. Returns 1, the edge's pixel coordinates and
-    its distance from (u, v) in modules, the nearest such edge; 0 where there is none or where the way
-    leaves the picture.
+    its distance from (u, v) in modules, the nearest such edge; 0 where there is none or where the
+    way leaves the picture.
     """
     cdef float x0, y0, x1, y1
     if axis == 0:

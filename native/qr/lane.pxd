@@ -19,7 +19,7 @@ cdef struct Track:              # a code that was read in the frame before
     float dy
     uint8_t sent[CODEWORDS_MAX] # its codewords, still masked
 
-cdef struct Fusion:             # evidence of frames in which a symbol was placed and not read
+cdef struct Fusion:  # evidence of frames in which a symbol was placed and not read
     int dim                     # 0: none
     int sign
     int frames

@@ -1,10 +1,10 @@
-"""The reader of one lane: the same code again, the same place, the whole frame, several frames joined.
+"""The reader of one lane: the same code again, the same place, the whole frame, frames joined.
 
 Every content it returns for a frame was in that frame's own pixels:
 
-- A code of the frame before is a repeat only by the exact rule: with its modules sampled anew, in every
-  Reed-Solomon block at most as many codewords differ from it as that block corrects. A full decode
-  could then only give the same content. Otherwise the new samples are decoded as what they are, so
+- A code of the frame before is a repeat only by the exact rule: with its modules sampled anew, in
+  every Reed-Solomon block at most as many codewords differ from it as that block corrects. A full
+  decode could then only give the same content. Otherwise the new samples are decoded as what they are, so
   a code swapped in place for one that differs in a character is read as the other one.
 - A symbol that is placed but cannot be read leaves its soft modules behind; those of several frames
   are added up and decoded by the same rule (fusion). What comes out counts only if the check
@@ -25,9 +25,9 @@ from native.qr.locate cimport Place, copy_place, locate, locate_again
 from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
-    HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence, Found, Workspace,
-    buffer_to_plane, copy_found, decode_grid, found_to_tuple, note_found, quarter, read_level, sharpen_grid,
-    workspace_fit, workspace_free, workspace_new,
+    HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence, Found,
+    Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, note_found, quarter,
+    read_level, sharpen_grid, workspace_fit, workspace_free, workspace_new,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
@@ -47,7 +47,8 @@ cdef enum:
 
 cdef float FUSION_FADE = 0.85   # what evidence is worth one frame later
 # Least agreement of a frame's own modules with what was fused, from -1 to 1, in the check codewords
-# of each block. Another content agrees by chance, 0 +- 0.13 in the 60 modules of the smallest block.
+# of each block. Another content agrees by chance, 0 +- 0.13 in the 60 modules of the smallest
+# block.
 cdef float OWN_AGREEMENT = 0.5
 
 
@@ -85,7 +86,7 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
 
 
 cdef int follow(LaneState* lane, const Plane* plane, Track* track) noexcept nogil:
-    """1 if a code was read where the track says: it is in lane.found, and the track is up to date."""
+    """1 if a code was read where the track says; it is in lane.found, and the track up to date."""
     cdef Finder[3] corners
     cdef int i
     for i in range(3):
@@ -303,7 +304,8 @@ cdef int read_and_track(LaneState* lane, const Plane* level, int halvings, int k
 
 
 cdef int fuse(LaneState* lane, int kept) noexcept nogil:
-    """Adds the unread symbol of this frame to the evidence, and reads that; the number of tracks."""
+    """Adds the unread symbol of this frame to the evidence, and reads that; the number of tracks.
+    """
     cdef Workspace* ws = lane.ws
     cdef Fusion* fusion = &lane.fusion
     cdef int dim = ws.unread_dim

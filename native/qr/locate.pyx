@@ -4,9 +4,9 @@
 2. Edges of all three finders into the fit of native.qr.fit: a projective map.
 3. Versions 2 to 6: the edges of the alignment pattern and of the timing patterns join the fit.
 4. From version 7 on alignment patterns are looked for from the corner outwards, each where the ones
-   before say, and how far they are from where the map has them becomes a mesh of displacements: tilt
-   seen better than by finders alone, curved paper, lenses (ISO/IEC 18004, 12: sampling by the grid
-   of alignment patterns).
+   before say, and how far they are from where the map has them becomes a mesh of displacements:
+   tilt seen better than by finders alone, curved paper, lenses (ISO/IEC 18004, 12: sampling by the
+   grid of alignment patterns).
 """
 
 from libc.math cimport fabsf, powf
@@ -85,8 +85,8 @@ cdef int locate_again(
 ) noexcept nogil:
     """Places a symbol that lies much as it did in the last frame; 0 where it cannot.
 
-    Starts from the last map, moved and scaled to the finders, so that few probes are enough. Good for
-    comparing with a known code; what is to be read anew deserves locate.
+    Starts from the last map, moved and scaled to the finders, so that few probes are enough. Good
+    for comparing with a known code; what is to be read anew deserves locate.
     """
     out.dim = last.dim
     out.sign = last.sign
@@ -160,8 +160,8 @@ cdef void first_map(
 ) noexcept nogil:
     """The map that has the three centres right, and at each of them the size of a module.
 
-    A projective map scales areas by w to the power -3, where w is its denominator, so the sizes give
-    w at three points, between which it is linear, as are x w and y w.
+    A projective map scales areas by w to the power -3, where w is its denominator, so the sizes
+    give w at three points, between which it is linear, as are x w and y w.
     """
     cdef float wb = powf(a.size / b.size, <float>(2.0 / 3.0))
     cdef float wc = powf(a.size / c.size, <float>(2.0 / 3.0))
@@ -434,7 +434,7 @@ cdef void take_patch(
 
 
 cdef inline float pattern_fit(const float* at, int side) noexcept nogil:
-    """Light ring less dark modules of a pattern whose corner sample is at[0]; two samples a module."""
+    """Light ring less dark modules of the pattern whose corner sample is at[0]."""
     cdef const float* row1 = at + 2 * side
     cdef const float* row2 = at + 4 * side
     cdef const float* row3 = at + 6 * side
@@ -460,7 +460,7 @@ cdef void alignment_edges(
     cdef float threshold
     cdef float x, y, off, shift
     cdef int axis, line, i, rises, count
-    cdef float total, along
+    cdef float total, at_u, at_v
     cdef float[2] moved
     for axis in range(2):
         total = 0
@@ -472,25 +472,16 @@ cdef void alignment_edges(
             for i in range(-1, 2):
                 if i != 0 and (line == 1 or line == 2):
                     continue
-                along = i
-                if axis == 0:
-                    threshold = level_between(plane, &place.map, u + du[0] + shift, v + dv[0] + along, 0)
-                    if threshold < 0 or not probe(
-                        plane, &place.map, 0, u + du[0] + shift, v + dv[0] + along, rises,
-                        threshold, <float>0.7, &x, &y, &off,
-                    ):
-                        continue
-                    if join:
-                        fit_edge(&place.fit, 0, u + shift, x, y, 1)
-                else:
-                    threshold = level_between(plane, &place.map, u + du[0] + along, v + dv[0] + shift, 1)
-                    if threshold < 0 or not probe(
-                        plane, &place.map, 1, u + du[0] + along, v + dv[0] + shift, rises,
-                        threshold, <float>0.7, &x, &y, &off,
-                    ):
-                        continue
-                    if join:
-                        fit_edge(&place.fit, 1, v + shift, x, y, 1)
+                at_u = u + du[0] + (i if axis else shift)
+                at_v = v + dv[0] + (shift if axis else i)
+                threshold = level_between(plane, &place.map, at_u, at_v, axis)
+                if threshold < 0 or not probe(
+                    plane, &place.map, axis, at_u, at_v, rises, threshold, <float>0.7, &x, &y,
+                    &off,
+                ):
+                    continue
+                if join:
+                    fit_edge(&place.fit, axis, (v if axis else u) + shift, x, y, 1)
                 total += off
                 count += 1
         moved[axis] = total / count if count else 0

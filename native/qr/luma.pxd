@@ -30,4 +30,4 @@ cdef extern from "luma.h":
         ) noexcept nogil
 
 # The kernels of the level in use; ask once a stage.
-cdef const luma_kernel* luma() noexcept nogil
+cdef const luma_kernel* kernels() noexcept nogil

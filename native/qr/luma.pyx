@@ -1,10 +1,8 @@
 """The kernels over rows of luma, one set per instruction set, and doors to each for tests."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from native cimport cpu
 from native.checks cimport check_int
@@ -13,7 +11,7 @@ cdef extern from "luma.h":
     const luma_kernel* luma_kernel_at(int level) noexcept nogil
 
 
-cdef const luma_kernel* luma() noexcept nogil:
+cdef const luma_kernel* kernels() noexcept nogil:
     return luma_kernel_at(cpu.level())
 
 
@@ -27,7 +25,7 @@ def block_ranges(plane: bytes, width: int, rows: int, stride: int) -> tuple[byte
         raise ValueError("plane is shorter than its rows")
     lows = PyBytes_FromStringAndSize(NULL, blocks)
     highs = PyBytes_FromStringAndSize(NULL, blocks)
-    luma().block_ranges(
+    kernels().block_ranges(
         <const uint8_t*>PyBytes_AS_STRING(plane), pitch, count, w,
         <uint8_t*>PyBytes_AS_STRING(lows), <uint8_t*>PyBytes_AS_STRING(highs),
     )
@@ -45,7 +43,7 @@ def smooth(lows: bytes, highs: bytes, columns: int, cut: int) -> bytes:
     cdef uint16_t* sums = <uint16_t*>calloc(count, 3)
     if sums == NULL:
         raise MemoryError
-    luma().smooth(
+    kernels().smooth(
         <const uint8_t*>PyBytes_AS_STRING(lows), <const uint8_t*>PyBytes_AS_STRING(highs), least,
         wide, count // wide, sums, <uint8_t*>(sums + count), <uint8_t*>PyBytes_AS_STRING(values),
     )
@@ -56,7 +54,7 @@ def smooth(lows: bytes, highs: bytes, columns: int, cut: int) -> bytes:
 def expand(values: bytes) -> bytes:
     """Each value LUMA_BLOCK times."""
     out = PyBytes_FromStringAndSize(NULL, len(values) * LUMA_BLOCK)
-    luma().expand(
+    kernels().expand(
         <const uint8_t*>PyBytes_AS_STRING(values), <int>len(values),
         <uint8_t*>PyBytes_AS_STRING(out),
     )
@@ -71,7 +69,7 @@ def row_edges(row: bytes, thresholds: bytes) -> list[int]:
     cdef uint16_t* edges = <uint16_t*>calloc(width + 1 + LUMA_EDGES_PAD, sizeof(uint16_t))
     if edges == NULL:
         raise MemoryError
-    cdef int count = luma().row_edges(
+    cdef int count = kernels().row_edges(
         <const uint8_t*>PyBytes_AS_STRING(row), <const uint8_t*>PyBytes_AS_STRING(thresholds),
         width, edges,
     )
@@ -95,7 +93,7 @@ def finder_runs(edges: list[int]) -> list[int]:
         for i in range(count):
             memory[i] = <uint16_t>check_int(edges[i], last + 1, 65_535, "an edge")
             last = memory[i]
-        count = luma().finder_runs(memory, count, starts)
+        count = kernels().finder_runs(memory, count, starts)
         return [starts[i] for i in range(count)]
     finally:
         free(memory)
@@ -113,7 +111,7 @@ def shrink(plane: bytes, width: int, height: int, stride: int, factor: int) -> b
     if by == 3 or len(plane) < pitch * (h - 1) + w:
         raise ValueError("factor must be 2 or 4, and plane as long as its rows")
     out = PyBytes_FromStringAndSize(NULL, (w // by) * (h // by))
-    (luma().halve if by == 2 else luma().quarter)(
+    (kernels().halve if by == 2 else kernels().quarter)(
         <const uint8_t*>PyBytes_AS_STRING(plane), pitch, w // by, h // by,
         <uint8_t*>PyBytes_AS_STRING(out), w // by,
     )

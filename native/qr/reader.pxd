@@ -31,8 +31,8 @@ cdef struct Found:
     int how
     int halvings                # of the plane it was read on
     int inverted                # light on dark
-    float corners[8]            # x, y of the outer corners: the symbol's own upper left, upper right,
-                                # lower right, lower left
+    # x, y of the outer corners: the symbol's own upper left, upper right, lower right, lower left.
+    float corners[8]
     Code code                   # last: see copy_found
 
 

@@ -19,7 +19,7 @@ from native.qr.finder cimport FINDERS_MAX, Finder, find_finders, keep_best
 from native.qr.fit cimport map_point
 from native.qr.locate cimport copy_place, locate
 from native.qr.matrix cimport decode_matrix
-from native.qr.luma cimport LUMA_BLOCK, LUMA_EDGES_PAD, luma
+from native.qr.luma cimport LUMA_BLOCK, LUMA_EDGES_PAD, kernels
 from native.qr.plane cimport Plane
 from native.qr.sample cimport (
     bend_to_edges, equalize, known_errors, sample_grid, soften, soften_by_mean, swing_corner,
@@ -134,7 +134,7 @@ cdef inline bint is_readable(const Plane* plane) noexcept nogil:
 
 cdef Plane halve(Workspace* ws, const Plane* plane) noexcept nogil:
     cdef Plane half = Plane(ws.halved, plane.width // 2, plane.width // 2, plane.height // 2)
-    luma().halve(
+    kernels().halve(
         plane.data, plane.stride, half.width, half.height, ws.halved, half.stride
     )
     return half
@@ -142,7 +142,7 @@ cdef Plane halve(Workspace* ws, const Plane* plane) noexcept nogil:
 
 cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil:
     cdef Plane part = Plane(ws.halved, plane.width // 4, plane.width // 4, plane.height // 4)
-    luma().quarter(
+    kernels().quarter(
         plane.data, plane.stride, part.width, part.height, ws.halved, part.stride
     )
     return part
@@ -276,13 +276,12 @@ cdef void use_finders_in(
     """Marks the finders that lie within a code."""
     cdef float scale = 1 << halvings
     cdef float x, y, ax, ay, bx, by
-    cdef int i, side, outside
+    cdef int i, side
     cdef int turn = 0
     for i in range(count):
         x = finders[i].x * scale
         y = finders[i].y * scale
         # Outside is who sees one side turn the other way; a mirrored code turns all of them.
-        outside = 0
         turn = 0
         for side in range(4):
             ax = found.corners[2 * side]
@@ -398,8 +397,8 @@ cdef int read_bent(Workspace* ws, const Plane* plane, int version) noexcept nogi
 
 
 cdef int follow_edges(Workspace* ws, const Plane* plane, int version) noexcept nogil:
-    cdef int round
-    for round in range(2):
+    cdef int _turn
+    for _turn in range(2):
         if not bend_to_edges(plane, &ws.place, &ws.grid):
             return 0
         if try_bent(ws, plane, version):
@@ -465,9 +464,9 @@ cdef tuple found_to_tuple(const Found* found):
 cdef class Reader:
     """Reads planes that have nothing to do with one another. Not for two threads at once.
 
-    row_step: every so many rows are scanned. levels: 1 the plane alone, 2 its quarter
-    as well, 3 its half too, where there is evidence. triples: combinations of finders measured in a plane; attempts: of
-    them read. thorough: all ways of reading, and all levels although one gave a code.
+    row_step: every so many rows are scanned. levels: 1 the plane alone, 2 its quarter as well, 3
+    its half too, where there is evidence. triples: combinations of finders measured in a plane;
+    attempts: of them read. thorough: all ways of reading, and all levels although one gave a code.
     """
 
     cdef Workspace* ws

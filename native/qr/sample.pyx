@@ -1,12 +1,12 @@
 """From a place in the picture to soft modules, in three ways of growing cost.
 
-1. Grey values at the middles of modules against half way between the darkest and the lightest module
-   around (soften). Enough for nearly every sharp symbol.
+1. Grey values at the middles of modules against half way between the darkest and the lightest
+   module around (soften). Enough for nearly every sharp symbol.
 2. Against the mean around (soften_by_mean): glare, dirt.
 3. An equalizer (equalize): a 3 x 3 filter in module space that turns the grey values of the modules
-   everybody knows (finders, timing, alignment) into what they should be, by least squares, as a modem
-   trains on its preamble. It undoes defocus, the smear of motion in any direction, and a small wrong
-   shift of the grid, each of which mixes a module with its neighbours.
+   everybody knows (finders, timing, alignment) into what they should be, by least squares, as a
+   modem trains on its preamble. It undoes defocus, the smear of motion in any direction, and a
+   small wrong shift of the grid, each of which mixes a module with its neighbours.
 
 bend_to_edges moves a mesh over the symbol to where edges between unlike modules really are.
 """
@@ -346,9 +346,10 @@ cdef int solve(double[TAPS]* a, const double* b, double* w) noexcept nogil:
 cdef int swing_corner(const Plane* plane, Place* place, const Grid* grid) noexcept nogil:
     """Moves the corner without a finder to where the modules around it look sharpest.
 
-    At the right place samples lie in the middles of modules, and far from the level between dark and
-    light; elsewhere many lie on edges. Tried are 9 x 9 corners up to two modules off; place.mesh is
-    then of four nodes. 0, and nothing moved, when no place is better than the present one.
+    At the right place samples lie in the middles of modules, and far from the level between dark
+    and light; elsewhere many lie on edges. Tried are 9 x 9 corners up to two modules off;
+    place.mesh is then of four nodes. 0, and nothing moved, when no place is better than the present
+    one.
     """
     cdef Mesh* mesh = &place.mesh
     cdef int dim = place.dim
@@ -378,7 +379,9 @@ cdef int swing_corner(const Plane* plane, Place* place, const Grid* grid) noexce
     return 1
 
 
-cdef float corner_sharpness(const Plane* plane, const Place* place, const Grid* grid) noexcept nogil:
+cdef float corner_sharpness(
+    const Plane* plane, const Place* place, const Grid* grid
+) noexcept nogil:
     """Mean distance from the level of the modules in the lower right part, every other one."""
     cdef int dim = place.dim
     cdef int tiles = (dim + TILE - 1) // TILE
@@ -403,9 +406,9 @@ cdef float corner_sharpness(const Plane* plane, const Place* place, const Grid* 
 cdef int bend_to_edges(const Plane* plane, Place* place, const Grid* grid) noexcept nogil:
     """Makes a mesh of cells of about six modules whose nodes are moved to where edges are.
 
-    Between two neighbours of unlike colour there is an edge on a whole line of the symbol; how far the
-    picture has it from there is how far the grid is off. Needs grid.soft of a first sampling that is
-    less than half a module off. The number of edges used.
+    Between two neighbours of unlike colour there is an edge on a whole line of the symbol; how far
+    the picture has it from there is how far the grid is off. Needs grid.soft of a first sampling
+    that is less than half a module off. The number of edges used.
     """
     cdef Mesh mesh
     cdef int dim = place.dim

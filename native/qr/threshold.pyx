@@ -8,7 +8,7 @@ and a half times the range that the quieter quarter of its blocks shows, which i
 from libc.string cimport memset
 
 from native.checks cimport check_int
-from native.qr.luma cimport LUMA_BLOCK, luma, luma_kernel
+from native.qr.luma cimport LUMA_BLOCK, kernels, luma_kernel
 from native.qr.plane cimport Plane
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -29,11 +29,11 @@ cdef int block_count(int pixels) noexcept nogil:
 cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noexcept nogil:
     """Thresholds of all blocks, from every row_step-th row (1 ... ROW_STEP_MAX).
 
-    A block has LUMA_BLOCK columns, and as many rows or, with wide steps, four sampled ones. All arrays
-    of `out` have room for block_count(width) x block_count(height). Smoothed over 3 x 3 blocks that
-    have contrast.
+    A block has LUMA_BLOCK columns, and as many rows or, with wide steps, four sampled ones. All
+    arrays of `out` have room for block_count(width) x block_count(height). Smoothed over 3 x 3
+    blocks that have contrast.
     """
-    cdef const luma_kernel* kernel = luma()
+    cdef const luma_kernel* kernel = kernels()
     cdef int row, y, sampled
     out.block_rows = row_step * max(4, (LUMA_BLOCK + row_step - 1) // row_step)
     out.columns = block_count(plane.width)
@@ -75,7 +75,7 @@ cdef int contrast_cut(const Thresholds* ranges) noexcept nogil:
 
 cdef void expand_row(const Thresholds* thresholds, int row, uint8_t* out) noexcept nogil:
     """The thresholds of one row of blocks, one a pixel; out has room for whole blocks."""
-    luma().expand(
+    kernels().expand(
         thresholds.values + row * thresholds.columns, thresholds.columns, out
     )
 

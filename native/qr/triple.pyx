@@ -1,14 +1,14 @@
 """Triples of finders: which three belong together, and how many modules lie between them.
 
 First by what costs nothing: like sizes, legs of like length in modules, an angle that a camera may
-make of a right one. Then by the timing patterns (ISO/IEC 18004, 6.3.5), whose steps from light to dark
-count the modules whatever the perspective: dim - 13 of them between the inner corners of two finders.
-Nearly every false triple ends there.
+make of a right one. Then by the timing patterns (ISO/IEC 18004, 6.3.5), whose steps from light to
+dark count the modules whatever the perspective: dim - 13 of them between the inner corners of two
+finders. Nearly every false triple ends there.
 """
 
 from libc.math cimport fabsf, logf, sqrtf
 
-from native.qr.finder cimport FINDERS_MAX, Finder, reach_along
+from native.qr.finder cimport Finder, reach_along
 from native.qr.plane cimport Plane, grey_at, is_inside
 
 cdef enum:
@@ -17,8 +17,8 @@ cdef enum:
     DIM_MOST = 177
 
 
-# Of 2,489 symbols read in corpus and clips none is above 0.59 and 1.75; of the triples that got as far as
-# a reading without being symbols, half are.
+# Of 2,489 symbols read in corpus and clips none is above 0.59 and 1.75; of the triples that got as
+# far as a reading without being symbols, half are.
 cdef float FAULTS_MOST = 0.6
 cdef float SCORE_MOST = 1.8
 

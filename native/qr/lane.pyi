@@ -1,0 +1,9 @@
+from typing_extensions import Buffer
+
+from native.qr.reader import Reading
+
+class Lane:
+    def __init__(self) -> None: ...
+    def read(self, luma: Buffer) -> list[Reading]: ...
+    @property
+    def region(self) -> tuple[float, float, float, float] | None: ...
