@@ -13,6 +13,10 @@ from native.qr.threshold cimport Thresholds
 from native.qr.triple cimport Triple
 
 cdef enum:
+    # Percent of timing_agreement, to try harder than a plain reading.
+    AGREEMENT_SURE = 80
+
+cdef enum:
     TRIPLES_MAX = 128
     LEVELS_MAX = 3
     FOUND_MAX = 255
@@ -99,6 +103,9 @@ cdef int read_level(
     int room, Evidence* evidence,
 ) noexcept nogil
 cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil
+cdef void keep_unread(
+    Workspace* ws, const Finder* a, const Finder* b, const Finder* c
+) noexcept nogil
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil
 cdef int sharpen_grid(Workspace* ws, int version) noexcept nogil
 cdef int read_symbol(

@@ -15,7 +15,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from native.qr.code cimport QR_READ, Code, copy_code
-from native.qr.finder cimport FINDERS_MAX, Finder, find_finders, keep_best
+from native.qr.finder cimport FINDERS_MAX, QUADS_MAX, Finder, find_finders, keep_best
 from native.qr.fit cimport map_point
 from native.qr.locate cimport copy_place, locate
 from native.qr.matrix cimport decode_matrix
@@ -32,7 +32,6 @@ cdef enum:
     SIDE_LEAST = 21             # pixels; a symbol of one pixel a module
     SIDE_MOST = 65_000          # edges are 16-bit numbers
     AGREEMENT_LEAST = 65        # percent of timing modules, to sample at all
-    AGREEMENT_SURE = 80         # to try harder than a plain reading
     OUTSIDE_MOST = 25           # percent of modules
     # Per mille of the modules everybody knows: no symbol of 2,361 was read with more on the wrong
     # side than 190 before the equalizer and 65 after it.
@@ -164,14 +163,12 @@ cdef int read_level(
     cdef int first_row = effort.first_row % row_step
     cdef int count, i, before = found
     ws.pending_count = 0
-    ws.unread_dim = 0
     find_thresholds(plane, row_step, &ws.thresholds)
+    know_codes(ws, out, found, halvings)
     count = find_finders(
         plane, &ws.thresholds, first_row, row_step, &ws.rows, ws.finders, 0, FINDERS_MAX
     )
     evidence.seen += count
-    for i in range(found):
-        use_finders_in(ws.finders, count, &out[i], halvings)
     found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
     if found == before and row_step > 4 and has_good_finder(ws.finders, count):
         # A good finder without its companions: they may lie between the rows.
@@ -187,6 +184,16 @@ cdef int read_level(
         before += not ws.finders[i].used
     evidence.finders = max(evidence.finders, before)
     return found
+
+
+cdef void know_codes(Workspace* ws, const Found* found, int count, int halvings) noexcept nogil:
+    """Areas of codes that were read, in which no finder need be looked for."""
+    cdef float scale = 1 / <float>(1 << halvings)
+    cdef int i, k
+    ws.rows.quad_count = min(count, QUADS_MAX)
+    for i in range(ws.rows.quad_count):
+        for k in range(8):
+            ws.rows.quads[8 * i + k] = found[count - 1 - i].corners[k] * scale
 
 
 cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil:
@@ -257,15 +264,16 @@ cdef void remember(Workspace* ws, const Triple* triple) noexcept nogil:
 
 
 cdef void keep_unread(
-    Workspace* ws, const Finder* finders, const Triple* triple, int dim
+    Workspace* ws, const Finder* a, const Finder* b, const Finder* c
 ) noexcept nogil:
     """Keeps the placed symbol whose timing patterns agree best, for fusion."""
+    cdef int dim = ws.place.dim
     if ws.unread_dim and ws.unread_place.agreement >= ws.place.agreement:
         return
     ws.unread_dim = dim
-    ws.unread[0] = finders[triple.a]
-    ws.unread[1] = finders[triple.b]
-    ws.unread[2] = finders[triple.c]
+    ws.unread[0] = a[0]
+    ws.unread[1] = b[0]
+    ws.unread[2] = c[0]
     copy_place(&ws.unread_place, &ws.place)
     memcpy(ws.unread_soft, ws.grid.soft, dim * dim * sizeof(int16_t))
 
@@ -360,7 +368,7 @@ cdef int read_at(
     if sharpen_grid(ws, version):
         return 1
     if ws.keep_unread:
-        keep_unread(ws, finders, triple, dim)
+        keep_unread(ws, &finders[triple.a], &finders[triple.b], &finders[triple.c])
     return thorough and read_bent(ws, plane, version)
 
 
@@ -524,6 +532,7 @@ cdef class Reader:
         with nogil:
             if is_readable(&plane) and workspace_fit(self.ws, plane.width, plane.height):
                 find_thresholds(&plane, self.effort.row_step, &self.ws.thresholds)
+                know_codes(self.ws, NULL, 0, 0)
                 count = find_finders(
                     &plane, &self.ws.thresholds, self.effort.row_step // 2,
                     self.effort.row_step, &self.ws.rows,
