@@ -18,6 +18,7 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from native.checks cimport check_int
 from native.qr.code cimport QR_READ, Code, copy_code
 from native.qr.finder cimport Finder, check_finder
 from native.qr.fit cimport map_point
@@ -26,9 +27,9 @@ from native.qr.luma cimport LUMA_BLOCK, kernels
 from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
-    AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence, Found,
-    Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, keep_unread, note_found, quarter,
-    read_level, sharpen_grid, workspace_fit, workspace_free, workspace_new,
+    AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence,
+    Found, Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, keep_unread,
+    note_found, quarter, read_level, sharpen_grid, workspace_fit, workspace_free, workspace_new,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
@@ -128,9 +129,10 @@ cdef int remember_calm(LaneState* lane, const Plane* plane) noexcept nogil:
 
 
 cdef int changes(const LaneState* lane, const Plane* plane, int kept) noexcept nogil:
-    """Blocks of sparse rows, outside the codes that are followed, that look unlike they did when the
-    whole frame was read last: a new code in view changes many. Compared with then and not with the
-    frame before, so what comes slowly is seen as well.
+    """Blocks of sparse rows, outside the codes that are followed, that look unlike they did when
+    the whole frame was read last: a new code in view changes many.
+
+    Compared with then and not with the frame before, so what comes slowly is seen as well.
     """
     cdef const Calm* calm = &lane.calm
     cdef int columns = block_count(plane.width)
@@ -336,7 +338,7 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
     effort.attempts = 2
     if read_level(lane.ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:
         return 0
-    move_place(lane.ws, x0, y0)
+    move_place(&lane.ws.place, x0, y0)
     for i in range(3):
         corners[i] = lane.ws.last[i]
         corners[i].x += x0
@@ -345,12 +347,45 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
     return 1
 
 
-cdef void move_place(Workspace* ws, float x, float y) noexcept nogil:
-    """From pixels of a part of the frame to pixels of the frame."""
+cdef int follow_part(LaneState* lane, const Plane* part, int x, int y) noexcept nogil:
+    """Codes of all tracks in a part of the next frame: how many, or 0 if one was not read there.
+
+    (x, y): the part's first pixel in the frame.
+    """
+    cdef int i, found
+    lane.found_count = 0
+    lane.has_region = 0
+    lane.ws.unread_dim = 0
+    if lane.track_count == 0 or not workspace_fit(lane.ws, part.width, part.height):
+        return 0
+    for i in range(lane.track_count):
+        move_track(&lane.tracks[i], -x, -y)
+        found = follow(lane, part, &lane.tracks[i])
+        move_track(&lane.tracks[i], x, y)
+        if not found:
+            return 0
+        copy_found(&lane.found[i], &lane.tracks[i].found)
+    lane.since_whole += 1
+    return lane.track_count
+
+
+cdef void move_track(Track* track, float x, float y) noexcept nogil:
+    cdef int i
+    move_place(&track.place, x, y)
+    for i in range(3):
+        track.corners[i].x += x
+        track.corners[i].y += y
+    for i in range(4):
+        track.found.corners[2 * i] += x
+        track.found.corners[2 * i + 1] += y
+
+
+cdef void move_place(Place* place, float x, float y) noexcept nogil:
+    """Between pixels of a part of the frame and pixels of the frame."""
     cdef int i
     for i in range(3):
-        ws.place.map.m[i] += x * ws.place.map.m[6 + i]
-        ws.place.map.m[3 + i] += y * ws.place.map.m[6 + i]
+        place.map.m[i] += x * place.map.m[6 + i]
+        place.map.m[3 + i] += y * place.map.m[6 + i]
 
 
 cdef void scale_place(Place* place, float scale) noexcept nogil:
@@ -389,6 +424,10 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
         return kept
     if ws.unread_dim:
         kept = fuse(lane, kept)
+    elif lane.evidence.fine >= 2:
+        # Two corners of a symbol whose third is smeared: not for this reader.
+        lane.has_region = 1
+        memcpy(lane.region, lane.evidence.box, sizeof(lane.region))
     lane.since_quarter += 1
     if lane.found_count == 0 and lane.since_quarter >= QUARTER_EVERY:
         lane.since_quarter = 0
@@ -575,8 +614,40 @@ cdef class Lane:
             raise MemoryError
         return [found_to_tuple(&self.state.found[i]) for i in range(count)]
 
+    def follow(self, luma: object, x: int, y: int) -> list | None:
+        """Codes held since the frame before, from a part of the next frame; None where not all of
+        them are read in it, and the whole frame must be given to `read`.
+
+        luma: the part, as a plane of its own, whose first pixel is (x, y) of the frame. Raises
+        ValueError for what is no plane.
+        """
+        cdef int left = check_int(x, 0, 1 << 24, "x")
+        cdef int top = check_int(y, 0, 1 << 24, "y")
+        cdef Py_buffer view
+        cdef Plane plane
+        cdef int count, i
+        buffer_to_plane(luma, &view, &plane)
+        with nogil:
+            count = follow_part(self.state, &plane, left, top)
+        PyBuffer_Release(&view)
+        return [found_to_tuple(&self.state.found[i]) for i in range(count)] if count else None
+
+    @property
+    def wanted(self) -> tuple | None:
+        """(left, top, right, bottom): the part of the next frame that is enough for `follow`.
+
+        None where the whole frame is wanted: nothing is held, or it is time to look at all of it.
+        """
+        cdef float[4] box
+        if self.state.track_count == 0 or self.state.since_whole + 1 >= WHOLE_EVERY:
+            return None
+        tracks_box(self.state, self.state.track_count, MARGIN_SHARE, box)
+        if box[0] >= box[2] or box[1] >= box[3]:
+            return None
+        return int(box[0]), int(box[1]), int(box[2]) + 1, int(box[3]) + 1
+
     @property
     def region(self) -> tuple | None:
-        """(left, top, right, bottom) of a symbol that was placed in the last frame and not read."""
+        """(left, top, right, bottom) of where the last frame may show a code that was not read."""
         cdef float* r = &self.state.region[0]
         return (r[0], r[1], r[2], r[3]) if self.state.has_region else None

@@ -60,6 +60,8 @@ cdef struct Evidence:
     int attempts                # symbols placed
     int measured                # triples whose timing was looked at
     int seen                    # finders on all levels
+    int fine                    # finders of the last level that are fine and belong to no code
+    float box[4]                # left, top, right, bottom of those, with what may lie around them
 
 cdef struct Pending:            # of each code of the last level: what tracking needs
     Finder corners[3]

@@ -179,11 +179,31 @@ cdef int read_level(
         )
         if count > i:
             found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    before = 0
-    for i in range(count):
-        before += not ws.finders[i].used
-    evidence.finders = max(evidence.finders, before)
+    note_unused(ws.finders, count, evidence)
     return found
+
+
+cdef void note_unused(const Finder* finders, int count, Evidence* evidence) noexcept nogil:
+    """Finders that belong to no code that was read, and where the fine ones are."""
+    cdef int i, unused = 0
+    cdef float reach
+    evidence.fine = 0
+    evidence.box[0] = evidence.box[1] = 1e6
+    evidence.box[2] = evidence.box[3] = 0
+    for i in range(count):
+        if finders[i].used:
+            continue
+        unused += 1
+        if finders[i].fault > FAULT_FINE:
+            continue
+        evidence.fine += 1
+        # A symbol of version 10 reaches so far from each of its finders.
+        reach = 57 * finders[i].size
+        evidence.box[0] = min(evidence.box[0], finders[i].x - reach)
+        evidence.box[1] = min(evidence.box[1], finders[i].y - reach)
+        evidence.box[2] = max(evidence.box[2], finders[i].x + reach)
+        evidence.box[3] = max(evidence.box[3], finders[i].y + reach)
+    evidence.finders = max(evidence.finders, unused)
 
 
 cdef void know_codes(Workspace* ws, const Found* found, int count, int halvings) noexcept nogil:
@@ -448,7 +468,7 @@ cdef int buffer_to_plane(object luma, void* view, Plane* plane) except 0:
 
 
 cdef tuple found_to_tuple(const Found* found):
-    """See Reading in reader.pyi."""
+    """See _Reading in reader.pyi."""
     cdef const Code* code = &found.code
     cdef int i
     segments = []
