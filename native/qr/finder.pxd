@@ -7,7 +7,7 @@ from native.qr.threshold cimport Thresholds
 
 cdef enum:
     FINDERS_MAX = 256
-    QUADS_MAX = 8
+    QUADS_MAX = 64
 
 cdef struct Finder:
     float x                     # centre, pixels

@@ -31,7 +31,7 @@ class Reader:
     def __init__(
         self,
         *,
-        row_step: int = 4,
+        row_step: int = 8,
         levels: int = 3,
         finders: int = 48,
         triples: int = 64,

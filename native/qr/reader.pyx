@@ -37,6 +37,8 @@ cdef enum:
     # side than 190 before the equalizer and 65 after it.
     KNOWN_WRONG_MOST = 200
     KNOWN_WRONG_SHARP = 90
+    KNOWN_WRONG_BENT = 120
+    AGREEMENT_BENT = 88
 
 
 # Three in four finders of the corpus' symbols are finer, one in a hundred of what are none.
@@ -170,8 +172,10 @@ cdef int read_level(
     )
     evidence.seen += count
     found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    if found == before and row_step > 4 and has_good_finder(ws.finders, count):
-        # A good finder without its companions: they may lie between the rows.
+    if row_step > 4 and (effort.thorough or found == before and has_good_finder(ws.finders, count)):
+        # The rows between: a good finder without its companions, or everything, is asked for. Areas
+        # of codes that were read are passed over now.
+        know_codes(ws, out, found, halvings)
         i = count
         count = find_finders(
             plane, &ws.thresholds, (first_row + row_step // 2) % row_step, row_step, &ws.rows,
@@ -389,7 +393,9 @@ cdef int read_at(
         return 1
     if ws.keep_unread:
         keep_unread(ws, &finders[triple.a], &finders[triple.b], &finders[triple.c])
-    return thorough and read_bent(ws, plane, version)
+    if not thorough or agreement < AGREEMENT_BENT:
+        return 0
+    return known_errors(&ws.grid, version) <= KNOWN_WRONG_BENT and read_bent(ws, plane, version)
 
 
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil:
@@ -503,7 +509,7 @@ cdef class Reader:
     cdef Evidence evidence
 
     def __cinit__(
-        self, *, int row_step=4, int levels=3, int finders=48, int triples=64, int attempts=24,
+        self, *, int row_step=8, int levels=3, int finders=48, int triples=64, int attempts=24,
         bint thorough=True
     ):
         if not 1 <= row_step <= ROW_STEP_MAX or not 1 <= levels <= LEVELS_MAX:
