@@ -147,26 +147,41 @@ def read_codes_native(luma: Plane) -> list[bytes]:
 
 def read_codes(luma: Plane) -> list[bytes]:
     """Contents of all codes in a picture, each once; the thorough mode, for stills."""
-    reader = _READERS.thorough
-    codes = [found[0] for found in reader.read(_own(luma))]
-    if _is_doubtful(reader, bool(codes)):
-        codes += [code.data for code in _ZXING.decode(luma)]
+    luma = _own(luma)
+    codes = [found[0] for found in _READERS.thorough.read(luma)]
+    codes += [code.data for code in _second_opinion(luma, bool(codes))]
     return list(dict.fromkeys(codes))
 
 
 def read(luma: Plane) -> list[Code]:
     """Like read_codes, with all that is known of each code; each content once."""
-    reader = _READERS.thorough
-    codes = [_reading_to_code(found) for found in reader.read(_own(luma))]
-    if _is_doubtful(reader, bool(codes)):
-        codes += _ZXING.decode(luma)
+    luma = _own(luma)
+    codes = [_reading_to_code(found) for found in _READERS.thorough.read(luma)]
+    codes += _second_opinion(luma, bool(codes))
     return list({code.data: code for code in reversed(codes)}.values())[::-1]
 
 
-def _is_doubtful(reader: Reader, has_found: bool) -> bool:
-    """Whether the last picture may hold a code that the own reader did not read."""
-    finders, placed = reader.unread
-    return placed > 0 or finders >= (3 if has_found else 1)
+# Pixels of a picture in which looking twice costs less than thinking about it.
+_SMALL = 160_000
+
+
+def _second_opinion(luma: Plane, has_found: bool) -> list[Code]:
+    """What zxing-cpp reads, where the last picture may hold a code that was not read.
+
+    That is: a symbol whose timing patterns agree, or two fine finders that belong to no code. It is
+    asked for the part around them, and for the whole where that is most of the picture.
+    """
+    reader = _READERS.thorough
+    _, _, fine, sure = reader.unread
+    if not sure and fine < 2:
+        return _ZXING.decode(luma) if not has_found and 0 < luma.size < _SMALL else []
+    height, width = luma.shape
+    left, top, right, bottom = reader.region
+    x0, y0 = max(0, int(left)), max(0, int(top))
+    x1, y1 = min(width, int(right) + 1), min(height, int(bottom) + 1)
+    if x0 >= x1 or y0 >= y1 or 2 * (x1 - x0) * (y1 - y0) > luma.size:
+        return _ZXING.decode(luma)
+    return _ZXING.decode(luma[y0:y1, x0:x1], x0, y0)
 
 
 # ---- lanes ------------------------------------------------------------------------------------

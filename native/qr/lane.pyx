@@ -69,6 +69,7 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
     lane.has_region = 0
     ws.unread_dim = 0
     memset(&lane.evidence, 0, sizeof(Evidence))
+    lane.evidence.box[0] = lane.evidence.box[1] = 1e6
     if not workspace_fit(ws, plane.width, plane.height):
         return -1
     if plane.width != lane.width or plane.height != lane.height:
@@ -334,6 +335,7 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
         return 0
     part = Plane(plane.data + y0 * plane.stride + x0, plane.stride, x1 - x0, y1 - y0)
     memset(&evidence, 0, sizeof(evidence))
+    evidence.box[0] = evidence.box[1] = 1e6
     effort.row_step = ROW_STEP_NEAR
     effort.attempts = 2
     if read_level(lane.ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:

@@ -108,6 +108,7 @@ cdef int read_plane(
     cdef Plane level
     cdef int found
     memset(evidence, 0, sizeof(Evidence))
+    evidence.box[0] = evidence.box[1] = 1e6
     if not is_readable(plane):
         return 0
     if not workspace_fit(ws, plane.width, plane.height):
@@ -152,7 +153,7 @@ cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil:
 cdef inline int step_for(const Plane* plane) noexcept nogil:
     """Row steps that a plane allows: modules of a small one may be single pixels."""
     cdef int side = min(plane.width, plane.height)
-    return 1 if side < 200 else 2 if side < 400 else 16
+    return 1 if side < 200 else 2 if side < 400 else 4 if side < 640 else ROW_STEP_MAX
 
 
 cdef int read_level(
@@ -165,6 +166,7 @@ cdef int read_level(
     cdef int first_row = effort.first_row % row_step
     cdef int count, i, before = found
     ws.pending_count = 0
+    ws.failure_count = 0
     find_thresholds(plane, row_step, &ws.thresholds)
     know_codes(ws, out, found, halvings)
     count = find_finders(
@@ -183,31 +185,26 @@ cdef int read_level(
         )
         if count > i:
             found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    note_unused(ws.finders, count, evidence)
+    note_unused(ws.finders, count, halvings, evidence)
     return found
 
 
-cdef void note_unused(const Finder* finders, int count, Evidence* evidence) noexcept nogil:
+cdef void note_unused(
+    const Finder* finders, int count, int halvings, Evidence* evidence
+) noexcept nogil:
     """Finders that belong to no code that was read, and where the fine ones are."""
-    cdef int i, unused = 0
-    cdef float reach
-    evidence.fine = 0
-    evidence.box[0] = evidence.box[1] = 1e6
-    evidence.box[2] = evidence.box[3] = 0
+    cdef int i, unused = 0, fine = 0
     for i in range(count):
         if finders[i].used:
             continue
         unused += 1
         if finders[i].fault > FAULT_FINE:
             continue
-        evidence.fine += 1
-        # A symbol of version 10 reaches so far from each of its finders.
-        reach = 57 * finders[i].size
-        evidence.box[0] = min(evidence.box[0], finders[i].x - reach)
-        evidence.box[1] = min(evidence.box[1], finders[i].y - reach)
-        evidence.box[2] = max(evidence.box[2], finders[i].x + reach)
-        evidence.box[3] = max(evidence.box[3], finders[i].y + reach)
+        fine += 1
+        # A symbol of version 8 reaches so far from each of its finders.
+        widen_box(evidence, finders[i].x, finders[i].y, 49 * finders[i].size, halvings)
     evidence.finders = max(evidence.finders, unused)
+    evidence.fine = max(evidence.fine, fine)
 
 
 cdef void know_codes(Workspace* ws, const Found* found, int count, int halvings) noexcept nogil:
@@ -229,10 +226,43 @@ cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil
 
 
 cdef inline int is_skipped(const Workspace* ws, const Triple* triple) noexcept nogil:
-    """Whether the middle of a triple lies around the point that is to be left alone."""
+    """Whether the middle of a triple lies around the point that is to be left alone, or where one
+    was tried before."""
     cdef float x = (ws.finders[triple.b].x + ws.finders[triple.c].x) * <float>0.5
     cdef float y = (ws.finders[triple.b].y + ws.finders[triple.c].y) * <float>0.5
-    return fabsf(x - ws.skip_x) < ws.skip_reach and fabsf(y - ws.skip_y) < ws.skip_reach
+    cdef int i
+    if fabsf(x - ws.skip_x) < ws.skip_reach and fabsf(y - ws.skip_y) < ws.skip_reach:
+        return 1
+    for i in range(ws.failure_count):
+        if fabsf(x - ws.failures[i].x) < 1 and fabsf(y - ws.failures[i].y) < 1:
+            return 1
+    return 0
+
+
+cdef void note_failure(
+    Workspace* ws, const Triple* triple, int halvings, Evidence* evidence
+) noexcept nogil:
+    """A symbol was placed and not read: it is not tried again on this level."""
+    cdef const Finder* b = &ws.finders[triple.b]
+    cdef const Finder* c = &ws.finders[triple.c]
+    cdef float x = (b.x + c.x) * <float>0.5
+    cdef float y = (b.y + c.y) * <float>0.5
+    cdef float reach = fabsf(b.x - c.x) + fabsf(b.y - c.y)
+    evidence.triples += 1
+    if ws.failure_count < FAILURES_MAX:
+        ws.failures[ws.failure_count] = Failure(x, y, triple.dim)
+        ws.failure_count += 1
+    if ws.place.agreement >= AGREEMENT_SURE:
+        evidence.sure += 1
+        widen_box(evidence, x, y, reach, halvings)
+
+
+cdef void widen_box(Evidence* evidence, float x, float y, float reach, int halvings) noexcept nogil:
+    cdef float scale = 1 << halvings
+    evidence.box[0] = min(evidence.box[0], (x - reach) * scale)
+    evidence.box[1] = min(evidence.box[1], (y - reach) * scale)
+    evidence.box[2] = max(evidence.box[2], (x + reach) * scale)
+    evidence.box[3] = max(evidence.box[3], (y + reach) * scale)
 
 
 cdef int read_triples(
@@ -251,7 +281,7 @@ cdef int read_triples(
             or found == room or attempts == effort.attempts
         ):
             continue
-        if ws.skip_reach > 0 and is_skipped(ws, triple):
+        if is_skipped(ws, triple):
             continue
         evidence.measured += 1
         if not measure_triple(plane, ws.finders, triple):
@@ -266,7 +296,7 @@ cdef int read_triples(
             use_finders_in(ws.finders, count[0], &out[found], halvings)
             found += 1
         else:
-            evidence.triples += 1
+            note_failure(ws, triple, halvings, evidence)
     evidence.attempts += attempts
     return found
 
@@ -575,8 +605,15 @@ cdef class Reader:
 
     @property
     def unread(self) -> tuple:
-        """Of the last plane: (finders that belong to no code read, symbols placed and not read)."""
-        return self.evidence.finders, self.evidence.triples
+        """Of the last plane: (finders that belong to no code, symbols placed and not read, of the
+        finders the fine ones, of the symbols the sure ones)."""
+        return self.evidence.finders, self.evidence.triples, self.evidence.fine, self.evidence.sure
+
+    @property
+    def region(self) -> tuple:
+        """(left, top, right, bottom) of what `unread` tells of; empty where it tells nothing."""
+        cdef float* box = &self.evidence.box[0]
+        return box[0], box[1], box[2], box[3]
 
     @property
     def effort_spent(self) -> tuple:
