@@ -49,6 +49,7 @@ cdef inline void copy_found(Found* target, const Found* source) noexcept nogil:
 cdef struct Effort:             # how much is done for one plane
     int row_step
     int first_row               # below row_step; the row between is looked at when it may help
+    int both_rows               # always look at the rows between
     int levels                  # 1 the given plane, 2 its quarter too, 3 its half where that helps
     int always_levels           # look at the smaller ones although the larger one gave a code
     int finders                 # kept in a plane, and all that are fine

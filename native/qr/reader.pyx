@@ -186,7 +186,9 @@ cdef int read_level(
         # A sheet of codes: more triples than there was room for.
         before = found
         found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    if row_step > 4 and (effort.thorough or found == before and has_good_finder(ws.finders, count)):
+    if row_step > 4 and (
+        effort.both_rows or found == before and has_good_finder(ws.finders, count)
+    ):
         # The rows between: a good finder without its companions, or everything, is asked for. Areas
         # of codes that were read are passed over now.
         know_codes(ws, out, found, halvings)
@@ -612,7 +614,8 @@ cdef class Reader:
         if not 1 <= triples <= TRIPLES_MAX or not 1 <= attempts <= TRIPLES_MAX:
             raise ValueError("triples or attempts is out of range")
         self.effort = Effort(
-            row_step, row_step // 2, levels, thorough, finders, triples, attempts, thorough
+            row_step, row_step // 2, thorough, levels, thorough, finders, triples, attempts,
+            thorough,
         )
         self.ws = workspace_new()
         self.found = <Found*>malloc(FOUND_MAX * sizeof(Found))
