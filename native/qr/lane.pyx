@@ -4,8 +4,8 @@ Every content it returns for a frame was in that frame's own pixels:
 
 - A code of the frame before is a repeat only by the exact rule: with its modules sampled anew, in
   every Reed-Solomon block at most as many codewords differ from it as that block corrects. A full
-  decode could then only give the same content. Otherwise the new samples are decoded as what they are, so
-  a code swapped in place for one that differs in a character is read as the other one.
+  decode could then only give the same content. Otherwise the new samples are decoded as what they
+  are, so a code swapped in place for one that differs in a character is read as the other one.
 - A symbol that is placed but cannot be read leaves its soft modules behind; those of several frames
   are added up and decoded by the same rule (fusion). What comes out counts only if the check
   codewords of every block also agree with the modules of the present frame by themselves: two
@@ -26,8 +26,8 @@ from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
     HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence, Found,
-    Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, note_found, quarter,
-    read_level, sharpen_grid, workspace_fit, workspace_free, workspace_new,
+    Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, is_readable,
+    note_found, quarter, read_level, sharpen_grid, workspace_fit, workspace_free, workspace_new,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
@@ -59,6 +59,10 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
     lane.found_count = 0
     lane.has_region = 0
     memset(&lane.evidence, 0, sizeof(Evidence))
+    if not is_readable(plane):
+        lane.track_count = 0
+        lane.fusion.dim = 0
+        return 0
     if not workspace_fit(ws, plane.width, plane.height):
         return -1
     if plane.width != lane.width or plane.height != lane.height:
