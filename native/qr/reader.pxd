@@ -13,6 +13,10 @@ from native.qr.threshold cimport Thresholds
 from native.qr.triple cimport Triple
 
 cdef enum:
+    # Percent of timing_agreement, to try harder than a plain reading.
+    AGREEMENT_SURE = 80
+
+cdef enum:
     TRIPLES_MAX = 128
     LEVELS_MAX = 3
     FOUND_MAX = 255
@@ -56,6 +60,8 @@ cdef struct Evidence:
     int attempts                # symbols placed
     int measured                # triples whose timing was looked at
     int seen                    # finders on all levels
+    int fine                    # finders of the last level that are fine and belong to no code
+    float box[4]                # left, top, right, bottom of those, with what may lie around them
 
 cdef struct Pending:            # of each code of the last level: what tracking needs
     Finder corners[3]
@@ -100,6 +106,9 @@ cdef int read_level(
     int room, Evidence* evidence,
 ) noexcept nogil
 cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil
+cdef void keep_unread(
+    Workspace* ws, const Finder* a, const Finder* b, const Finder* c
+) noexcept nogil
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil
 cdef int sharpen_grid(Workspace* ws, int version) noexcept nogil
 cdef int read_symbol(

@@ -15,7 +15,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from native.qr.code cimport QR_READ, Code, copy_code
-from native.qr.finder cimport FINDERS_MAX, Finder, find_finders, keep_best
+from native.qr.finder cimport FINDERS_MAX, QUADS_MAX, Finder, find_finders, keep_best
 from native.qr.fit cimport map_point
 from native.qr.locate cimport copy_place, locate
 from native.qr.matrix cimport decode_matrix
@@ -32,12 +32,13 @@ cdef enum:
     SIDE_LEAST = 21             # pixels; a symbol of one pixel a module
     SIDE_MOST = 65_000          # edges are 16-bit numbers
     AGREEMENT_LEAST = 65        # percent of timing modules, to sample at all
-    AGREEMENT_SURE = 80         # to try harder than a plain reading
     OUTSIDE_MOST = 25           # percent of modules
     # Per mille of the modules everybody knows: no symbol of 2,361 was read with more on the wrong
     # side than 190 before the equalizer and 65 after it.
     KNOWN_WRONG_MOST = 200
     KNOWN_WRONG_SHARP = 90
+    KNOWN_WRONG_BENT = 120
+    AGREEMENT_BENT = 88
 
 
 # Three in four finders of the corpus' symbols are finer, one in a hundred of what are none.
@@ -165,17 +166,17 @@ cdef int read_level(
     cdef int first_row = effort.first_row % row_step
     cdef int count, i, before = found
     ws.pending_count = 0
-    ws.unread_dim = 0
     find_thresholds(plane, row_step, &ws.thresholds)
+    know_codes(ws, out, found, halvings)
     count = find_finders(
         plane, &ws.thresholds, first_row, row_step, &ws.rows, ws.finders, 0, FINDERS_MAX
     )
     evidence.seen += count
-    for i in range(found):
-        use_finders_in(ws.finders, count, &out[i], halvings)
     found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    if found == before and row_step > 4 and has_good_finder(ws.finders, count):
-        # A good finder without its companions: they may lie between the rows.
+    if row_step > 4 and (effort.thorough or found == before and has_good_finder(ws.finders, count)):
+        # The rows between: a good finder without its companions, or everything, is asked for. Areas
+        # of codes that were read are passed over now.
+        know_codes(ws, out, found, halvings)
         i = count
         count = find_finders(
             plane, &ws.thresholds, (first_row + row_step // 2) % row_step, row_step, &ws.rows,
@@ -183,11 +184,41 @@ cdef int read_level(
         )
         if count > i:
             found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    before = 0
-    for i in range(count):
-        before += not ws.finders[i].used
-    evidence.finders = max(evidence.finders, before)
+    note_unused(ws.finders, count, evidence)
     return found
+
+
+cdef void note_unused(const Finder* finders, int count, Evidence* evidence) noexcept nogil:
+    """Finders that belong to no code that was read, and where the fine ones are."""
+    cdef int i, unused = 0
+    cdef float reach
+    evidence.fine = 0
+    evidence.box[0] = evidence.box[1] = 1e6
+    evidence.box[2] = evidence.box[3] = 0
+    for i in range(count):
+        if finders[i].used:
+            continue
+        unused += 1
+        if finders[i].fault > FAULT_FINE:
+            continue
+        evidence.fine += 1
+        # A symbol of version 10 reaches so far from each of its finders.
+        reach = 57 * finders[i].size
+        evidence.box[0] = min(evidence.box[0], finders[i].x - reach)
+        evidence.box[1] = min(evidence.box[1], finders[i].y - reach)
+        evidence.box[2] = max(evidence.box[2], finders[i].x + reach)
+        evidence.box[3] = max(evidence.box[3], finders[i].y + reach)
+    evidence.finders = max(evidence.finders, unused)
+
+
+cdef void know_codes(Workspace* ws, const Found* found, int count, int halvings) noexcept nogil:
+    """Areas of codes that were read, in which no finder need be looked for."""
+    cdef float scale = 1 / <float>(1 << halvings)
+    cdef int i, k
+    ws.rows.quad_count = min(count, QUADS_MAX)
+    for i in range(ws.rows.quad_count):
+        for k in range(8):
+            ws.rows.quads[8 * i + k] = found[count - 1 - i].corners[k] * scale
 
 
 cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil:
@@ -258,15 +289,16 @@ cdef void remember(Workspace* ws, const Triple* triple) noexcept nogil:
 
 
 cdef void keep_unread(
-    Workspace* ws, const Finder* finders, const Triple* triple, int dim
+    Workspace* ws, const Finder* a, const Finder* b, const Finder* c
 ) noexcept nogil:
     """Keeps the placed symbol whose timing patterns agree best, for fusion."""
+    cdef int dim = ws.place.dim
     if ws.unread_dim and ws.unread_place.agreement >= ws.place.agreement:
         return
     ws.unread_dim = dim
-    ws.unread[0] = finders[triple.a]
-    ws.unread[1] = finders[triple.b]
-    ws.unread[2] = finders[triple.c]
+    ws.unread[0] = a[0]
+    ws.unread[1] = b[0]
+    ws.unread[2] = c[0]
     copy_place(&ws.unread_place, &ws.place)
     memcpy(ws.unread_soft, ws.grid.soft, dim * dim * sizeof(int16_t))
 
@@ -361,8 +393,10 @@ cdef int read_at(
     if sharpen_grid(ws, version):
         return 1
     if ws.keep_unread:
-        keep_unread(ws, finders, triple, dim)
-    return thorough and read_bent(ws, plane, version)
+        keep_unread(ws, &finders[triple.a], &finders[triple.b], &finders[triple.c])
+    if not thorough or agreement < AGREEMENT_BENT:
+        return 0
+    return known_errors(&ws.grid, version) <= KNOWN_WRONG_BENT and read_bent(ws, plane, version)
 
 
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil:
@@ -441,7 +475,7 @@ cdef int buffer_to_plane(object luma, void* view, Plane* plane) except 0:
 
 
 cdef tuple found_to_tuple(const Found* found):
-    """See Reading in reader.pyi."""
+    """See _Reading in reader.pyi."""
     cdef const Code* code = &found.code
     cdef int i
     segments = []
@@ -476,7 +510,7 @@ cdef class Reader:
     cdef Evidence evidence
 
     def __cinit__(
-        self, *, int row_step=4, int levels=3, int finders=48, int triples=64, int attempts=24,
+        self, *, int row_step=8, int levels=3, int finders=48, int triples=64, int attempts=24,
         bint thorough=True
     ):
         if not 1 <= row_step <= ROW_STEP_MAX or not 1 <= levels <= LEVELS_MAX:
@@ -525,6 +559,7 @@ cdef class Reader:
         with nogil:
             if is_readable(&plane) and workspace_fit(self.ws, plane.width, plane.height):
                 find_thresholds(&plane, self.effort.row_step, &self.ws.thresholds)
+                know_codes(self.ws, NULL, 0, 0)
                 count = find_finders(
                     &plane, &self.ws.thresholds, self.effort.row_step // 2,
                     self.effort.row_step, &self.ws.rows,

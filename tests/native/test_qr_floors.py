@@ -23,7 +23,7 @@ COUNTS = {SMALL: 40, MIDDLE: 24, LARGE: 10}
 # Versions, floors, and the look; tilt is the size of one of any direction, blur and smear are in
 # modules.
 CONDITIONS: dict[str, tuple[tuple[int, int], tuple[int, int], dict[str, Any]]] = {
-    "module 1.2": (SMALL, (5, 26), {"module": 1.2}),
+    "module 1.2": (SMALL, (5, 27), {"module": 1.2}),
     "module 1.4": (SMALL, (8, 40), {"module": 1.4}),
     "module 1.6": (SMALL, (8, 40), {"module": 1.6}),
     "module 2.0": (SMALL, (8, 40), {"module": 2.0}),
@@ -33,17 +33,17 @@ CONDITIONS: dict[str, tuple[tuple[int, int], tuple[int, int], dict[str, Any]]] =
     "tilt 0.35": (SMALL, (6, 23), {"tilt": 0.35}),
     "tilt 0.4": (SMALL, (1, 13), {"tilt": 0.4}),
     "tilt 0.2, middle": (MIDDLE, (8, 24), {"tilt": 0.2}),
-    "tilt 0.3, middle": (MIDDLE, (2, 11), {"tilt": 0.3}),
+    "tilt 0.3, middle": (MIDDLE, (3, 12), {"tilt": 0.3}),
     "tilt 0.2, large": (LARGE, (8, 10), {"module": 2.6, "tilt": 0.2}),
     "tilt 0.3, large": (LARGE, (1, 2), {"module": 2.6, "tilt": 0.3}),
     "squeeze 0.5": (SMALL, (8, 40), {"module": 6.0, "squeeze": 0.5}),
     "squeeze 0.4": (SMALL, (5, 15), {"module": 6.0, "squeeze": 0.4}),
     "blur 0.5": (SMALL, (8, 40), {"blur": 0.5}),
     "blur 0.6": (SMALL, (4, 19), {"blur": 0.6}),
-    "blur 0.5, middle": (MIDDLE, (8, 22), {"module": 3.0, "blur": 0.5}),
+    "blur 0.5, middle": (MIDDLE, (7, 21), {"module": 3.0, "blur": 0.5}),
     "noise 45": (SMALL, (8, 37), {"module": 3.0, "noise": 45}),
     "noise 60": (SMALL, (1, 16), {"module": 3.0, "noise": 60}),
-    "noise 45, middle": (MIDDLE, (8, 20), {"module": 3.5, "noise": 45}),
+    "noise 45, middle": (MIDDLE, (7, 22), {"module": 3.5, "noise": 45}),
     "bend 1.4": (SMALL, (8, 40), {"bend": 1.4}),
     "bend 1.8": (SMALL, (4, 14), {"bend": 1.8}),
     "bend 1.2, middle": (MIDDLE, (2, 9), {"bend": 1.2}),
@@ -65,7 +65,7 @@ CONDITIONS: dict[str, tuple[tuple[int, int], tuple[int, int], dict[str, Any]]] =
     "mirrored, bent": (SMALL, (8, 40), {"mirrored": True, "bend": 1.2}),
     "smear 1.5": (SMALL, (8, 40), {"smear": 1.5}),
     "smear 2.0": (SMALL, (4, 13), {"smear": 2.0}),
-    "blur, noise, tilt": (SMALL, (8, 39), {"module": 3.0, "blur": 0.4, "noise": 12, "tilt": 0.15}),
+    "blur, noise, tilt": (SMALL, (8, 40), {"module": 3.0, "blur": 0.4, "noise": 12, "tilt": 0.15}),
     "blur, noise, tilt, middle": (
         MIDDLE,
         (7, 18),

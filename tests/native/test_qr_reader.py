@@ -17,7 +17,7 @@ from tests.reference import qr
 from tests.reference.photo import Look, Photo, apply, map_of, moved, photo, symbol, through
 
 if TYPE_CHECKING:
-    from native.qr.reader import Reading
+    from native.qr.reader import _Reading as Reading
 
 SOME = {1, 2, 6, 7, 14, 22, 32, 40}  # all shapes of alignment, the smallest and the largest
 VERSIONS = [v if v in SOME else pytest.param(v, marks=pytest.mark.full) for v in qr.VERSIONS]
