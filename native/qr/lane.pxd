@@ -17,7 +17,7 @@ cdef struct Track:              # a code that was read in the frame before
     Place place
     float dx                    # pixels it moved from the frame before to the last one
     float dy
-    uint8_t sent[CODEWORDS_MAX] # its codewords, still masked
+    uint8_t sent[CODEWORDS_MAX]  # its codewords, still masked
 
 # Evidence of frames in which a symbol was placed and not read.
 cdef struct Fusion:
@@ -34,7 +34,7 @@ cdef struct Fusion:
 # What every SPARSE_STEP-th row looked like when the whole frame was read last.
 cdef struct Calm:
     int cells                   # blocks of 16 pixels in all its rows
-    int room
+    int room                    # bytes from lows on
     int cut                     # least change that is none of noise
     uint8_t* lows
     uint8_t* highs

@@ -28,8 +28,9 @@ from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
     AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence,
-    Found, Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, keep_unread,
-    note_found, quarter, read_level, sharpen_grid, weigh_marks, workspace_fit, workspace_free,
+    Found, Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, is_readable,
+    keep_unread, note_found, quarter, read_level, sharpen_grid, weigh_marks, workspace_fit,
+    workspace_free,
     workspace_new,
 )
 from native.qr.sample cimport sample_grid, soften
@@ -71,6 +72,11 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
     lane.has_region = 0
     ws.unread_dim = 0
     memset(&lane.evidence, 0, sizeof(Evidence))
+    if not is_readable(plane):
+        lane.track_count = 0
+        lane.fusion.dim = 0
+        lane.calm.cells = 0
+        return 0
     if not workspace_fit(ws, plane.width, plane.height):
         return -1
     if plane.width != lane.width or plane.height != lane.height:
@@ -107,15 +113,16 @@ cdef int remember_calm(LaneState* lane, const Plane* plane) noexcept nogil:
     cdef Calm* calm = &lane.calm
     cdef int columns = block_count(plane.width)
     cdef int cells = columns * ((plane.height + SPARSE_STEP - 1) // SPARSE_STEP)
+    cdef int needed = 2 * (cells + columns)
     cdef int y, at = 0
     calm.cells = 0
-    if cells > calm.room:
+    if needed > calm.room:
         free(calm.lows)
         calm.room = 0
-        calm.lows = <uint8_t*>malloc(2 * cells + 2 * columns)
+        calm.lows = <uint8_t*>malloc(needed)
         if calm.lows == NULL:
             return 0
-        calm.room = cells
+        calm.room = needed
     calm.highs = calm.lows + cells
     calm.row = calm.highs + cells
     y = 0
@@ -358,7 +365,9 @@ cdef int follow_part(LaneState* lane, const Plane* part, int x, int y) noexcept 
     lane.found_count = 0
     lane.has_region = 0
     lane.ws.unread_dim = 0
-    if lane.track_count == 0 or not workspace_fit(lane.ws, part.width, part.height):
+    if lane.track_count == 0 or not is_readable(part):
+        return 0
+    if not workspace_fit(lane.ws, part.width, part.height):
         return 0
     for i in range(lane.track_count):
         move_track(&lane.tracks[i], -x, -y)

@@ -136,7 +136,8 @@ cdef int read_levels(
     return found
 
 
-cdef inline bint is_readable(const Plane* plane) noexcept nogil:
+cdef bint is_readable(const Plane* plane) noexcept nogil:
+    """Whether a plane is neither smaller than any symbol nor larger than edges can be numbered."""
     return (
         SIDE_LEAST <= plane.width <= SIDE_MOST and SIDE_LEAST <= plane.height <= SIDE_MOST
     )
