@@ -18,8 +18,9 @@ import simplejpeg
 import zxingcpp
 
 from bench.harness import ROOT, Case, Contender, Params, Place, Round, UsageError
-from engine.decode import JpegLaneReader, split_mjpeg
+from engine.decode import JpegLaneReader
 from engine.held import HeldCodes
+from engine.images import split_mjpeg
 
 LANES: Final = ROOT / "tests" / "data" / "lanes"
 FRAME_MS: Final = 100

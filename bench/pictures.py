@@ -26,7 +26,7 @@ from native.qr.reader import Reader
 from native.qr.threshold import thresholds
 
 if TYPE_CHECKING:
-    from native.qr.reader import Finder, Placed
+    from native.qr.reader import _Finder, _Placed
 
 Reals = npt.NDArray[np.float64]
 Softs = npt.NDArray[np.int16]
@@ -42,6 +42,15 @@ CLIP: Final = 384  # and what one module of one frame may say at most
 LAMPS: Final = ((0.46, 0.68), (0.72, 0.5), (0.5, 0.4))
 LAMP_SIZE: Final = 0.2
 WAYS: Final = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
+TOLD_OF_RAYS: Final = (
+    "Dots: edges along the rays.",
+    "Green rays keep 1.5 : 2.5 : 3.5.",
+    "Upper row, left: the corners",
+    "of the symbol. The others are",
+    "chance: they agreed when they",
+    "were seen first, and fewer agree",
+    "from the middle that was found.",
+)
 # Blocks of codewords: for dark and for light modules.
 HUES: Final = (
     ((30, 64, 175), (191, 219, 254)), ((6, 95, 70), (167, 243, 208)),
@@ -68,7 +77,7 @@ def bright(luma: Pixels, gain: float = 1.5) -> Pixels:
 class Grid:
     """A symbol that was placed: points of its modules in pixels, and its values."""
 
-    def __init__(self, placed: Placed) -> None:
+    def __init__(self, placed: _Placed) -> None:
         self.placed = placed
         self.dim = placed["dim"]
         self.map: Reals = np.array(placed["map"], np.float64).reshape(3, 3)
@@ -88,7 +97,7 @@ class Grid:
         return found
 
     def displacement(self, u: float, v: float) -> tuple[float, float]:
-        """native.qr.locate.bend: bilinear between the nodes of the mesh, on beyond the outer ones."""
+        """native.qr.locate.bend: bilinear between the nodes of the mesh, and on beyond them."""
         lines = self.placed["lines"]
         n = len(lines)
         if n < 2:
@@ -118,7 +127,7 @@ class Story:
     """The frame of pictures 1 to 4, and what the stages say about it."""
 
     luma: Pixels
-    finders: list[Finder]
+    finders: list[_Finder]
     rays: list[tuple[tuple[float, ...], ...]]
     grid: Grid
 
@@ -226,17 +235,13 @@ def draw_finders(story: Story) -> Drawing:
         what = f"{finder[2]:.1f} pixels a module" if is_real else f"{kind}; now {fitting} of 8"
         out.text(x + 2, y + side + 35, what, 13, fill=DIM)
     x, y = 3 * (side + gap) + 8, side + 50
-    for k, said in enumerate((
-        "Dots: edges along the rays.", "Green rays keep 1.5 : 2.5 : 3.5.",
-        "Upper row, left: the corners", "of the symbol. The others are", "chance: they agreed when they",
-        "were seen first, and fewer agree", "from the middle that was found.",
-    )):  # fmt: skip
+    for k, said in enumerate(TOLD_OF_RAYS):
         out.text(x, y + 30 + 20 * k, said, 13)
     return out
 
 
 def _draw_rays(
-    out: Drawing, luma: Pixels, finder: Finder, rays: tuple[tuple[float, ...], ...], side: int
+    out: Drawing, luma: Pixels, finder: _Finder, rays: tuple[tuple[float, ...], ...], side: int
 ) -> int:
     """How many rays are in proportion, as native.qr.finder.eight_ways has it."""
     reach = int(finder[2] * 6.2)
@@ -502,7 +507,7 @@ def draw_fusion() -> Drawing:
     reader, lane = Reader(row_step=SHARP, levels=1, thorough=False), Lane()
     side, gap = 300, 18
     out = Drawing(3 * side + 2 * gap, 3 * side + 116, "Three frames that cannot be read, joined")
-    sums = None
+    sums: npt.NDArray[np.float64] = np.zeros((0, 0))
     readings: Any = []
     for k, luma in enumerate(lumas):
         readings = lane.read(luma)
@@ -513,9 +518,8 @@ def draw_fusion() -> Drawing:
         out.text(x + 2, side + 19, f"frame {k + 1}: {said} alone", 14, font_weight="bold")
         out.picture(_diverging(grid.equalized), x, side + 30, side, side)
         out.text(x + 2, 2 * side + 49, "its soft modules", 14, fill=DIM)
-        here = np.clip(grid.equalized, -CLIP, CLIP)
-        sums = here if sums is None else sums * FADE + here
-    assert sums is not None
+        here = np.clip(grid.equalized, -CLIP, CLIP).astype(np.float64)
+        sums = sums * FADE + here if k else here
     assert [reading[7] for reading in readings] == [FUSED], "the frames must be read only as one"
     joined = np.clip(sums, -30000, 30000).astype(np.int16)
     y = 2 * side + 62

@@ -25,7 +25,7 @@ import native.cpu
 from engine import admin, api
 from engine.clock import Clock, SystemClock
 from engine.control_lmdb import ControlLog
-from engine.decode import DecodePool
+from engine.decode_pool import DecodePool
 from engine.dedup import SeenWindow
 from engine.desk import Desk
 from engine.errors import EngineError, EngineUnreachable, SettingInvalid

@@ -1,53 +1,49 @@
-"""Decode: image bytes to luma to the codes in it, and the threads that do it for many lanes.
+"""Decode: a plane of luma to the codes in it.
 
-A frame is `Plane`, a two-dimensional uint8 array of luma (height, width), rows any stride apart,
-pixels of a row side by side. Codes come as the bytes inside the symbol, never as text: character
-sets are the business of engine.payloads. Codecs have the numbers of the FRAME message.
-
-Everything slow here (simplejpeg, Pillow's inflate, zxing-cpp) works without the GIL.
+Our own reader (native.qr) looks first; zxing-cpp is asked where there is evidence of a code that it
+could not read. Codes come as the bytes inside the symbol, never as text: character sets are the
+business of engine.payloads. Everything slow here works without the GIL.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import mmap
-import struct
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-import simplejpeg
 import zxingcpp
-from PIL import Image
 
 from engine.clock import Clock, SystemClock
 from engine.errors import ImageInvalid, ImageTooLarge, InputError
-from native.qr import lane, reader
+from engine.images import (
+    BYTES_MAX,
+    JPEG,
+    PIXELS_MAX,
+    PNG,
+    PNG_MAGIC,
+    Plane,
+    check_size,
+    image_to_luma,
+    split_mjpeg,
+)
+from native import cpu
+from native.jpeg.luma import DAMAGED, DONE, LARGE, Luma
+from native.qr.lane import Lane
+from native.qr.reader import Reader
 
-Plane: TypeAlias = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    from native.qr.reader import _Reading
+
 Corner: TypeAlias = tuple[int, int]
 
-JPEG: Final = 1
-GRAY8: Final = 2
-PNG: Final = 3
-
-PIXELS_MAX = 16_777_216
-BYTES_MAX = 16_777_216
-# A progressive JPEG can ask for a pass over all its pixels every dozen bytes. Encoders write
-# about ten scans; libjpeg itself has no limit.
-SCANS_MAX = 64
-
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_JPEG_MAGIC = b"\xff\xd8"
+# How a code was read, by the numbers of native.qr.reader.
+HOW: Final = ("", "plain", "mean", "equalized", "bent", "fused", "repeat")
 
 
 class Code(msgspec.Struct, frozen=True):
@@ -55,23 +51,49 @@ class Code(msgspec.Struct, frozen=True):
 
     data: the bytes inside. corners: (x, y) in pixels of the outer corners of the symbol, in its
     own order top left, top right, bottom right, bottom left. version: size of the symbol as
-    the standard names it, "7" or "M4", empty where unknown.
+    the standard names it, "7" or "M4", empty where unknown. level: "L", "M", "Q", "H" or empty.
+    mask: 0 to 7, -1 where unknown. how: one of HOW, or "zxing". corrected: codewords that were
+    wrong, -1 where unknown. segments: (mode, ECI or -1, first byte, bytes). sequence: (index,
+    count, parity) of structured append.
     """
 
     data: bytes
     corners: tuple[Corner, Corner, Corner, Corner]
     version: str = ""
+    level: str = ""
+    mask: int = -1
+    how: str = ""
+    corrected: int = -1
+    mirrored: bool = False
+    inverted: bool = False
+    segments: tuple[tuple[int, int, int, int], ...] = ()
+    sequence: tuple[int, int, int] | None = None
 
 
-class Decoder(Protocol):
-    """The seam behind which readers of QR codes stand; safe to call from several threads."""
-
-    def decode(self, plane: Plane) -> list[Code]:
-        """Every code in the plane, [] where there is none. No picture makes it raise."""
+def _reading_to_code(reading: _Reading) -> Code:
+    data, c, version, level, mask, mirrored, inverted, how, corrected = reading[:9]
+    segments, sequence = reading[10:]
+    corners = ((c[0], c[1]), (c[2], c[3]), (c[4], c[5]), (c[6], c[7]))
+    return Code(
+        data=data,
+        corners=cast(Any, tuple((round(x), round(y)) for x, y in corners)),
+        version=str(version),
+        level=level,
+        mask=mask,
+        how=HOW[how],
+        corrected=corrected,
+        mirrored=mirrored,
+        inverted=inverted,
+        segments=segments,
+        sequence=sequence,
+    )
 
 
 class ZxingDecoder:
-    """zxing-cpp, all sizes of QR code and nothing else, upright or inverted, any angle."""
+    """zxing-cpp, all sizes of QR code and nothing else, upright or inverted, any angle.
+
+    The second opinion, and the only one on Micro QR, rMQR and Model 1. For several threads at once.
+    """
 
     def __init__(self) -> None:
         # One format, where the binding's types ask for a set: it converts.
@@ -79,123 +101,21 @@ class ZxingDecoder:
         # Plain text mode: the text is not used, and HRI would rewrite GS1 contents for nothing.
         self._text_mode = zxingcpp.TextMode.Plain
 
-    def decode(self, plane: Plane) -> list[Code]:
+    def decode(self, plane: Plane, x: int = 0, y: int = 0) -> list[Code]:
+        """Every code in the plane, whose first pixel is (x, y) of the picture."""
         found = zxingcpp.read_barcodes(plane, formats=self._formats, text_mode=self._text_mode)
-        return [_barcode_to_code(barcode) for barcode in found if barcode.valid]
+        return [_barcode_to_code(barcode, x, y) for barcode in found if barcode.valid]
 
 
-def _barcode_to_code(barcode: Any) -> Code:
+def _barcode_to_code(barcode: Any, x: int, y: int) -> Code:
     p = barcode.position
     spots = (p.top_left, p.top_right, p.bottom_right, p.bottom_left)
-    corners = cast(Any, tuple((spot.x, spot.y) for spot in spots))
+    corners = cast(Any, tuple((spot.x + x, spot.y + y) for spot in spots))
     extra = getattr(barcode, "extra", None) or {}
-    return Code(data=barcode.bytes, corners=corners, version=str(extra.get("Version", "")))
+    return Code(barcode.bytes, corners, version=str(extra.get("Version", "")), how="zxing")
 
 
-# ---- image bytes to luma ----------------------------------------------------------------------
-
-
-def image_to_luma(
-    codec: int,
-    data: bytes,
-    *,
-    width: int = 0,
-    height: int = 0,
-    stride: int = 0,
-    pixels_max: int = PIXELS_MAX,
-    bytes_max: int = BYTES_MAX,
-) -> Plane:
-    """Luma of a JPEG, a PNG or a raw plane; raw planes are not copied.
-
-    codec: JPEG, GRAY8 or PNG. width, height, stride (pixels, pixels, bytes): of a raw plane,
-    stride 0 is the width; for the others 0, or what the sender says and the image must agree.
-    pixels_max, bytes_max: checked before anything is decompressed.
-
-    Raises ImageTooLarge and ImageInvalid, nothing else. A JPEG cut short or with broken blocks
-    is invalid as a whole: half a frame could show half a code, and the next frame is 100 ms away.
-    """
-    if len(data) > bytes_max:
-        raise ImageTooLarge(f"the image has {len(data)} bytes, the limit is {bytes_max}")
-    if min(width, height, stride) < 0:
-        raise ImageInvalid("a negative size")
-    if codec == JPEG:
-        return _jpeg_to_luma(data, width, height, pixels_max)
-    if codec == GRAY8:
-        return _gray8_to_luma(data, width, height, stride, pixels_max)
-    if codec == PNG:
-        return _png_to_luma(data, width, height, pixels_max)
-    raise ImageInvalid(f"there is no codec {codec}")
-
-
-def _check_size(w: int, h: int, width: int, height: int, pixels_max: int) -> None:
-    """w x h: what the image says; width x height: what the sender says, 0 where nothing."""
-    if w < 1 or h < 1:
-        raise ImageInvalid(f"an image of {w} x {h} pixels")
-    if w * h > pixels_max:
-        raise ImageTooLarge(f"{w} x {h} pixels are more than {pixels_max}")
-    if (width and width != w) or (height and height != h):
-        raise ImageInvalid(f"announced as {width} x {height} pixels, but it has {w} x {h}")
-
-
-def _jpeg_to_luma(data: bytes, width: int, height: int, pixels_max: int) -> Plane:
-    # Inside entropy-coded data FF is always followed by 00 or a restart marker, so this counts
-    # the scans, and at most a few more in thumbnails and comments.
-    if data.count(b"\xff\xda") > SCANS_MAX:
-        raise ImageInvalid("a JPEG of too many scans")
-    try:
-        h, w, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise ImageInvalid("the header is not of a JPEG") from error
-    _check_size(w, h, width, height, pixels_max)
-    try:
-        # The exact transform: with SIMD the quick one gains nothing.
-        luma = simplejpeg.decode_jpeg(data, colorspace="GRAY")
-    except ValueError as error:
-        raise ImageInvalid("the JPEG is cut short or broken") from error
-    return cast(Plane, luma[:, :, 0])
-
-
-def _gray8_to_luma(data: bytes, width: int, height: int, stride: int, pixels_max: int) -> Plane:
-    _check_size(width, height, 0, 0, pixels_max)
-    stride = stride or width
-    # The last row may end with its last pixel or with the padding of the others.
-    if stride < width or len(data) not in (stride * height, stride * (height - 1) + width):
-        raise ImageInvalid(f"{len(data)} bytes are no {width} x {height} plane of stride {stride}")
-    return np.ndarray((height, width), np.uint8, buffer=data, strides=(stride, 1))
-
-
-def _png_to_luma(data: bytes, width: int, height: int, pixels_max: int) -> Plane:
-    if data[:8] != _PNG_MAGIC or data[12:16] != b"IHDR" or len(data) < 24:
-        raise ImageInvalid("the header is not of a PNG")
-    w, h = struct.unpack_from(">II", data, 16)
-    _check_size(w, h, width, height, pixels_max)
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            # A second header chunk could have changed the size after the check.
-            if image.size != (w, h):
-                raise ImageInvalid("a PNG of two sizes")
-            return _picture_to_luma(image)
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:
-        # Pillow's readers have no closed list of exceptions: SyntaxError, OSError, ValueError,
-        # EOFError, struct.error and zlib.error have all been seen for damaged files.
-        raise ImageInvalid("the PNG is cut short or broken") from error
-
-
-def _picture_to_luma(image: Image.Image) -> Plane:
-    """8 bits of luma from any mode a PNG can have; what is transparent shows white paper."""
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey at 255 when it converts; the upper byte is the picture.
-        return (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-    if "A" in image.mode or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, layered)
-    return np.asarray(image.convert("L"))
-
-
-# ---- readers ----------------------------------------------------------------------------------
+# ---- stills -----------------------------------------------------------------------------------
 
 _ZXING = ZxingDecoder()
 
@@ -204,10 +124,15 @@ class _Readers(threading.local):
     """One own reader a thread: each keeps memory that grows to the largest picture it saw."""
 
     def __init__(self) -> None:
-        self.thorough = reader.Reader()
+        self.thorough = Reader()
 
 
 _READERS = _Readers()
+
+
+def _own(luma: Plane) -> Plane:
+    """The plane as the own reader takes it: pixels of a row side by side."""
+    return luma if luma.strides[1] == 1 or luma.shape[1] <= 1 else np.ascontiguousarray(luma)
 
 
 def unique(codes: list[Code]) -> list[bytes]:
@@ -215,36 +140,68 @@ def unique(codes: list[Code]) -> list[bytes]:
     return list(dict.fromkeys(code.data for code in codes))
 
 
-def _own(luma: Plane) -> Plane:
-    """The plane as the own reader takes it: pixels of a row side by side."""
-    return luma if luma.strides[1] == 1 or luma.shape[1] == 1 else np.ascontiguousarray(luma)
-
-
 def read_codes_native(luma: Plane) -> list[bytes]:
     """Contents of the codes that the own reader finds by itself, each once."""
-    return list(dict.fromkeys(found[0] for found in _READERS.thorough.read(_own(luma))))
+    return list(dict.fromkeys([found[0] for found in _READERS.thorough.read(_own(luma))]))
 
 
 def read_codes(luma: Plane) -> list[bytes]:
     """Contents of all codes in a picture, each once; the thorough mode, for stills."""
-    codes = read_codes_native(luma)
-    finders, placed = _READERS.thorough.unread
-    if not codes or placed or finders >= 3:
-        codes += [code.data for code in _ZXING.decode(luma)]
+    luma = _own(luma)
+    codes = [found[0] for found in _READERS.thorough.read(luma)]
+    codes += [code.data for code in _second_opinion(luma, bool(codes))]
     return list(dict.fromkeys(codes))
+
+
+def read(luma: Plane) -> list[Code]:
+    """Like read_codes, with all that is known of each code; each content once."""
+    luma = _own(luma)
+    codes = [_reading_to_code(found) for found in _READERS.thorough.read(luma)]
+    codes += _second_opinion(luma, bool(codes))
+    return list({code.data: code for code in reversed(codes)}.values())[::-1]
+
+
+# Pixels of a picture in which looking twice costs less than thinking about it.
+_SMALL = 160_000
+
+
+def _second_opinion(luma: Plane, has_found: bool) -> list[Code]:
+    """What zxing-cpp reads, where the last picture may hold a code that was not read.
+
+    That is: a symbol whose timing patterns agree, or two fine finders that belong to no code. It is
+    asked for the part around them, and for the whole where that is most of the picture.
+    """
+    reader = _READERS.thorough
+    _, _, fine, sure = reader.unread
+    if not sure and fine < 2:
+        return _ZXING.decode(luma) if not has_found and 0 < luma.size < _SMALL else []
+    height, width = luma.shape
+    left, top, right, bottom = reader.region
+    x0, y0 = max(0, int(left)), max(0, int(top))
+    x1, y1 = min(width, int(right) + 1), min(height, int(bottom) + 1)
+    if x0 >= x1 or y0 >= y1 or 2 * (x1 - x0) * (y1 - y0) > luma.size:
+        return _ZXING.decode(luma)
+    return _ZXING.decode(luma[y0:y1, x0:x1], x0, y0)
+
+
+# ---- lanes ------------------------------------------------------------------------------------
 
 
 class LaneReader:
     """Reads the frames of one lane in order (native.qr.lane); zxing-cpp where that is at a loss.
 
-    Every content it returns for a frame was in that frame's own pixels.
+    Every content it returns for a frame was in that frame's own pixels. Not for several threads.
     """
 
-    ZXING_EVERY = 8  # frames of a symbol that is seen and cannot be read
+    # Frames between two calls of zxing-cpp while a code is in view and not read: so many after the
+    # first, twice as many after each further one in vain.
+    ZXING_REST = 4
+    ZXING_REST_MAX = 64
 
     def __init__(self) -> None:
-        self._lane = lane.Lane()
+        self._lane = Lane()
         self._rest = 0
+        self._rest_next = self.ZXING_REST
 
     def __call__(self, luma: Plane) -> list[bytes]:
         """Contents of the codes seen in the frame, each once."""
@@ -252,196 +209,137 @@ class LaneReader:
         found = self._lane.read(luma)
         if found:
             return list(dict.fromkeys([code[0] for code in found]))
+        return unique(self._ask_zxing(luma)) if self._lane.region else self._nothing()
+
+    def read(self, luma: Plane) -> list[Code]:
+        """The codes seen in the frame, corners in pixels of the frame."""
+        luma = _own(luma)
+        found = self._lane.read(luma)
+        if found:
+            return [_reading_to_code(code) for code in found]
+        if self._lane.region:
+            return self._ask_zxing(luma)
+        self._nothing()
+        return []
+
+    @property
+    def wanted(self) -> tuple[int, int, int, int] | None:
+        """(left, top, right, bottom) of the part of the next frame that `follow` needs, or None."""
+        return self._lane.wanted
+
+    def follow(self, part: Plane, x: int, y: int) -> list[Code] | None:
+        """The codes held since the last frame, from a part of the next one that begins at (x, y).
+
+        None where the part is not enough: give the whole frame to `read`.
+        """
+        found = self._lane.follow(part, x, y)
+        return None if found is None else [_reading_to_code(code) for code in found]
+
+    def _nothing(self) -> list[bytes]:
         self._rest -= 1
-        region = self._lane.region
-        if region is None or self._rest > 0:
+        if self._rest <= -self.ZXING_REST_MAX:
+            self._rest_next = self.ZXING_REST
+        return []
+
+    def _ask_zxing(self, luma: Plane) -> list[Code]:
+        """The second opinion on the part of the frame that may show a code, within its budget."""
+        self._rest -= 1
+        if self._rest > 0 or self._lane.region is None:
             return []
-        self._rest = self.ZXING_EVERY
+        left, top, right, bottom = self._lane.region
         height, width = luma.shape
-        x0, y0 = max(0, int(region[0])), max(0, int(region[1]))
-        x1, y1 = min(width, int(region[2]) + 1), min(height, int(region[3]) + 1)
+        x0, y0 = max(0, int(left)), max(0, int(top))
+        x1, y1 = min(width, int(right) + 1), min(height, int(bottom) + 1)
         if x0 >= x1 or y0 >= y1:
             return []
-        return unique(_ZXING.decode(luma[y0:y1, x0:x1]))
+        # M1 can detect errors and not correct them: corners of smeared codes pass for one.
+        codes = [c for c in _ZXING.decode(luma[y0:y1, x0:x1], x0, y0) if c.version != "M1"]
+        self._rest_next = (
+            self.ZXING_REST if codes else min(2 * self._rest_next, self.ZXING_REST_MAX)
+        )
+        self._rest = 0 if codes else self._rest_next
+        return codes
 
 
 class JpegLaneReader:
-    """LaneReader from JPEG bytes. Raises ImageInvalid and ImageTooLarge."""
+    """LaneReader from JPEG bytes, of which it decodes no more than it needs (native.jpeg).
 
-    def __init__(self, decoder: Decoder | None = None) -> None:
-        self._reader = LaneReader(decoder)
-
-    def __call__(self, data: bytes) -> list[bytes]:
-        return self._reader(image_to_luma(JPEG, data))
-
-
-# ---- the pool ---------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Lane:
-    """What the pool keeps of one lane: its reader, its turn, its last frame."""
-
-    reader: LaneReader
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    # Guards the reader when the awaiting task was cancelled while its frame was in a thread.
-    busy: threading.Lock = field(default_factory=threading.Lock)
-    waiting: int = 0
-    last_frame: tuple[int, int, int, int, bytes] | None = None
-    last_codes: list[Code] = field(default_factory=list)
-
-
-class DecodePool:
-    """Threads that decode the frames of many lanes.
-
-    Frames of one lane go one after the other in the order asked for; lanes go side by side, and
-    none has more than one frame in the threads, so that a slow or flooding lane delays another
-    by one frame at most (CP-3). Frames that wait are held by their callers, whose credit is
-    the limit. To be used from one event loop; `close` afterwards.
-
-    Counters, whole numbers that only grow: frames (decoded, invalid and repeated ones included),
-    codes, repeats, invalid; decode_ns in the threads.
+    A frame equal to the last one byte for byte is not decoded again. While a code is held, most
+    frames are decoded down to its last row only, and then judged as far as that. pixels_max,
+    bytes_max: limits of a frame.
     """
-
-    LANES_MAX = 4_096
 
     def __init__(
         self,
-        threads: int = 2,
+        reader: LaneReader | None = None,
         *,
         pixels_max: int = PIXELS_MAX,
         bytes_max: int = BYTES_MAX,
-        clock: Clock | None = None,
-        new_decoder: Callable[[], Decoder] = ZxingDecoder,
     ) -> None:
-        self.frames = 0
-        self.codes = 0
-        self.repeats = 0
-        self.invalid = 0
-        self.decode_ns = 0
+        self._reader = reader or LaneReader()
         self._pixels_max = pixels_max
         self._bytes_max = bytes_max
-        self._clock = clock or SystemClock()
-        self._new_decoder = new_decoder
-        self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._luma = Luma()
+        self._last: bytes | None = None
+        self._last_codes: list[Code] = []
 
-    @property
-    def waiting(self) -> int:
-        """Frames asked for and not yet answered."""
-        return sum(lane.waiting for lane in self._lanes.values())
+    def __call__(self, data: bytes) -> list[bytes]:
+        """Contents of the codes seen in the frame. Raises ImageInvalid and ImageTooLarge."""
+        return unique(self.read(data))
 
-    async def decode(
-        self,
-        lane_key: Hashable,
-        codec: int,
-        data: bytes,
-        *,
-        width: int = 0,
-        height: int = 0,
-        stride: int = 0,
-    ) -> list[Code]:
-        """The codes in one frame of a lane.
+    def read(self, data: bytes, width: int = 0, height: int = 0) -> list[Code]:
+        """The codes seen in the frame. Raises ImageInvalid and ImageTooLarge.
 
-        A frame equal to the lane's last one byte for byte is not decoded again. Raises
-        ImageInvalid or ImageTooLarge for this frame only; the lane goes on.
+        width, height: what the sender says of the frame, 0 where nothing.
         """
-        lane = self._lane(lane_key)
-        lane.waiting += 1
-        try:
-            async with lane.turn:
-                frame = (codec, width, height, stride, data)
-                loop = asyncio.get_running_loop()
-                codes, spent_ns, is_repeat = await loop.run_in_executor(
-                    self._threads, self._read, lane, frame
-                )
-        except InputError:
-            self.frames += 1
-            self.invalid += 1
-            raise
-        finally:
-            lane.waiting -= 1
-        self.frames += 1
-        self.codes += len(codes)
-        self.repeats += is_repeat
-        self.decode_ns += spent_ns
-        return codes
+        if data == self._last:
+            return list(self._last_codes)
+        self._last = None
+        self._last_codes = self._read(data, width, height)
+        self._last = data
+        return list(self._last_codes)
 
-    def forget(self, lane_key: Hashable) -> None:
-        """Drops what is kept of a lane, its last frame too, unless frames of it still wait."""
-        lane = self._lanes.get(lane_key)
-        if lane is not None and not lane.waiting:
-            del self._lanes[lane_key]
+    def _read(self, data: bytes, width: int, height: int) -> list[Code]:
+        size = None
+        if len(data) <= self._bytes_max and cpu.active() != "scalar":
+            # Without vectors libjpeg-turbo is the faster one.
+            size = self._luma.open(data)
+        if size is None:
+            return self._reader.read(self._by_library(data, width, height))
+        check_size(size[0], size[1], width, height, self._pixels_max)
+        codes = self._read_part(data, size)
+        if codes is not None:
+            return codes
+        status = self._luma.decode(data, pixels_max=self._pixels_max)
+        if status == DONE:
+            return self._reader.read(np.asarray(self._luma))
+        if status == LARGE:
+            raise ImageTooLarge(f"more than {self._pixels_max} pixels")
+        if status == DAMAGED:
+            raise ImageInvalid("the JPEG is cut short or broken")
+        return self._reader.read(self._by_library(data, width, height))
 
-    def close(self) -> None:
-        """Ends the threads; frames in them are finished first."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        self._lanes.clear()
+    def _read_part(self, data: bytes, size: tuple[int, int]) -> list[Code] | None:
+        """The codes held since the last frame, or None where the whole frame is needed."""
+        wanted = self._reader.wanted
+        if wanted is None or not data.endswith(b"\xff\xd9"):
+            return None
+        left, top, right, bottom = wanted
+        if right > size[0] or bottom > size[1]:
+            return None
+        if self._luma.decode(data, top, bottom, left, right, pixels_max=self._pixels_max) != DONE:
+            return None
+        y0, y1, x0, x1 = self._luma.valid
+        return self._reader.follow(np.asarray(self._luma)[y0:y1, x0:x1], x0, y0)
 
-    def _lane(self, key: Hashable) -> _Lane:
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane(LaneReader(self._new_decoder()))
-            if len(self._lanes) > self.LANES_MAX:
-                idle = next((k for k, other in self._lanes.items() if not other.waiting), key)
-                if idle != key:
-                    del self._lanes[idle]
-        self._lanes.move_to_end(key)
-        return lane
-
-    def _read(
-        self, lane: _Lane, frame: tuple[int, int, int, int, bytes]
-    ) -> tuple[list[Code], int, bool]:
-        """In a thread: (codes, nanoseconds, whether the frame was a repeat)."""
-        with lane.busy:
-            begun_ns = self._clock.monotonic_ns()
-            is_repeat = frame == lane.last_frame
-            if not is_repeat:
-                codec, width, height, stride, data = frame
-                luma = image_to_luma(
-                    codec, data, width=width, height=height, stride=stride,
-                    pixels_max=self._pixels_max, bytes_max=self._bytes_max,
-                )  # fmt: skip
-                lane.last_codes = lane.reader.read(luma)
-                lane.last_frame = frame
-            return list(lane.last_codes), self._clock.monotonic_ns() - begun_ns, is_repeat
+    def _by_library(self, data: bytes, width: int, height: int) -> Plane:
+        return image_to_luma(
+            JPEG, data, width=width, height=height,
+            pixels_max=self._pixels_max, bytes_max=self._bytes_max,
+        )  # fmt: skip
 
 
 # ---- files ------------------------------------------------------------------------------------
-
-
-def split_mjpeg(data: bytes | mmap.mmap) -> Iterator[bytes]:
-    """The JPEG images in a file of images one after the other (Motion JPEG).
-
-    Walks the marker segments, so that a thumbnail inside one does not end its image. Raises
-    ImageInvalid at what is not a JPEG; a last image cut short is given as it is.
-    """
-    at, size = 0, len(data)
-    while at < size:
-        if data[at : at + 2] != _JPEG_MAGIC:
-            raise ImageInvalid(f"no JPEG begins at byte {at}")
-        end = _jpeg_end(data, at + 2)
-        yield bytes(data[at:end])
-        at = end
-
-
-def _jpeg_end(data: bytes | mmap.mmap, at: int) -> int:
-    """Position after the end-of-image marker; `at` is behind the start-of-image marker."""
-    size = len(data)
-    while at + 4 <= size:
-        if data[at] != 0xFF:
-            at = data.find(b"\xff", at)  # entropy-coded data, or garbage the decoder will refuse
-            if at < 0:
-                return size
-            continue
-        marker = data[at + 1]
-        if marker == 0xD9:
-            return at + 2
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
-            at += 1 if marker == 0xFF else 2  # stuffed byte, restart: no segment
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return size
 
 
 def decode_file(
@@ -480,9 +378,9 @@ def _decode_clip(path: Path, watch: Clock, bytes_max: int) -> Iterator[dict[str,
 
 def _image_to_line(data: bytes, watch: Clock, bytes_max: int) -> dict[str, object]:
     begun_ns = watch.monotonic_ns()
-    codec = PNG if data[:8] == _PNG_MAGIC else JPEG
+    codec = PNG if data[:8] == PNG_MAGIC else JPEG
     luma = image_to_luma(codec, data, bytes_max=bytes_max)
-    codes = _ZXING.decode(luma)
+    codes = read(luma)
     spent_us = (watch.monotonic_ns() - begun_ns) // 1_000
     height, width = luma.shape
     return {

@@ -19,7 +19,7 @@ import msgspec
 from engine import wire
 from engine.access import is_same_hash, token_to_hash
 from engine.clock import Clock
-from engine.decode import DecodePool
+from engine.decode_pool import DecodePool
 from engine.errors import (
     EngineError,
     InputError,

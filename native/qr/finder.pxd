@@ -7,6 +7,7 @@ from native.qr.threshold cimport Thresholds
 
 cdef enum:
     FINDERS_MAX = 256
+    QUADS_MAX = 64
 
 cdef struct Finder:
     float x                     # centre, pixels
@@ -23,6 +24,8 @@ cdef struct RowScratch:         # for one row; room as luma.h asks for it
     uint8_t* thresholds
     uint16_t* edges
     uint16_t* starts
+    int quad_count              # areas of codes that are known, where no finder is looked for
+    float quads[8 * QUADS_MAX]  # x, y of the corners of each, in turn
 
 cdef int find_finders(
     const Plane* plane, const Thresholds* thresholds, int first_row, int row_step,

@@ -45,6 +45,7 @@ cdef int find_finders(
     cdef int i, edge_count, start_count, before
     cdef int[FINDERS_MAX] crossed       # finders that row y may cross
     cdef int crossed_count
+    cdef float[2 * QUADS_MAX] spans     # of row y, which lie in known codes
     cdef const uint8_t* row
     while y < plane.height:
         if y // thresholds.block_rows != block_row:
@@ -54,7 +55,11 @@ cdef int find_finders(
         edge_count = kernel.row_edges(row, scratch.thresholds, plane.width, scratch.edges)
         start_count = kernel.finder_runs(scratch.edges, edge_count, scratch.starts)
         crossed_count = -1
+        if start_count and scratch.quad_count:
+            spans_of_row(scratch, y + <float>0.5, spans)
         for i in range(start_count):
+            if is_in_spans(scratch, spans, scratch.edges + scratch.starts[i]):
+                continue
             if crossed_count < 0:
                 crossed_count = finders_crossed(out, count, y, crossed)
             before = count
@@ -103,6 +108,38 @@ cdef int keep_best(Finder* finders, int count, int most, float fine) noexcept no
             finders[kept] = finders[i]
             kept += 1
     return kept
+
+
+cdef void spans_of_row(const RowScratch* scratch, float y, float* spans) noexcept nogil:
+    """Where a row crosses each known code, from and to; an empty span where it does not."""
+    cdef const float* quad
+    cdef float left, right, x, ya, yb
+    cdef int i, side, other
+    for i in range(scratch.quad_count):
+        quad = &scratch.quads[8 * i]
+        left = 1e9
+        right = -1e9
+        for side in range(4):
+            other = (side + 1) & 3
+            ya = quad[2 * side + 1]
+            yb = quad[2 * other + 1]
+            if (ya <= y) != (yb <= y):
+                x = quad[2 * side] + (quad[2 * other] - quad[2 * side]) * (y - ya) / (yb - ya)
+                left = min(left, x)
+                right = max(right, x)
+        spans[2 * i] = left
+        spans[2 * i + 1] = right
+
+
+cdef inline int is_in_spans(
+    const RowScratch* scratch, const float* spans, const uint16_t* e
+) noexcept nogil:
+    cdef float x = (e[2] + e[3]) * <float>0.5
+    cdef int i
+    for i in range(scratch.quad_count):
+        if spans[2 * i] < x < spans[2 * i + 1]:
+            return 1
+    return 0
 
 
 cdef int finders_crossed(const Finder* finders, int count, int y, int* out) noexcept nogil:

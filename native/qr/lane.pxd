@@ -19,7 +19,8 @@ cdef struct Track:              # a code that was read in the frame before
     float dy
     uint8_t sent[CODEWORDS_MAX] # its codewords, still masked
 
-cdef struct Fusion:  # evidence of frames in which a symbol was placed and not read
+# Evidence of frames in which a symbol was placed and not read.
+cdef struct Fusion:
     int dim                     # 0: none
     int sign
     int frames
@@ -29,6 +30,15 @@ cdef struct Fusion:  # evidence of frames in which a symbol was placed and not r
     float y
     float reach
     float sums[MODULES_MAX]     # of soft modules, older frames weigh less
+
+# What every SPARSE_STEP-th row looked like when the whole frame was read last.
+cdef struct Calm:
+    int cells                   # blocks of 16 pixels in all its rows
+    int room
+    int cut                     # least change that is none of noise
+    uint8_t* lows
+    uint8_t* highs
+    uint8_t* row                # lows and highs of one row
 
 cdef struct LaneState:
     Workspace* ws
@@ -45,4 +55,5 @@ cdef struct LaneState:
     float region[4]             # left, top, right, bottom
     Track tracks[TRACKS_MAX]
     Fusion fusion
+    Calm calm
     Found found[CODES_MAX]

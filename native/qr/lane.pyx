@@ -4,8 +4,8 @@ Every content it returns for a frame was in that frame's own pixels:
 
 - A code of the frame before is a repeat only by the exact rule: with its modules sampled anew, in
   every Reed-Solomon block at most as many codewords differ from it as that block corrects. A full
-  decode could then only give the same content. Otherwise the new samples are decoded as what they are, so
-  a code swapped in place for one that differs in a character is read as the other one.
+  decode could then only give the same content. Otherwise the new samples are decoded as what they
+  are, so a code swapped in place for one that differs in a character is read as the other one.
 - A symbol that is placed but cannot be read leaves its soft modules behind; those of several frames
   are added up and decoded by the same rule (fusion). What comes out counts only if the check
   codewords of every block also agree with the modules of the present frame by themselves: two
@@ -15,27 +15,32 @@ Every content it returns for a frame was in that frame's own pixels:
 from cpython.buffer cimport PyBuffer_Release
 from libc.math cimport fabsf
 from libc.stdint cimport int16_t, uint8_t, uint16_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from native.checks cimport check_int
 from native.qr.code cimport QR_READ, Code, copy_code
 from native.qr.finder cimport Finder, check_finder
 from native.qr.fit cimport map_point
 from native.qr.locate cimport Place, copy_place, locate, locate_again
+from native.qr.luma cimport LUMA_BLOCK, kernels
 from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
-    HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence, Found,
-    Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, note_found, quarter,
-    read_level, sharpen_grid, workspace_fit, workspace_free, workspace_new,
+    AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence,
+    Found, Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, keep_unread,
+    note_found, quarter, read_level, sharpen_grid, workspace_fit, workspace_free, workspace_new,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
+from native.qr.threshold cimport block_count
 
 cdef enum:
     ROW_STEP = 8                # a core of two-pixel modules is six rows high
     ROW_STEP_NEAR = 3           # where a code is known to be
-    WHOLE_EVERY = 5             # frames: a second code beside a held one waits so long at most
+    WHOLE_EVERY = 4             # frames: the whole is read though nothing seems to change
+    SPARSE_STEP = 40            # rows between those in which changes are looked for
+    CHANGES_LEAST = 3           # blocks of such a row; a code of two-pixel modules fills a dozen
     QUARTER_EVERY = 4           # frames without anything: large codes wait so long at most
     FUSION_AGE_MOST = 4         # frames without evidence after which it is dropped
     FUSION_FRAMES_MOST = 64
@@ -45,6 +50,10 @@ cdef enum:
     BLOCKS_MAX = 81
     AGREEING = 5                # directions of eight, where a finder is expected
 
+# Around a code that is followed: what moves there is most likely the hand that holds it.
+cdef float MARGIN_SHARE = 0.25
+cdef float MARGIN_LEAST = 16
+cdef float HOLDER_SHARE = 1.5
 cdef float FUSION_FADE = 0.85   # what evidence is worth one frame later
 # Least agreement of a frame's own modules with what was fused, from -1 to 1, in the check codewords
 # of each block. Another content agrees by chance, 0 +- 0.13 in the 60 modules of the smallest
@@ -58,7 +67,9 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
     cdef int i
     lane.found_count = 0
     lane.has_region = 0
+    ws.unread_dim = 0
     memset(&lane.evidence, 0, sizeof(Evidence))
+    lane.evidence.box[0] = lane.evidence.box[1] = 1e6
     if not workspace_fit(ws, plane.width, plane.height):
         return -1
     if plane.width != lane.width or plane.height != lane.height:
@@ -66,6 +77,7 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
         lane.height = plane.height
         lane.track_count = 0
         lane.fusion.dim = 0
+        lane.calm.cells = 0
     cdef int kept = 0
     for i in range(lane.track_count):
         if follow(lane, plane, &lane.tracks[i]):
@@ -73,13 +85,121 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
                 copy_track(&lane.tracks[kept], &lane.tracks[i])
             kept += 1
     lane.since_whole += 1
-    if kept == 0 or kept < lane.track_count or lane.since_whole >= WHOLE_EVERY:
+    if (
+        kept < lane.track_count or lane.fusion.dim or lane.since_whole >= WHOLE_EVERY
+        or changes(lane, plane, kept) >= CHANGES_LEAST
+    ):
         kept = read_whole(lane, plane, kept)
+        remember_calm(lane, plane)
     lane.track_count = kept
     lane.fusion.age += 1
     if lane.fusion.age > FUSION_AGE_MOST:
         lane.fusion.dim = 0
     return lane.found_count
+
+
+# ---- does anything change? ----------------------------------------------------------------------
+
+
+cdef int remember_calm(LaneState* lane, const Plane* plane) noexcept nogil:
+    """Keeps how the sparse rows look, to compare later frames with; 0 without memory."""
+    cdef Calm* calm = &lane.calm
+    cdef int columns = block_count(plane.width)
+    cdef int cells = columns * ((plane.height + SPARSE_STEP - 1) // SPARSE_STEP)
+    cdef int y, at = 0
+    calm.cells = 0
+    if cells > calm.room:
+        free(calm.lows)
+        calm.room = 0
+        calm.lows = <uint8_t*>malloc(2 * cells + 2 * columns)
+        if calm.lows == NULL:
+            return 0
+        calm.room = cells
+    calm.highs = calm.lows + cells
+    calm.row = calm.highs + cells
+    y = 0
+    while y < plane.height:
+        kernels().block_ranges(
+            plane.data + y * plane.stride, plane.stride, 1, plane.width, calm.lows + at,
+            calm.highs + at,
+        )
+        at += columns
+        y += SPARSE_STEP
+    calm.cells = cells
+    return 1
+
+
+cdef int changes(const LaneState* lane, const Plane* plane, int kept) noexcept nogil:
+    """Blocks of sparse rows, outside the codes that are followed, that look unlike they did when
+    the whole frame was read last: a new code in view changes many.
+
+    Compared with then and not with the frame before, so what comes slowly is seen as well.
+    """
+    cdef const Calm* calm = &lane.calm
+    cdef int columns = block_count(plane.width)
+    cdef int y = 0, at = 0, changed = 0
+    cdef int x0 = columns, x1 = columns, y0 = plane.height, y1 = -1
+    cdef float[4] box
+    if calm.cells == 0:
+        return CHANGES_LEAST
+    if kept:
+        # Phones and cards are larger than the codes on them, and move with them.
+        tracks_box(lane, kept, HOLDER_SHARE, box)
+        x0 = <int>box[0] // LUMA_BLOCK
+        x1 = min(columns, <int>box[2] // LUMA_BLOCK + 1)
+        y0 = <int>box[1]
+        y1 = <int>box[3]
+    while y < plane.height and changed < CHANGES_LEAST:
+        kernels().block_ranges(
+            plane.data + y * plane.stride, plane.stride, 1, plane.width, calm.row,
+            calm.row + columns,
+        )
+        changed += cells_changed(calm, at, columns, 0, columns)
+        if y0 <= y <= y1:
+            changed -= cells_changed(calm, at, columns, x0, x1)
+        at += columns
+        y += SPARSE_STEP
+    return changed
+
+
+cdef inline int cells_changed(
+    const Calm* calm, int at, int columns, int begin, int end
+) noexcept nogil:
+    """Blocks [begin, end) of calm.row whose lowest or highest value is new."""
+    cdef const uint8_t* row = calm.row
+    cdef const uint8_t* lows = calm.lows + at
+    cdef const uint8_t* highs = calm.highs + at
+    cdef int cut = calm.cut
+    cdef int x, low, high, changed = 0
+    for x in range(begin, end):
+        low = row[x] - lows[x]
+        high = row[columns + x] - highs[x]
+        changed += (low > cut) | (-low > cut) | (high > cut) | (-high > cut)
+    return changed
+
+
+cdef void tracks_box(
+    const LaneState* lane, int count, float share, float* box
+) noexcept nogil:
+    """Left, top, right, bottom of the codes of the first `count` tracks, with a share around."""
+    cdef int i, corner
+    cdef const float* c
+    cdef float margin
+    box[0] = box[1] = 1e6
+    box[2] = box[3] = -1e6
+    for i in range(count):
+        c = &lane.tracks[i].found.corners[0]
+        for corner in range(4):
+            box[0] = min(box[0], c[2 * corner])
+            box[1] = min(box[1], c[2 * corner + 1])
+            box[2] = max(box[2], c[2 * corner])
+            box[3] = max(box[3], c[2 * corner + 1])
+    margin = share * max(box[2] - box[0], box[3] - box[1]) + MARGIN_LEAST
+    # Corners of a code near the frame's edge may lie far outside it.
+    box[0] = max(box[0] - margin, <float>0)
+    box[1] = max(box[1] - margin, <float>0)
+    box[2] = min(box[2] + margin, <float>lane.width)
+    box[3] = min(box[3] + margin, <float>lane.height)
 
 
 # ---- where the last one was ---------------------------------------------------------------------
@@ -93,7 +213,8 @@ cdef int follow(LaneState* lane, const Plane* plane, Track* track) noexcept nogi
         if not expect_finder(plane, &track.corners[i], track.dx, track.dy, &corners[i]):
             return read_region(lane, plane, track)
     if not read_in_place(lane.ws, plane, corners, track):
-        return read_region(lane, plane, track)
+        # Placed well and unreadable: looking for it again would not help.
+        return not lane.ws.unread_dim and read_region(lane, plane, track)
     for i in range(3):
         corners[i].used = 0
     update_track(lane, track, corners, 0)
@@ -136,7 +257,11 @@ cdef int read_in_place(
     if decode_grid(ws, version):
         return 1
     ws.how = HOW_EQUALIZED
-    return sharpen_grid(ws, version)
+    if sharpen_grid(ws, version):
+        return 1
+    if ws.place.agreement >= AGREEMENT_SURE:
+        keep_unread(ws, &corners[0], &corners[1], &corners[2])
+    return 0
 
 
 cdef int is_repeat(Workspace* ws, const Track* track, int version) noexcept nogil:
@@ -195,7 +320,7 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
     cdef float right = max(max(c[0], c[2]), max(c[4], c[6]))
     cdef float top = min(min(c[1], c[3]), min(c[5], c[7]))
     cdef float bottom = max(max(c[1], c[3]), max(c[5], c[7]))
-    cdef float margin = <float>0.25 * max(right - left, bottom - top) + 16
+    cdef float margin = MARGIN_SHARE * max(right - left, bottom - top) + MARGIN_LEAST
     cdef int x0 = max(0, <int>(left + min(track.dx, <float>0) - margin))
     cdef int y0 = max(0, <int>(top + min(track.dy, <float>0) - margin))
     cdef int x1 = min(plane.width, <int>(right + max(track.dx, <float>0) + margin))
@@ -210,10 +335,12 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
         return 0
     part = Plane(plane.data + y0 * plane.stride + x0, plane.stride, x1 - x0, y1 - y0)
     memset(&evidence, 0, sizeof(evidence))
+    evidence.box[0] = evidence.box[1] = 1e6
     effort.row_step = ROW_STEP_NEAR
+    effort.attempts = 2
     if read_level(lane.ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:
         return 0
-    move_place(lane.ws, x0, y0)
+    move_place(&lane.ws.place, x0, y0)
     for i in range(3):
         corners[i] = lane.ws.last[i]
         corners[i].x += x0
@@ -222,12 +349,45 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
     return 1
 
 
-cdef void move_place(Workspace* ws, float x, float y) noexcept nogil:
-    """From pixels of a part of the frame to pixels of the frame."""
+cdef int follow_part(LaneState* lane, const Plane* part, int x, int y) noexcept nogil:
+    """Codes of all tracks in a part of the next frame: how many, or 0 if one was not read there.
+
+    (x, y): the part's first pixel in the frame.
+    """
+    cdef int i, found
+    lane.found_count = 0
+    lane.has_region = 0
+    lane.ws.unread_dim = 0
+    if lane.track_count == 0 or not workspace_fit(lane.ws, part.width, part.height):
+        return 0
+    for i in range(lane.track_count):
+        move_track(&lane.tracks[i], -x, -y)
+        found = follow(lane, part, &lane.tracks[i])
+        move_track(&lane.tracks[i], x, y)
+        if not found:
+            return 0
+        copy_found(&lane.found[i], &lane.tracks[i].found)
+    lane.since_whole += 1
+    return lane.track_count
+
+
+cdef void move_track(Track* track, float x, float y) noexcept nogil:
+    cdef int i
+    move_place(&track.place, x, y)
+    for i in range(3):
+        track.corners[i].x += x
+        track.corners[i].y += y
+    for i in range(4):
+        track.found.corners[2 * i] += x
+        track.found.corners[2 * i + 1] += y
+
+
+cdef void move_place(Place* place, float x, float y) noexcept nogil:
+    """Between pixels of a part of the frame and pixels of the frame."""
     cdef int i
     for i in range(3):
-        ws.place.map.m[i] += x * ws.place.map.m[6 + i]
-        ws.place.map.m[3 + i] += y * ws.place.map.m[6 + i]
+        place.map.m[i] += x * place.map.m[6 + i]
+        place.map.m[3 + i] += y * place.map.m[6 + i]
 
 
 cdef void scale_place(Place* place, float scale) noexcept nogil:
@@ -253,15 +413,23 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
         ws.skip_x = lane.fusion.x
         ws.skip_y = lane.fusion.y
         ws.skip_reach = lane.fusion.reach * <float>0.3
+    if ws.unread_dim:
+        middle_of_unread(ws, &ws.skip_x, &ws.skip_y, &ws.skip_reach)
+        ws.skip_reach *= <float>0.3
     ws.keep_unread = 1
     kept = read_and_track(lane, &level, 0, kept)
     ws.keep_unread = 0
     ws.skip_reach = 0
+    lane.calm.cut = ws.thresholds.cut
     if lane.found_count > before:
         lane.fusion.dim = 0
         return kept
     if ws.unread_dim:
         kept = fuse(lane, kept)
+    elif lane.evidence.fine >= 2:
+        # Two corners of a symbol whose third is smeared: not for this reader.
+        lane.has_region = 1
+        memcpy(lane.region, lane.evidence.box, sizeof(lane.region))
     lane.since_quarter += 1
     if lane.found_count == 0 and lane.since_quarter >= QUARTER_EVERY:
         lane.since_quarter = 0
@@ -312,8 +480,7 @@ cdef int fuse(LaneState* lane, int kept) noexcept nogil:
     cdef int count = dim * dim
     cdef int i, value
     cdef float x, y, reach
-    map_point(&ws.unread_place.map, dim * <float>0.5, dim * <float>0.5, &x, &y)
-    reach = fabsf(ws.unread[1].x - ws.unread[2].x) + fabsf(ws.unread[1].y - ws.unread[2].y)
+    middle_of_unread(ws, &x, &y, &reach)
     lane.has_region = 1
     lane.region[0] = x - reach
     lane.region[1] = y - reach
@@ -360,6 +527,13 @@ cdef int fuse(LaneState* lane, int kept) noexcept nogil:
     lane.tracks[kept].dx = 0
     lane.tracks[kept].dy = 0
     return kept + 1
+
+
+cdef void middle_of_unread(const Workspace* ws, float* x, float* y, float* reach) noexcept nogil:
+    """The middle of the symbol that was placed and not read, and about its diagonal."""
+    cdef float half = ws.unread_dim * <float>0.5
+    map_point(&ws.unread_place.map, half, half, x, y)
+    reach[0] = fabsf(ws.unread[1].x - ws.unread[2].x) + fabsf(ws.unread[1].y - ws.unread[2].y)
 
 
 cdef int alike(const Fusion* fusion, const int16_t* soft) noexcept nogil:
@@ -423,6 +597,7 @@ cdef class Lane:
     def __dealloc__(self):
         if self.state != NULL:
             workspace_free(self.state.ws)
+            free(self.state.calm.lows)
             free(self.state)
 
     def read(self, luma: object) -> list:
@@ -441,8 +616,40 @@ cdef class Lane:
             raise MemoryError
         return [found_to_tuple(&self.state.found[i]) for i in range(count)]
 
+    def follow(self, luma: object, x: int, y: int) -> list | None:
+        """Codes held since the frame before, from a part of the next frame; None where not all of
+        them are read in it, and the whole frame must be given to `read`.
+
+        luma: the part, as a plane of its own, whose first pixel is (x, y) of the frame. Raises
+        ValueError for what is no plane.
+        """
+        cdef int left = check_int(x, 0, 1 << 24, "x")
+        cdef int top = check_int(y, 0, 1 << 24, "y")
+        cdef Py_buffer view
+        cdef Plane plane
+        cdef int count, i
+        buffer_to_plane(luma, &view, &plane)
+        with nogil:
+            count = follow_part(self.state, &plane, left, top)
+        PyBuffer_Release(&view)
+        return [found_to_tuple(&self.state.found[i]) for i in range(count)] if count else None
+
+    @property
+    def wanted(self) -> tuple | None:
+        """(left, top, right, bottom): the part of the next frame that is enough for `follow`.
+
+        None where the whole frame is wanted: nothing is held, or it is time to look at all of it.
+        """
+        cdef float[4] box
+        if self.state.track_count == 0 or self.state.since_whole + 1 >= WHOLE_EVERY:
+            return None
+        tracks_box(self.state, self.state.track_count, MARGIN_SHARE, box)
+        if box[0] >= box[2] or box[1] >= box[3]:
+            return None
+        return int(box[0]), int(box[1]), int(box[2]) + 1, int(box[3]) + 1
+
     @property
     def region(self) -> tuple | None:
-        """(left, top, right, bottom) of a symbol that was placed in the last frame and not read."""
+        """(left, top, right, bottom) of where the last frame may show a code that was not read."""
         cdef float* r = &self.state.region[0]
         return (r[0], r[1], r[2], r[3]) if self.state.has_region else None

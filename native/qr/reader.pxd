@@ -13,10 +13,15 @@ from native.qr.threshold cimport Thresholds
 from native.qr.triple cimport Triple
 
 cdef enum:
+    # Percent of timing_agreement, to try harder than a plain reading.
+    AGREEMENT_SURE = 80
+
+cdef enum:
     TRIPLES_MAX = 128
     LEVELS_MAX = 3
     FOUND_MAX = 255
     PENDING_MAX = 4
+    FAILURES_MAX = 32
 
 # How a code was read: the least that was needed.
 cdef enum:
@@ -54,13 +59,22 @@ cdef struct Evidence:
     int finders                 # most on one level that belong to no code that was read
     int triples                 # timing patterns fit, and yet the code could not be read
     int attempts                # symbols placed
+    int sure                    # of triples, those whose timing patterns agree well
     int measured                # triples whose timing was looked at
     int seen                    # finders on all levels
+    int fine                    # finders that are fine and belong to no code
+    float box[4]                # left, top, right, bottom of those and of sure symbols not read,
+                                # with what may lie around them; pixels of the plane as given
 
 cdef struct Pending:            # of each code of the last level: what tracking needs
     Finder corners[3]
     uint8_t sent[CODEWORDS_MAX]
     Place place
+
+cdef struct Failure:            # a triple of this level that was tried in vain
+    float x
+    float y
+    int dim
 
 cdef struct Workspace:
     Thresholds thresholds
@@ -78,6 +92,8 @@ cdef struct Workspace:
     Finder last[3]              # the triple that was read last: corner, right, below
     int pending_count           # codes of the last level, as many as there is room for
     Pending pending[PENDING_MAX]
+    int failure_count
+    Failure failures[FAILURES_MAX]
     float skip_x                # triples around this point, within skip_reach, are left alone
     float skip_y
     float skip_reach
@@ -99,6 +115,9 @@ cdef int read_level(
     int room, Evidence* evidence,
 ) noexcept nogil
 cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil
+cdef void keep_unread(
+    Workspace* ws, const Finder* a, const Finder* b, const Finder* c
+) noexcept nogil
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil
 cdef int sharpen_grid(Workspace* ws, int version) noexcept nogil
 cdef int read_symbol(

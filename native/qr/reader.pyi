@@ -1,15 +1,18 @@
 from typing import TypeAlias, TypedDict, type_check_only
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-# (data, corners, version, level, mask, mirrored, inverted, how, corrected, erased, segments, sequence)
+# (data, corners, version, level, mask, mirrored, inverted, how, corrected, erased, segments,
+# sequence)
 #
 # data: bytes in the symbol. corners: x, y of its own upper left, upper right, lower right and lower
 # left outer corner, pixels. level: "L", "M", "Q" or "H". how: 1 plain, 2 by the mean around,
 # 3 equalized, 4 on a bent grid, 5 frames joined, 6 a repeat. corrected, erased: codewords.
 # segments: (mode, eci or -1, first byte, bytes) of each. sequence: of structured append, (index,
 # count, parity), or None.
-Reading: TypeAlias = tuple[
+_Reading: TypeAlias = tuple[
     bytes,
     tuple[float, float, float, float, float, float, float, float],
     int,
@@ -25,11 +28,11 @@ Reading: TypeAlias = tuple[
 ]
 
 # x, y, pixels a module, 1 dark on light or -1, directions that agree, fault.
-Finder: TypeAlias = tuple[float, float, float, int, int, float]
+_Finder: TypeAlias = tuple[float, float, float, int, int, float]
 
 @type_check_only
-class Placed(TypedDict):
-    finders: tuple[Finder, Finder, Finder]  # corner, right, below
+class _Placed(TypedDict):
+    finders: tuple[_Finder, _Finder, _Finder]  # corner, right, below
     dim: int
     sign: int
     steps: tuple[int, int]  # counted along the timing patterns, to the right and below: dim - 13
@@ -51,18 +54,20 @@ class Reader:
     def __init__(
         self,
         *,
-        row_step: int = 4,
+        row_step: int = 8,
         levels: int = 3,
         finders: int = 48,
         triples: int = 64,
         attempts: int = 24,
         thorough: bool = True,
     ) -> None: ...
-    def read(self, luma: Buffer) -> list[Reading]: ...
-    def finders(self, luma: Buffer) -> list[Finder]: ...
-    def rays(self, luma: Buffer) -> list[tuple[tuple[float, ...], ...]]: ...
-    def placed(self, luma: Buffer) -> list[Placed]: ...
+    def read(self, luma: Buffer | NDArray[np.uint8]) -> list[_Reading]: ...
+    def finders(self, luma: Buffer | NDArray[np.uint8]) -> list[_Finder]: ...
+    def rays(self, luma: Buffer | NDArray[np.uint8]) -> list[tuple[tuple[float, ...], ...]]: ...
+    def placed(self, luma: Buffer | NDArray[np.uint8]) -> list[_Placed]: ...
     @property
-    def unread(self) -> tuple[int, int]: ...
+    def unread(self) -> tuple[int, int, int, int]: ...
+    @property
+    def region(self) -> tuple[float, float, float, float]: ...
     @property
     def effort_spent(self) -> tuple[int, int, int]: ...

@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 
 from native.qr.code cimport QR_READ, Code, copy_code
 from native.qr.finder cimport (
-    FINDERS_MAX, Finder, find_finders, finder_rays, keep_best,
+    FINDERS_MAX, QUADS_MAX, Finder, find_finders, finder_rays, keep_best,
 )
 from native.qr.fit cimport map_point
 from native.qr.locate cimport Mesh, copy_place, locate
@@ -34,12 +34,13 @@ cdef enum:
     SIDE_LEAST = 21             # pixels; a symbol of one pixel a module
     SIDE_MOST = 65_000          # edges are 16-bit numbers
     AGREEMENT_LEAST = 65        # percent of timing modules, to sample at all
-    AGREEMENT_SURE = 80         # to try harder than a plain reading
     OUTSIDE_MOST = 25           # percent of modules
     # Per mille of the modules everybody knows: no symbol of 2,361 was read with more on the wrong
     # side than 190 before the equalizer and 65 after it.
     KNOWN_WRONG_MOST = 200
     KNOWN_WRONG_SHARP = 90
+    KNOWN_WRONG_BENT = 120
+    AGREEMENT_BENT = 88
 
 
 # Three in four finders of the corpus' symbols are finer, one in a hundred of what are none.
@@ -109,6 +110,7 @@ cdef int read_plane(
     cdef Plane level
     cdef int found
     memset(evidence, 0, sizeof(Evidence))
+    evidence.box[0] = evidence.box[1] = 1e6
     if not is_readable(plane):
         return 0
     if not workspace_fit(ws, plane.width, plane.height):
@@ -153,7 +155,7 @@ cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil:
 cdef inline int step_for(const Plane* plane) noexcept nogil:
     """Row steps that a plane allows: modules of a small one may be single pixels."""
     cdef int side = min(plane.width, plane.height)
-    return 1 if side < 200 else 2 if side < 400 else 16
+    return 1 if side < 200 else 2 if side < 400 else 4 if side < 640 else ROW_STEP_MAX
 
 
 cdef int read_level(
@@ -166,17 +168,18 @@ cdef int read_level(
     cdef int first_row = effort.first_row % row_step
     cdef int count, i, before = found
     ws.pending_count = 0
-    ws.unread_dim = 0
+    ws.failure_count = 0
     find_thresholds(plane, row_step, &ws.thresholds)
+    know_codes(ws, out, found, halvings)
     count = find_finders(
         plane, &ws.thresholds, first_row, row_step, &ws.rows, ws.finders, 0, FINDERS_MAX
     )
     evidence.seen += count
-    for i in range(found):
-        use_finders_in(ws.finders, count, &out[i], halvings)
     found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    if found == before and row_step > 4 and has_good_finder(ws.finders, count):
-        # A good finder without its companions: they may lie between the rows.
+    if row_step > 4 and (effort.thorough or found == before and has_good_finder(ws.finders, count)):
+        # The rows between: a good finder without its companions, or everything, is asked for. Areas
+        # of codes that were read are passed over now.
+        know_codes(ws, out, found, halvings)
         i = count
         count = find_finders(
             plane, &ws.thresholds, (first_row + row_step // 2) % row_step, row_step, &ws.rows,
@@ -184,11 +187,36 @@ cdef int read_level(
         )
         if count > i:
             found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    before = 0
-    for i in range(count):
-        before += not ws.finders[i].used
-    evidence.finders = max(evidence.finders, before)
+    note_unused(ws.finders, count, halvings, evidence)
     return found
+
+
+cdef void note_unused(
+    const Finder* finders, int count, int halvings, Evidence* evidence
+) noexcept nogil:
+    """Finders that belong to no code that was read, and where the fine ones are."""
+    cdef int i, unused = 0, fine = 0
+    for i in range(count):
+        if finders[i].used:
+            continue
+        unused += 1
+        if finders[i].fault > FAULT_FINE:
+            continue
+        fine += 1
+        # A symbol of version 8 reaches so far from each of its finders.
+        widen_box(evidence, finders[i].x, finders[i].y, 49 * finders[i].size, halvings)
+    evidence.finders = max(evidence.finders, unused)
+    evidence.fine = max(evidence.fine, fine)
+
+
+cdef void know_codes(Workspace* ws, const Found* found, int count, int halvings) noexcept nogil:
+    """Areas of codes that were read, in which no finder need be looked for."""
+    cdef float scale = 1 / <float>(1 << halvings)
+    cdef int i, k
+    ws.rows.quad_count = min(count, QUADS_MAX)
+    for i in range(ws.rows.quad_count):
+        for k in range(8):
+            ws.rows.quads[8 * i + k] = found[count - 1 - i].corners[k] * scale
 
 
 cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil:
@@ -200,10 +228,43 @@ cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil
 
 
 cdef inline int is_skipped(const Workspace* ws, const Triple* triple) noexcept nogil:
-    """Whether the middle of a triple lies around the point that is to be left alone."""
+    """Whether the middle of a triple lies around the point that is to be left alone, or where one
+    was tried before."""
     cdef float x = (ws.finders[triple.b].x + ws.finders[triple.c].x) * <float>0.5
     cdef float y = (ws.finders[triple.b].y + ws.finders[triple.c].y) * <float>0.5
-    return fabsf(x - ws.skip_x) < ws.skip_reach and fabsf(y - ws.skip_y) < ws.skip_reach
+    cdef int i
+    if fabsf(x - ws.skip_x) < ws.skip_reach and fabsf(y - ws.skip_y) < ws.skip_reach:
+        return 1
+    for i in range(ws.failure_count):
+        if fabsf(x - ws.failures[i].x) < 1 and fabsf(y - ws.failures[i].y) < 1:
+            return 1
+    return 0
+
+
+cdef void note_failure(
+    Workspace* ws, const Triple* triple, int halvings, Evidence* evidence
+) noexcept nogil:
+    """A symbol was placed and not read: it is not tried again on this level."""
+    cdef const Finder* b = &ws.finders[triple.b]
+    cdef const Finder* c = &ws.finders[triple.c]
+    cdef float x = (b.x + c.x) * <float>0.5
+    cdef float y = (b.y + c.y) * <float>0.5
+    cdef float reach = fabsf(b.x - c.x) + fabsf(b.y - c.y)
+    evidence.triples += 1
+    if ws.failure_count < FAILURES_MAX:
+        ws.failures[ws.failure_count] = Failure(x, y, triple.dim)
+        ws.failure_count += 1
+    if ws.place.agreement >= AGREEMENT_SURE:
+        evidence.sure += 1
+        widen_box(evidence, x, y, reach, halvings)
+
+
+cdef void widen_box(Evidence* evidence, float x, float y, float reach, int halvings) noexcept nogil:
+    cdef float scale = 1 << halvings
+    evidence.box[0] = min(evidence.box[0], (x - reach) * scale)
+    evidence.box[1] = min(evidence.box[1], (y - reach) * scale)
+    evidence.box[2] = max(evidence.box[2], (x + reach) * scale)
+    evidence.box[3] = max(evidence.box[3], (y + reach) * scale)
 
 
 cdef int read_triples(
@@ -222,7 +283,7 @@ cdef int read_triples(
             or found == room or attempts == effort.attempts
         ):
             continue
-        if ws.skip_reach > 0 and is_skipped(ws, triple):
+        if is_skipped(ws, triple):
             continue
         evidence.measured += 1
         if not measure_triple(plane, ws.finders, triple):
@@ -237,7 +298,7 @@ cdef int read_triples(
             use_finders_in(ws.finders, count[0], &out[found], halvings)
             found += 1
         else:
-            evidence.triples += 1
+            note_failure(ws, triple, halvings, evidence)
     evidence.attempts += attempts
     return found
 
@@ -259,15 +320,16 @@ cdef void remember(Workspace* ws, const Triple* triple) noexcept nogil:
 
 
 cdef void keep_unread(
-    Workspace* ws, const Finder* finders, const Triple* triple, int dim
+    Workspace* ws, const Finder* a, const Finder* b, const Finder* c
 ) noexcept nogil:
     """Keeps the placed symbol whose timing patterns agree best, for fusion."""
+    cdef int dim = ws.place.dim
     if ws.unread_dim and ws.unread_place.agreement >= ws.place.agreement:
         return
     ws.unread_dim = dim
-    ws.unread[0] = finders[triple.a]
-    ws.unread[1] = finders[triple.b]
-    ws.unread[2] = finders[triple.c]
+    ws.unread[0] = a[0]
+    ws.unread[1] = b[0]
+    ws.unread[2] = c[0]
     copy_place(&ws.unread_place, &ws.place)
     memcpy(ws.unread_soft, ws.grid.soft, dim * dim * sizeof(int16_t))
 
@@ -362,8 +424,10 @@ cdef int read_at(
     if sharpen_grid(ws, version):
         return 1
     if ws.keep_unread:
-        keep_unread(ws, finders, triple, dim)
-    return thorough and read_bent(ws, plane, version)
+        keep_unread(ws, &finders[triple.a], &finders[triple.b], &finders[triple.c])
+    if not thorough or agreement < AGREEMENT_BENT:
+        return 0
+    return known_errors(&ws.grid, version) <= KNOWN_WRONG_BENT and read_bent(ws, plane, version)
 
 
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil:
@@ -442,7 +506,7 @@ cdef int buffer_to_plane(object luma, void* view, Plane* plane) except 0:
 
 
 cdef tuple found_to_tuple(const Found* found):
-    """See Reading in reader.pyi."""
+    """See _Reading in reader.pyi."""
     cdef const Code* code = &found.code
     cdef int i
     segments = []
@@ -468,6 +532,7 @@ cdef int find_in_plane(Workspace* ws, const Plane* plane, const Effort* effort) 
     if not is_readable(plane) or not workspace_fit(ws, plane.width, plane.height):
         return 0
     find_thresholds(plane, effort.row_step, &ws.thresholds)
+    know_codes(ws, NULL, 0, 0)
     return find_finders(
         plane, &ws.thresholds, effort.row_step // 2, effort.row_step, &ws.rows, ws.finders, 0,
         FINDERS_MAX,
@@ -492,7 +557,7 @@ cdef class Reader:
     cdef Evidence evidence
 
     def __cinit__(
-        self, *, int row_step=4, int levels=3, int finders=48, int triples=64, int attempts=24,
+        self, *, int row_step=8, int levels=3, int finders=48, int triples=64, int attempts=24,
         bint thorough=True
     ):
         if not 1 <= row_step <= ROW_STEP_MAX or not 1 <= levels <= LEVELS_MAX:
@@ -565,7 +630,7 @@ cdef class Reader:
         return out
 
     def placed(self, luma: object) -> list:
-        """Every triple of finders(luma) that could be placed, read or not: see Placed in reader.pyi.
+        """Every triple of finders(luma) that could be placed, read or not: _Placed in reader.pyi.
 
         Best triples first. For tests and pictures of the stages. Raises ValueError.
         """
@@ -627,8 +692,15 @@ cdef class Reader:
 
     @property
     def unread(self) -> tuple:
-        """Of the last plane: (finders that belong to no code read, symbols placed and not read)."""
-        return self.evidence.finders, self.evidence.triples
+        """Of the last plane: (finders that belong to no code, symbols placed and not read, of the
+        finders the fine ones, of the symbols the sure ones)."""
+        return self.evidence.finders, self.evidence.triples, self.evidence.fine, self.evidence.sure
+
+    @property
+    def region(self) -> tuple:
+        """(left, top, right, bottom) of what `unread` tells of; empty where it tells nothing."""
+        cdef float* box = &self.evidence.box[0]
+        return box[0], box[1], box[2], box[3]
 
     @property
     def effort_spent(self) -> tuple:

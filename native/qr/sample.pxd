@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int16_t, uint8_t
 
-from native.qr.code cimport MODULES_MAX
+from native.qr.code cimport DIM_MAX, MODULES_MAX
 from native.qr.locate cimport Place
 from native.qr.plane cimport Plane
 
@@ -15,6 +15,7 @@ cdef struct Grid:
     float grey[MODULES_MAX]     # luma at the middle of each module
     float even[MODULES_MAX]     # (level - grey) in units of the local half contrast, + is dark
     int16_t soft[MODULES_MAX]
+    float padded[(DIM_MAX + 2) * (DIM_MAX + 2)]     # even, for the equalizer
     float level[TILES_MAX * TILES_MAX]      # of each tile: what is between dark and light
     float low[TILES_MAX * TILES_MAX]
     float high[TILES_MAX * TILES_MAX]

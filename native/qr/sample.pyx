@@ -13,7 +13,7 @@ bend_to_edges moves a mesh over the symbol to where edges between unlike modules
 
 from libc.math cimport fabsf, sqrt
 from libc.stdint cimport int16_t, uint8_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from native.qr.code cimport DIM_MAX
 from native.qr.fit cimport Map, map_point, probe
@@ -25,6 +25,7 @@ cdef enum:
     TILE = 4                    # modules a side of a tile
     SOFT_ONE = 256              # soft value of half the local contrast
     SOFT_MOST = 2000
+    LESSONS_MOST = 1200         # modules of the content to train on; ten unknowns need no more
 
 
 cdef int sample_grid(
@@ -240,61 +241,67 @@ cdef int equalize(Grid* grid, int version, int sign, int rounds) noexcept nogil:
     cdef double[TAPS] b
     cdef double[TAPS] w
     cdef const uint8_t* kinds = function_map(version)
+    cdef float[DIM_MAX] row
     cdef int dim = grid.dim
-    cdef int round, i, at
-    cdef float value
+    cdef int round, i, x, y, at
+    cdef int step = max(1, dim * dim // LESSONS_MOST)
     for i in range(TAPS):
         w[i] = 0
+    pad(grid)
     for round in range(rounds):
         memset(a, 0, sizeof(a))
         memset(b, 0, sizeof(b))
-        for at in range(dim * dim):
-            if kinds[at] == DARK:
-                add_equation(grid, at, 1, 1, a, b)
-            elif kinds[at] == LIGHT:
-                add_equation(grid, at, -1, 1, a, b)
-            elif round > 0:
-                value = filtered(grid, at, w)
-                if fabsf(value) > <float>0.35:
-                    add_equation(grid, at, 1 if value > 0 else -1, <float>0.7, a, b)
+        for y in range(dim):
+            if round > 0:
+                filter_row(grid, y, w, row)
+            for x in range(dim):
+                at = y * dim + x
+                if kinds[at] == DARK:
+                    add_equation(grid, at, 1, 1, a, b)
+                elif kinds[at] == LIGHT:
+                    add_equation(grid, at, -1, 1, a, b)
+                elif round > 0 and at % step == 0 and fabsf(row[x]) > <float>0.35:
+                    add_equation(grid, at, 1 if row[x] > 0 else -1, <float>0.7, a, b)
         # A pull towards leaving things as they are, worth a few modules.
         for i in range(TAPS):
             a[i][i] += 2 if i != 4 else 1
         b[4] += 1
         if not solve(a, b, w):
             return 0
-    for at in range(dim * dim):
-        grid.soft[at] = to_soft(filtered(grid, at, w) * SOFT_ONE)
+    for y in range(dim):
+        filter_row(grid, y, w, row)
+        for x in range(dim):
+            grid.soft[y * dim + x] = to_soft(row[x] * SOFT_ONE)
     return 1
 
 
-cdef inline void taps_at(const Grid* grid, int at, float* out) noexcept nogil:
-    """The nine modules around one; outside the symbol is the light of its quiet zone."""
+cdef void pad(Grid* grid) noexcept nogil:
+    """grid.even with a border of light around, the quiet zone's."""
     cdef int dim = grid.dim
-    cdef int y = at // dim
-    cdef int x = at - y * dim
-    cdef int i, j
-    if 0 < x < dim - 1 and 0 < y < dim - 1:
-        for j in range(3):
-            for i in range(3):
-                out[3 * j + i] = grid.even[at + (j - 1) * dim + i - 1]
-    else:
-        for j in range(3):
-            for i in range(3):
-                if 0 <= x + i - 1 < dim and 0 <= y + j - 1 < dim:
-                    out[3 * j + i] = grid.even[at + (j - 1) * dim + i - 1]
-                else:
-                    out[3 * j + i] = -1
-    out[9] = 1
+    cdef int wide = dim + 2
+    cdef int x, y
+    for x in range(wide):
+        grid.padded[x] = -1
+        grid.padded[(dim + 1) * wide + x] = -1
+    for y in range(dim):
+        grid.padded[(y + 1) * wide] = -1
+        grid.padded[(y + 1) * wide + dim + 1] = -1
+        memcpy(&grid.padded[(y + 1) * wide + 1], &grid.even[y * dim], dim * sizeof(float))
 
 
 cdef inline void add_equation(
     const Grid* grid, int at, float target, float weight, double[TAPS]* a, double* b
 ) noexcept nogil:
     cdef float[TAPS] taps
+    cdef const float* corner = &grid.padded[at + 2 * (at // grid.dim)]
+    cdef int wide = grid.dim + 2
     cdef int i, j
     cdef float scaled
-    taps_at(grid, at, taps)
+    for i in range(3):
+        taps[i] = corner[i]
+        taps[3 + i] = corner[wide + i]
+        taps[6 + i] = corner[2 * wide + i]
+    taps[9] = 1
     for i in range(TAPS):
         scaled = taps[i] * weight
         for j in range(i + 1):
@@ -302,14 +309,21 @@ cdef inline void add_equation(
         b[i] += scaled * target
 
 
-cdef inline float filtered(const Grid* grid, int at, const double* w) noexcept nogil:
-    cdef float[TAPS] taps
-    cdef float total = 0
-    cdef int i
-    taps_at(grid, at, taps)
-    for i in range(TAPS):
-        total += taps[i] * <float>w[i]
-    return total
+cdef void filter_row(const Grid* grid, int y, const double* w, float* out) noexcept nogil:
+    """The filter over one row of modules; written so that compilers take several at a time."""
+    cdef const float* upper = &grid.padded[y * (grid.dim + 2)]
+    cdef const float* middle = upper + grid.dim + 2
+    cdef const float* lower = middle + grid.dim + 2
+    cdef float w0 = <float>w[0], w1 = <float>w[1], w2 = <float>w[2], w3 = <float>w[3]
+    cdef float w4 = <float>w[4], w5 = <float>w[5], w6 = <float>w[6], w7 = <float>w[7]
+    cdef float w8 = <float>w[8], w9 = <float>w[9]
+    cdef int x
+    for x in range(grid.dim):
+        out[x] = (
+            w0 * upper[x] + w1 * upper[x + 1] + w2 * upper[x + 2] + w3 * middle[x]
+            + w4 * middle[x + 1] + w5 * middle[x + 2] + w6 * lower[x] + w7 * lower[x + 1]
+            + w8 * lower[x + 2] + w9
+        )
 
 
 cdef int solve(double[TAPS]* a, const double* b, double* w) noexcept nogil:
@@ -347,14 +361,14 @@ cdef int swing_corner(const Plane* plane, Place* place, const Grid* grid) noexce
     """Moves the corner without a finder to where the modules around it look sharpest.
 
     At the right place samples lie in the middles of modules, and far from the level between dark
-    and light; elsewhere many lie on edges. Tried are 9 x 9 corners up to two modules off;
+    and light; elsewhere many lie on edges. Tried are corners up to two modules off;
     place.mesh is then of four nodes. 0, and nothing moved, when no place is better than the present
     one.
     """
     cdef Mesh* mesh = &place.mesh
     cdef int dim = place.dim
-    cdef int i, j, best_i = 0, best_j = 0
-    cdef float score, best
+    cdef int i, j, middle_i, middle_j, best_i = 0, best_j = 0
+    cdef float best
     mesh.count = 2
     mesh.lines[0] = 3
     mesh.lines[1] = dim - 3
@@ -362,21 +376,35 @@ cdef int swing_corner(const Plane* plane, Place* place, const Grid* grid) noexce
         mesh.du[i] = 0
         mesh.dv[i] = 0
     best = corner_sharpness(plane, place, grid) * <float>1.02
-    for j in range(-4, 5):
-        for i in range(-4, 5):
-            mesh.du[3] = i * <float>0.5
-            mesh.dv[3] = j * <float>0.5
-            score = corner_sharpness(plane, place, grid)
-            if score > best:
-                best = score
-                best_i = i
-                best_j = j
+    # Whole modules first, then halves around the best.
+    for j in range(-4, 5, 2):
+        for i in range(-4, 5, 2):
+            try_corner(plane, place, grid, i, j, &best, &best_i, &best_j)
+    middle_i = best_i
+    middle_j = best_j
+    for j in range(middle_j - 1, middle_j + 2):
+        for i in range(middle_i - 1, middle_i + 2):
+            try_corner(plane, place, grid, i, j, &best, &best_i, &best_j)
     mesh.du[3] = best_i * <float>0.5
     mesh.dv[3] = best_j * <float>0.5
     if best_i == 0 and best_j == 0:
         mesh.count = 0
         return 0
     return 1
+
+
+cdef void try_corner(
+    const Plane* plane, Place* place, const Grid* grid, int i, int j, float* best, int* best_i,
+    int* best_j,
+) noexcept nogil:
+    cdef float score
+    place.mesh.du[3] = i * <float>0.5
+    place.mesh.dv[3] = j * <float>0.5
+    score = corner_sharpness(plane, place, grid)
+    if score > best[0]:
+        best[0] = score
+        best_i[0] = i
+        best_j[0] = j
 
 
 cdef float corner_sharpness(
@@ -402,77 +430,97 @@ cdef float corner_sharpness(
 
 # ---- the mesh follows the edges -----------------------------------------------------------------
 
+cdef float EDGES_LEAST = 4      # edges that a node needs around it
+
+cdef struct Pull:               # what the edges say of each node
+    int nodes                   # a side
+    float per_module            # cells
+    float du[NODES_MAX * NODES_MAX]
+    float dv[NODES_MAX * NODES_MAX]
+    float weight_u[NODES_MAX * NODES_MAX]
+    float weight_v[NODES_MAX * NODES_MAX]
+
 
 cdef int bend_to_edges(const Plane* plane, Place* place, const Grid* grid) noexcept nogil:
     """Makes a mesh of cells of about six modules whose nodes are moved to where edges are.
 
     Between two neighbours of unlike colour there is an edge on a whole line of the symbol; how far
-    the picture has it from there is how far the grid is off. Needs grid.soft of a first sampling
-    that is less than half a module off. The number of edges used.
+    the picture has it from there is how far the grid is off. Each edge moves the four nodes around
+    it by its nearness. Needs grid.soft of a first sampling that is less than half a module off. The
+    number of edges used.
     """
     cdef Mesh mesh
+    cdef Pull pull
     cdef int dim = place.dim
     cdef int cells = max(2, min(NODES_MAX - 1, (dim + 3) // 6))
     cdef int n = cells + 1
-    cdef int i, j, at, used = 0
-    cdef float u, v
+    cdef int i, x, y, at, used = 0
+    cdef float u, v, off
+    memset(&pull, 0, sizeof(pull))
+    pull.nodes = n
+    pull.per_module = cells / <float>dim
+    for y in range(1, dim - 1):
+        # Every other module of a chessboard: edges repeat from row to row.
+        for x in range(1 + (y & 1), dim - 1, 2):
+            at = y * dim + x
+            if edge_offset(plane, place, grid, at, at - 1, 0, x, y + <float>0.5, &off):
+                pull_nodes(&pull, pull.du, pull.weight_u, x, y + <float>0.5, off)
+                used += 1
+            if edge_offset(plane, place, grid, at, at - dim, 1, x + <float>0.5, y, &off):
+                pull_nodes(&pull, pull.dv, pull.weight_v, x + <float>0.5, y, off)
+                used += 1
     mesh.count = n
     for i in range(n):
         mesh.lines[i] = i * dim / <float>cells
-    for j in range(n):
-        for i in range(n):
-            at = j * n + i
-            mesh.du[at] = 0
-            mesh.dv[at] = 0
-            used += node_offset(
-                plane, place, grid, mesh.lines[i], mesh.lines[j], dim / <float>cells,
-                &mesh.du[at], &mesh.dv[at],
-            )
-            bend(&place.mesh, mesh.lines[i], mesh.lines[j], &u, &v)
-            mesh.du[at] += u
-            mesh.dv[at] += v
+    for i in range(n * n):
+        bend(&place.mesh, mesh.lines[i % n], mesh.lines[i // n], &u, &v)
+        mesh.du[i] = u + mean_around(pull.du, pull.weight_u, n, i)
+        mesh.dv[i] = v + mean_around(pull.dv, pull.weight_v, n, i)
     place.mesh = mesh
     return used
 
 
-cdef int node_offset(
-    const Plane* plane, const Place* place, const Grid* grid, float u, float v, float reach,
-    float* du, float* dv,
+cdef float mean_around(const float* offsets, const float* weights, int n, int node) noexcept nogil:
+    """Mean offset at a node and the eight around it; 0 where too few edges say anything."""
+    cdef int x, y
+    cdef float total = 0, weight = 0
+    for y in range(max(0, node // n - 1), min(n, node // n + 2)):
+        for x in range(max(0, node % n - 1), min(n, node % n + 2)):
+            total += offsets[y * n + x]
+            weight += weights[y * n + x]
+    return total / weight if weight > EDGES_LEAST else 0
+
+
+cdef inline int edge_offset(
+    const Plane* plane, const Place* place, const Grid* grid, int at, int before, int axis, float u,
+    float v, float* off,
 ) noexcept nogil:
-    """Mean offset of the edges within `reach` modules of a node; 0 and nothing where too few."""
-    cdef int dim = place.dim
-    cdef int x0 = max(1, <int>(u - reach))
-    cdef int x1 = min(dim - 1, <int>(u + reach) + 1)
-    cdef int y0 = max(1, <int>(v - reach))
-    cdef int y1 = min(dim - 1, <int>(v + reach) + 1)
-    cdef int x, y, at, rises, count_u = 0, count_v = 0
-    cdef float bu, bv, off, px, py, total_u = 0, total_v = 0, level
-    for y in range(y0, y1):
-        # Every other module of a chessboard: edges repeat from row to row.
-        for x in range(x0 + (y & 1), x1, 2):
-            at = y * dim + x
-            if (grid.soft[at] > 0) != (grid.soft[at - 1] > 0):
-                bend(&place.mesh, x, y + <float>0.5, &bu, &bv)
-                rises = (1 if grid.soft[at - 1] > 0 else -1) * place.sign
-                level = (grid.grey[at] + grid.grey[at - 1]) * <float>0.5
-                if probe(
-                    plane, &place.map, 0, x + bu, y + <float>0.5 + bv, rises, level, <float>0.6,
-                    &px, &py, &off,
-                ):
-                    total_u += off
-                    count_u += 1
-            if (grid.soft[at] > 0) != (grid.soft[at - dim] > 0):
-                bend(&place.mesh, x + <float>0.5, y, &bu, &bv)
-                rises = (1 if grid.soft[at - dim] > 0 else -1) * place.sign
-                level = (grid.grey[at] + grid.grey[at - dim]) * <float>0.5
-                if probe(
-                    plane, &place.map, 1, x + <float>0.5 + bu, y + bv, rises, level, <float>0.6,
-                    &px, &py, &off,
-                ):
-                    total_v += off
-                    count_v += 1
-    if count_u >= 4:
-        du[0] = total_u / count_u
-    if count_v >= 4:
-        dv[0] = total_v / count_v
-    return count_u + count_v
+    """How far the edge between two modules is from (u, v), along the axis; 0 where there is none."""
+    cdef float bu, bv, level, x, y
+    if (grid.soft[at] > 0) == (grid.soft[before] > 0):
+        return 0
+    bend(&place.mesh, u, v, &bu, &bv)
+    level = (grid.grey[at] + grid.grey[before]) * <float>0.5
+    return probe(
+        plane, &place.map, axis, u + bu, v + bv,
+        place.sign if grid.soft[before] > 0 else -place.sign, level, <float>0.6, &x, &y, off,
+    )
+
+
+cdef inline void pull_nodes(
+    const Pull* pull, float* offsets, float* weights, float u, float v, float off
+) noexcept nogil:
+    """Adds an offset to the four nodes around (u, v)."""
+    cdef float fu = u * pull.per_module
+    cdef float fv = v * pull.per_module
+    cdef int i = min(<int>fu, pull.nodes - 2)
+    cdef int j = min(<int>fv, pull.nodes - 2)
+    cdef int corner, node
+    cdef float weight
+    fu -= i
+    fv -= j
+    for corner in range(4):
+        node = (j + (corner >> 1)) * pull.nodes + i + (corner & 1)
+        weight = (fu if corner & 1 else 1 - fu) * (fv if corner >> 1 else 1 - fv)
+        offsets[node] += weight * off
+        weights[node] += weight

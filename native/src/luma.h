@@ -1,7 +1,7 @@
 /* Kernels over rows of luma: block ranges, edges of a thresholded row, finder proportions, halving.
  *
  * Every set gives the same values for the same input, at any width and any stride; tests compare
- * them with a slow reference. Pointers may have any alignment. None reads outside [row, row + width).
+ * them with a slow reference. Pointers may have any alignment. None reads outside a row's width.
  */
 #ifndef NATIVE_LUMA_H
 #define NATIVE_LUMA_H
@@ -24,12 +24,12 @@ typedef struct {
      * `stride` bytes apart; the last block may be narrower. */
     void (*block_ranges)(const uint8_t *row, ptrdiff_t stride, int row_count, int width,
                          uint8_t *lows, uint8_t *highs);
-    /* Thresholds of blocks from their lows and highs: (low + high) / 2, the mean over those of a block
-     * and its eight neighbours that range over at least `cut`; 0 where none does. `sums` and `counts`
-     * are scratch, an entry a block. At most LUMA_COLUMNS_MAX columns. */
+    /* Thresholds of blocks from their lows and highs: (low + high) / 2, the mean over those of a
+     * block and its eight neighbours that range over at least `cut`; 0 where none does. `sums` and
+     * `counts` are scratch, an entry a block. At most LUMA_COLUMNS_MAX columns. */
     void (*smooth)(const uint8_t *lows, const uint8_t *highs, int cut, int columns, int rows,
                    uint16_t *sums, uint8_t *counts, uint8_t *values);
-    /* Each of `columns` values LUMA_BLOCK times: the thresholds of the pixels of a row of blocks. */
+    /* Each of `columns` values LUMA_BLOCK times: thresholds of the pixels of a row of blocks. */
     void (*expand)(const uint8_t *values, int columns, uint8_t *out);
     /* Positions where a row changes between light and dark (value < threshold), beginning with the
      * first dark pixel, so that even entries begin dark runs. A row that ends dark gets a last edge
@@ -97,7 +97,7 @@ static inline uint8_t luma_mean_4x2(const uint8_t *upper, const uint8_t *lower)
                       lower[3] + 4) >> 3);
 }
 
-/* 65536 / (2 * count), rounded down: a mean is (total * reciprocal) >> 16, one more where there is any. */
+/* 65536 / (2 * count), rounded down: a mean is (total * reciprocal) >> 16, and one more. */
 static const uint16_t luma_reciprocals[16] = {0, 32768, 16384, 10922, 8192, 6553, 5461, 4681, 4096,
                                               3640};
 
@@ -124,8 +124,8 @@ static inline void luma_add_rows(const uint16_t *sums, const uint8_t *counts, in
 
 /* Thresholds of columns [from, columns) from the sums of the blocks above, at and below each, which
  * stand one entry to the right. */
-static inline void luma_mean_row(const uint16_t *sums, const uint16_t *counts, int from, int columns,
-                                 uint8_t *values)
+static inline void luma_mean_row(const uint16_t *sums, const uint16_t *counts, int from,
+                                 int columns, uint8_t *values)
 {
     for (int x = from; x < columns; x++) {
         const int total = sums[x] + sums[x + 1] + sums[x + 2];
@@ -134,8 +134,8 @@ static inline void luma_mean_row(const uint16_t *sums, const uint16_t *counts, i
     }
 }
 
-static inline void luma_smooth(const uint8_t *lows, const uint8_t *highs, int cut, int columns, int rows,
-                               uint16_t *sums, uint8_t *counts, uint8_t *values)
+static inline void luma_smooth(const uint8_t *lows, const uint8_t *highs, int cut, int columns,
+                               int rows, uint16_t *sums, uint8_t *counts, uint8_t *values)
 {
     /* One row of sums over three blocks down, with a zero on either side. */
     uint16_t row_sums[LUMA_COLUMNS_MAX + 2], row_counts[LUMA_COLUMNS_MAX + 2];

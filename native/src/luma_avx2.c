@@ -7,14 +7,13 @@
 #define TARGET __attribute__((target("avx2,bmi,popcnt")))
 
 /* 16 columns at a time; the reciprocals come from two tables of 16 bytes by shuffles. */
-TARGET static void mean_row(const uint16_t *sums, const uint16_t *counts, int columns, uint8_t *values)
+TARGET static void mean_row(const uint16_t *sums, const uint16_t *counts, int columns,
+                            uint8_t *values)
 {
-    const __m256i lows = _mm256_setr_epi8(0, 0, 0, (char)0xaa, 0, (char)0x99, 0x55, 0x49, 0, 0x38, 0, 0,
-                                          0, 0, 0, 0, 0, 0, 0, (char)0xaa, 0, (char)0x99, 0x55, 0x49, 0,
-                                          0x38, 0, 0, 0, 0, 0, 0);
-    const __m256i highs = _mm256_setr_epi8(0, (char)0x80, 0x40, 0x2a, 0x20, 0x19, 0x15, 0x12, 0x10,
-                                           0x0e, 0, 0, 0, 0, 0, 0, 0, (char)0x80, 0x40, 0x2a, 0x20,
-                                           0x19, 0x15, 0x12, 0x10, 0x0e, 0, 0, 0, 0, 0, 0);
+    const __m256i lows = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, 0, 0, (char)0xaa, 0, (char)0x99, 0x55, 0x49, 0, 0x38, 0, 0, 0, 0, 0, 0));
+    const __m256i highs = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, (char)0x80, 0x40, 0x2a, 0x20, 0x19, 0x15, 0x12, 0x10, 0x0e, 0, 0, 0, 0, 0, 0));
     const __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi16(1);
     int x = 0;
     for (; x + 16 <= columns; x += 16) {
@@ -39,7 +38,10 @@ TARGET static void mean_row(const uint16_t *sums, const uint16_t *counts, int co
     luma_mean_row(sums, counts, x, columns, values);
 }
 
-TARGET static inline __m256i load_16(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
+TARGET static inline __m256i load_16(const uint16_t *at)
+{
+    return _mm256_loadu_si256((const __m256i *)at);
+}
 
 TARGET static void smooth(const uint8_t *lows, const uint8_t *highs, int cut, int columns, int rows,
                           uint16_t *sums, uint8_t *counts, uint8_t *values)
@@ -82,7 +84,7 @@ TARGET static void smooth(const uint8_t *lows, const uint8_t *highs, int cut, in
     }
 }
 
-/* minpos finds the least of eight 16-bit values; the even bytes of v and its odd bytes meet first. */
+/* minpos finds the least of eight 16-bit values; even and odd bytes of v meet first. */
 TARGET static inline uint8_t least_of_16(__m128i v)
 {
     const __m128i pairs = _mm_min_epu8(v, _mm_srli_epi16(v, 8));
@@ -122,9 +124,10 @@ TARGET static inline uint32_t dark_32(const uint8_t *row, __m256i limit)
     return ~(uint32_t)_mm256_movemask_epi8(light);
 }
 
-/* Two positions are written whatever there is (LUMA_EDGES_PAD): most words hold no more, and a loop of
- * unknown length costs a wrong guess a word. */
-TARGET static inline int push_edges(uint64_t bits, uint64_t before, int x, uint16_t *edges, int count)
+/* Two positions are written whatever there is (LUMA_EDGES_PAD): most words hold no more, and a loop
+ * of unknown length costs a wrong guess a word. */
+TARGET static inline int push_edges(uint64_t bits, uint64_t before, int x, uint16_t *edges,
+                                    int count)
 {
     uint64_t changes = bits ^ (bits << 1 | before);
     if (changes == 0)

@@ -20,7 +20,8 @@ import pytest
 
 from bench.decoders import read_all
 from bench.qr_sets import Text
-from engine.decode import JPEG, PNG, LaneReader, Plane, image_to_luma, read_codes
+from engine.decode import LaneReader, read_codes
+from engine.images import JPEG, PNG, Plane, image_to_luma
 
 IMAGES = Path(__file__).resolve().parent.parent / "data" / "images"
 TURNS = (0, 90, 180, 270)

@@ -26,7 +26,7 @@ from PIL import Image
 
 from engine import client, wire
 from engine.clock import DAY_MS, SystemClock
-from engine.decode import split_mjpeg
+from engine.images import split_mjpeg
 from engine.keys import FileKeyRing, seal
 from engine.records import encode_checkin, encode_manual, encode_scan, encode_scans
 from engine.rows import Direction

@@ -20,22 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine import decode
-from engine.decode import (
-    GRAY8,
-    JPEG,
-    PNG,
-    Code,
-    DecodePool,
-    JpegLaneReader,
-    LaneReader,
-    ZxingDecoder,
-    decode_file,
-    image_to_luma,
-    read_codes,
-    split_mjpeg,
-)
+from engine.decode import Code, JpegLaneReader, LaneReader, ZxingDecoder, decode_file, read_codes
+from engine.decode_pool import DecodePool, FrameReader, LaneFrames
 from engine.errors import ImageInvalid, ImageTooLarge
+from engine.images import GRAY8, JPEG, PNG, image_to_luma, split_mjpeg
 
 Luma = npt.NDArray[np.uint8]
 
@@ -356,26 +344,23 @@ def test_damaged_images_give_a_plane_or_an_image_error(codec: int, data: st.Data
 # ---- lane readers -----------------------------------------------------------------------------
 
 
-class Counting:
-    """A decoder that notes the shapes it was given."""
+class Counting(LaneFrames):
+    """A reader that counts the frames it was given."""
 
-    def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-        self._inner = ZxingDecoder()
+    def __init__(self, pixels_max: int = 1 << 24, bytes_max: int = 1 << 24) -> None:
+        super().__init__(pixels_max, bytes_max)
+        self.count = 0
 
-    def decode(self, plane: Luma) -> list[Code]:
-        self.shapes.append(plane.shape)
-        return self._inner.decode(plane)
+    def read(self, codec: int, width: int, height: int, stride: int, data: bytes) -> list[Code]:
+        self.count += 1
+        return super().read(codec, width, height, stride, data)
 
 
-def test_lane_reader_looks_at_the_last_place_first() -> None:
-    counting = Counting()
-    reader = LaneReader(counting)
+def test_a_held_code_is_a_repeat() -> None:
+    reader = LaneReader()
     frame = scene(b"GIU")
-    for _ in range(9):
-        assert reader(frame) == [b"GIU"]
-    whole = [shape == frame.shape for shape in counting.shapes]
-    assert whole == [n % LaneReader.WHOLE_EVERY == 0 for n in range(9)]
+    hows = [code.how for _ in range(9) for code in reader.read(frame)]
+    assert hows == ["plain"] + ["repeat"] * 8
 
 
 def test_lane_reader_gives_corners_of_the_frame() -> None:
@@ -406,7 +391,7 @@ def test_lane_reader_finds_a_second_code_beside_a_held_one() -> None:
     both[300:428, 600:728] = np.pad(symbol(b"B2"), ((0, 12), (0, 12)), constant_values=140)[
         :128, :128
     ]
-    seen = [set(reader(both)) for _ in range(LaneReader.WHOLE_EVERY)]
+    seen = [set(reader(both)) for _ in range(4)]
     assert {b"A1", b"B2"} in seen
 
 
@@ -437,15 +422,15 @@ class Gated:
         self.most = 0
         self._lock = threading.Lock()
 
-    def decode(self, plane: Luma) -> list[Code]:
+    def read(self, codec: int, width: int, height: int, stride: int, data: bytes) -> list[Code]:
         with self._lock:
             self.running += 1
             self.most = max(self.most, self.running)
-            self.order.append(int(plane[0, 0]))
+            self.order.append(data[0])
         assert self.gate.wait(20)
         with self._lock:
             self.running -= 1
-        mark = bytes([plane[0, 0]])
+        mark = data[:1]
         return [Code(data=mark, corners=((0, 0), (1, 0), (1, 1), (0, 1)))]
 
 
@@ -458,7 +443,7 @@ def test_frames_of_a_lane_keep_their_order_and_lanes_run_side_by_side() -> None:
     gated = Gated()
 
     async def main() -> list[bytes]:
-        pool = DecodePool(4, new_decoder=lambda: gated)
+        pool = DecodePool(4, new_reader=lambda *_: gated)
         asked = [asyncio.create_task(_ask(pool, "a", n)) for n in range(5)]
         asked += [asyncio.create_task(_ask(pool, "b", n)) for n in range(100, 105)]
         while gated.running < 2:
@@ -479,10 +464,10 @@ def test_frames_of_a_lane_keep_their_order_and_lanes_run_side_by_side() -> None:
 
 def test_a_stuck_lane_does_not_hold_up_the_others() -> None:
     gated = Gated()
-    decoders: list[decode.Decoder] = [gated, ZxingDecoder()]
+    readers: list[FrameReader] = [gated, LaneFrames()]
 
     async def main() -> None:
-        pool = DecodePool(2, new_decoder=lambda: decoders.pop(0))
+        pool = DecodePool(2, new_reader=lambda *_: readers.pop(0))
         stuck = [asyncio.create_task(_ask(pool, "slow", n)) for n in range(20)]
         await asyncio.sleep(0)
         for n in range(3):
@@ -518,14 +503,14 @@ def test_a_byte_identical_frame_is_not_decoded_again() -> None:
     counting = Counting()
 
     async def main() -> None:
-        pool = DecodePool(1, new_decoder=lambda: counting)
+        pool = DecodePool(1, new_reader=lambda *_: counting)
         first = await pool.decode("a", JPEG, JPEG_A)
         again = await pool.decode("a", JPEG, bytes(bytearray(JPEG_A)))
-        assert first == again and len(counting.shapes) == 1
+        assert first == again and counting.count == 1
         again.clear()
         assert await pool.decode("a", JPEG, JPEG_A) == first
         await pool.decode("b", JPEG, JPEG_A)
-        assert (pool.frames, pool.repeats, len(counting.shapes)) == (4, 2, 2)
+        assert (pool.frames, pool.repeats, counting.count) == (4, 2, 2)
         pool.close()
 
     asyncio.run(main())
@@ -535,7 +520,7 @@ def test_a_cancelled_frame_leaves_the_lane_in_order() -> None:
     gated = Gated()
 
     async def main() -> None:
-        pool = DecodePool(2, new_decoder=lambda: gated)
+        pool = DecodePool(2, new_reader=lambda *_: gated)
         first = asyncio.create_task(_ask(pool, "a", 1))
         second = asyncio.create_task(_ask(pool, "a", 2))
         while not gated.running:
@@ -555,7 +540,7 @@ def test_forgotten_and_surplus_lanes_are_dropped(monkeypatch: pytest.MonkeyPatch
 
     async def main() -> None:
         counting = Counting()
-        pool = DecodePool(1, new_decoder=lambda: counting)
+        pool = DecodePool(1, new_reader=lambda *_: counting)
         for key in range(6):
             await pool.decode(key, JPEG, JPEG_A)
         await pool.decode(5, JPEG, JPEG_A)
@@ -564,7 +549,7 @@ def test_forgotten_and_surplus_lanes_are_dropped(monkeypatch: pytest.MonkeyPatch
         pool.forget(5)
         pool.forget("never seen")
         await pool.decode(5, JPEG, JPEG_A)
-        assert (pool.repeats, len(counting.shapes)) == (1, 8)
+        assert (pool.repeats, counting.count) == (1, 8)
         pool.close()
 
     asyncio.run(main())

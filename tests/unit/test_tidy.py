@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RANKS = [
     ["errors", "clock", "settings", "telemetry"],
     ["rows", "records", "wire", "session", "payloads", "people", "visits", "contacts", "story"],
-    ["decode", "held", "dedup", "keys", "group", "journal", "tallies", "index", "access"],
+    [
+        *["images", "decode", "decode_pool", "held", "dedup", "keys", "group", "journal"],
+        *["tallies", "index", "access"],
+    ],
     ["store_lmdb", "journal_lmdb", "control_lmdb", "spool_lmdb", "registry", "registry_csv"],
     ["tracing", "pipeline", "retention", "verify"],
     [
@@ -32,8 +35,8 @@ PLACE = {name: (rank, i) for rank, names in enumerate(RANKS) for i, name in enum
 OWNERS = {
     "lmdb": {"store_lmdb", "spool_lmdb"},
     "zxingcpp": {"decode"},
-    "simplejpeg": {"decode"},
-    "PIL": {"decode"},
+    "simplejpeg": {"images"},
+    "PIL": {"images"},
     "uvloop": {"app"},
     "aiohttp": {"api"},
     "rich": {"demo"},
