@@ -29,7 +29,8 @@ from native.qr.plane cimport Plane
 from native.qr.reader cimport (
     AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence,
     Found, Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, keep_unread,
-    note_found, quarter, read_level, sharpen_grid, workspace_fit, workspace_free, workspace_new,
+    note_found, quarter, read_level, sharpen_grid, weigh_marks, workspace_fit, workspace_free,
+    workspace_new,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
@@ -69,7 +70,6 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
     lane.has_region = 0
     ws.unread_dim = 0
     memset(&lane.evidence, 0, sizeof(Evidence))
-    lane.evidence.box[0] = lane.evidence.box[1] = 1e6
     if not workspace_fit(ws, plane.width, plane.height):
         return -1
     if plane.width != lane.width or plane.height != lane.height:
@@ -335,7 +335,6 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
         return 0
     part = Plane(plane.data + y0 * plane.stride + x0, plane.stride, x1 - x0, y1 - y0)
     memset(&evidence, 0, sizeof(evidence))
-    evidence.box[0] = evidence.box[1] = 1e6
     effort.row_step = ROW_STEP_NEAR
     effort.attempts = 2
     if read_level(lane.ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:
@@ -424,6 +423,7 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
     if lane.found_count > before:
         lane.fusion.dim = 0
         return kept
+    weigh_marks(&lane.evidence, lane.found, lane.found_count)
     if ws.unread_dim:
         kept = fuse(lane, kept)
     elif lane.evidence.fine >= 2:

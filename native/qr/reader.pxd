@@ -22,6 +22,7 @@ cdef enum:
     FOUND_MAX = 255
     PENDING_MAX = 4
     FAILURES_MAX = 32
+    MARKS_MAX = 256
 
 # How a code was read: the least that was needed.
 cdef enum:
@@ -55,11 +56,20 @@ cdef struct Effort:             # how much is done for one plane
     int attempts                # located and sampled in a plane
     int thorough                # all ways of reading a symbol
 
+cdef struct Mark:               # something that may belong to a code that was not read
+    float x                     # pixels of the plane as given
+    float y
+    float reach
+    int is_symbol               # a sure one, else a fine finder
+    float ends[4]               # x, y of the two outer finders of a symbol
+
 cdef struct Evidence:
     int finders                 # most on one level that belong to no code that was read
     int triples                 # timing patterns fit, and yet the code could not be read
     int attempts                # symbols placed
     int sure                    # of triples, those whose timing patterns agree well
+    int mark_count
+    Mark marks[MARKS_MAX]
     int measured                # triples whose timing was looked at
     int seen                    # finders on all levels
     int fine                    # finders that are fine and belong to no code
@@ -118,6 +128,7 @@ cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil
 cdef void keep_unread(
     Workspace* ws, const Finder* a, const Finder* b, const Finder* c
 ) noexcept nogil
+cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcept nogil
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil
 cdef int sharpen_grid(Workspace* ws, int version) noexcept nogil
 cdef int read_symbol(

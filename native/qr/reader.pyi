@@ -57,8 +57,8 @@ class Reader:
         row_step: int = 8,
         levels: int = 3,
         finders: int = 48,
-        triples: int = 64,
-        attempts: int = 24,
+        triples: int = 128,
+        attempts: int = 48,
         thorough: bool = True,
     ) -> None: ...
     def read(self, luma: Buffer | NDArray[np.uint8]) -> list[_Reading]: ...

@@ -107,15 +107,23 @@ cdef int read_plane(
     Evidence* evidence,
 ) noexcept nogil:
     """Codes of a plane into `out`, at most `room`; their number, or -1 without memory."""
-    cdef Plane level
     cdef int found
     memset(evidence, 0, sizeof(Evidence))
-    evidence.box[0] = evidence.box[1] = 1e6
     if not is_readable(plane):
         return 0
     if not workspace_fit(ws, plane.width, plane.height):
         return -1
-    found = read_level(ws, plane, 0, effort, out, 0, room, evidence)
+    found = read_levels(ws, plane, effort, out, room, evidence)
+    weigh_marks(evidence, out, found)
+    return found
+
+
+cdef int read_levels(
+    Workspace* ws, const Plane* plane, const Effort* effort, Found* out, int room,
+    Evidence* evidence,
+) noexcept nogil:
+    cdef Plane level
+    cdef int found = read_level(ws, plane, 0, effort, out, 0, room, evidence)
     if effort.levels == 1 or (found and not effort.always_levels):
         return found
     level = quarter(ws, plane)
@@ -176,6 +184,10 @@ cdef int read_level(
     )
     evidence.seen += count
     found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
+    while effort.thorough and found > before + 8:
+        # A sheet of codes: more triples than there was room for.
+        before = found
+        found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
     if row_step > 4 and (effort.thorough or found == before and has_good_finder(ws.finders, count)):
         # The rows between: a good finder without its companions, or everything, is asked for. Areas
         # of codes that were read are passed over now.
@@ -195,18 +207,18 @@ cdef void note_unused(
     const Finder* finders, int count, int halvings, Evidence* evidence
 ) noexcept nogil:
     """Finders that belong to no code that was read, and where the fine ones are."""
-    cdef int i, unused = 0, fine = 0
+    cdef int i, unused = 0
     for i in range(count):
         if finders[i].used:
             continue
         unused += 1
         if finders[i].fault > FAULT_FINE:
             continue
-        fine += 1
         # A symbol of version 8 reaches so far from each of its finders.
-        widen_box(evidence, finders[i].x, finders[i].y, 49 * finders[i].size, halvings)
+        add_mark(
+            evidence, finders[i].x, finders[i].y, 49 * finders[i].size, halvings, NULL, NULL
+        )
     evidence.finders = max(evidence.finders, unused)
-    evidence.fine = max(evidence.fine, fine)
 
 
 cdef void know_codes(Workspace* ws, const Found* found, int count, int halvings) noexcept nogil:
@@ -255,16 +267,65 @@ cdef void note_failure(
         ws.failures[ws.failure_count] = Failure(x, y, triple.dim)
         ws.failure_count += 1
     if ws.place.agreement >= AGREEMENT_SURE:
-        evidence.sure += 1
-        widen_box(evidence, x, y, reach, halvings)
+        add_mark(evidence, x, y, reach, halvings, b, c)
 
 
-cdef void widen_box(Evidence* evidence, float x, float y, float reach, int halvings) noexcept nogil:
+cdef void add_mark(
+    Evidence* evidence, float x, float y, float reach, int halvings, const Finder* b,
+    const Finder* c,
+) noexcept nogil:
+    """b, c: the outer finders of a symbol, NULL for a finder by itself."""
     cdef float scale = 1 << halvings
-    evidence.box[0] = min(evidence.box[0], (x - reach) * scale)
-    evidence.box[1] = min(evidence.box[1], (y - reach) * scale)
-    evidence.box[2] = max(evidence.box[2], (x + reach) * scale)
-    evidence.box[3] = max(evidence.box[3], (y + reach) * scale)
+    cdef Mark* mark
+    if evidence.mark_count == MARKS_MAX:
+        return
+    mark = &evidence.marks[evidence.mark_count]
+    evidence.mark_count += 1
+    mark.x = x * scale
+    mark.y = y * scale
+    mark.reach = reach * scale
+    mark.is_symbol = b != NULL
+    if mark.is_symbol:
+        mark.ends[0] = b.x * scale
+        mark.ends[1] = b.y * scale
+        mark.ends[2] = c.x * scale
+        mark.ends[3] = c.y * scale
+
+
+cdef int is_explained(const Mark* mark, const Found* found, int count) noexcept nogil:
+    """Whether a mark lies within a code that was read, or its finders within such codes.
+
+    A symbol may have been read on another level than where it first was not; finders of three codes
+    that lie side by side may look like those of one.
+    """
+    cdef int k, ends = 0
+    for k in range(count):
+        if is_in_code(&found[k], mark.x, mark.y):
+            return 1
+        if mark.is_symbol:
+            ends += is_in_code(&found[k], mark.ends[0], mark.ends[1])
+            ends += is_in_code(&found[k], mark.ends[2], mark.ends[3])
+    return ends >= 2
+
+
+cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcept nogil:
+    """Counts what no code that was read explains, and the box around it."""
+    cdef const Mark* mark
+    cdef int i
+    evidence.sure = 0
+    evidence.fine = 0
+    evidence.box[0] = evidence.box[1] = 1e6
+    evidence.box[2] = evidence.box[3] = 0
+    for i in range(evidence.mark_count):
+        mark = &evidence.marks[i]
+        if is_explained(mark, found, count):
+            continue
+        evidence.sure += mark.is_symbol
+        evidence.fine += not mark.is_symbol
+        evidence.box[0] = min(evidence.box[0], mark.x - mark.reach)
+        evidence.box[1] = min(evidence.box[1], mark.y - mark.reach)
+        evidence.box[2] = max(evidence.box[2], mark.x + mark.reach)
+        evidence.box[3] = max(evidence.box[3], mark.y + mark.reach)
 
 
 cdef int read_triples(
@@ -288,7 +349,6 @@ cdef int read_triples(
         evidence.measured += 1
         if not measure_triple(plane, ws.finders, triple):
             continue
-        attempts += 1
         if read_symbol(ws, plane, ws.finders, triple, effort.thorough):
             note_found(ws, halvings, &out[found])
             remember(ws, triple)
@@ -299,6 +359,7 @@ cdef int read_triples(
             found += 1
         else:
             note_failure(ws, triple, halvings, evidence)
+            attempts += 1
     evidence.attempts += attempts
     return found
 
@@ -334,26 +395,30 @@ cdef void keep_unread(
     memcpy(ws.unread_soft, ws.grid.soft, dim * dim * sizeof(int16_t))
 
 
+cdef int is_in_code(const Found* found, float x, float y) noexcept nogil:
+    """Whether a point of the plane as given lies within a code.
+
+    Outside is who sees one side turn the other way; a mirrored code turns all of them.
+    """
+    cdef float ax, ay, bx, by
+    cdef int side, turn = 0
+    for side in range(4):
+        ax = found.corners[2 * side]
+        ay = found.corners[2 * side + 1]
+        bx = found.corners[2 * ((side + 1) & 3)]
+        by = found.corners[2 * ((side + 1) & 3) + 1]
+        turn += 1 if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0 else -1
+    return turn == 4 or turn == -4
+
+
 cdef void use_finders_in(
     Finder* finders, int count, const Found* found, int halvings
 ) noexcept nogil:
     """Marks the finders that lie within a code."""
     cdef float scale = 1 << halvings
-    cdef float x, y, ax, ay, bx, by
-    cdef int i, side
-    cdef int turn = 0
+    cdef int i
     for i in range(count):
-        x = finders[i].x * scale
-        y = finders[i].y * scale
-        # Outside is who sees one side turn the other way; a mirrored code turns all of them.
-        turn = 0
-        for side in range(4):
-            ax = found.corners[2 * side]
-            ay = found.corners[2 * side + 1]
-            bx = found.corners[2 * ((side + 1) & 3)]
-            by = found.corners[2 * ((side + 1) & 3) + 1]
-            turn += 1 if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0 else -1
-        if turn == 4 or turn == -4:
+        if is_in_code(found, finders[i].x * scale, finders[i].y * scale):
             finders[i].used = 1
 
 
@@ -557,7 +622,7 @@ cdef class Reader:
     cdef Evidence evidence
 
     def __cinit__(
-        self, *, int row_step=8, int levels=3, int finders=48, int triples=64, int attempts=24,
+        self, *, int row_step=8, int levels=3, int finders=48, int triples=128, int attempts=48,
         bint thorough=True
     ):
         if not 1 <= row_step <= ROW_STEP_MAX or not 1 <= levels <= LEVELS_MAX:

@@ -108,7 +108,8 @@ cdef int score_triple(const Finder* finders, int a, int b, int c, Triple* out) n
     out.steps_b = 0
     out.steps_c = 0
     # Of nested candidates the small one is the symbol: the large one spans several symbols.
-    out.score = legs + <float>0.5 * sizes + fabsf(cosine) + <float>0.001 * (modules_b + modules_c)
+    out.score = legs + <float>0.5 * sizes + fabsf(cosine)
+    out.score += <float>0.12 * logf(modules_b * modules_c * <float>(1.0 / 196.0))
     out.score += <float>1.5 * fault
     return out.score < SCORE_MOST
 
