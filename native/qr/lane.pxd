@@ -17,7 +17,7 @@ cdef struct Track:              # a code that was read in the frame before
     Place place
     float dx                    # pixels it moved from the frame before to the last one
     float dy
-    uint8_t sent[CODEWORDS_MAX] # its codewords, still masked
+    uint8_t sent[CODEWORDS_MAX]  # its codewords, still masked
 
 # Evidence of frames in which a symbol was placed and not read.
 cdef struct Fusion:

@@ -600,6 +600,9 @@ cdef class Lane:
             free(self.state.calm.lows)
             free(self.state)
 
+    def __reduce__(self):
+        raise TypeError("a Lane cannot be pickled")
+
     def read(self, luma: object) -> list:
         """Codes seen in the next frame, as tuples like those of reader.Reader.
 

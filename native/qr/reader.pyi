@@ -1,4 +1,4 @@
-from typing import TypeAlias, TypedDict, type_check_only
+from typing import TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +50,10 @@ class _Placed(TypedDict):
     equalized: bytes  # the same; b"" where the equations have no solution
     known_wrong: tuple[int, int]  # of soft and of equalized, per mille; -1 where there is none
 
+@final
 class Reader:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         row_step: int = 8,
         levels: int = 3,
@@ -60,7 +61,7 @@ class Reader:
         triples: int = 128,
         attempts: int = 48,
         thorough: bool = True,
-    ) -> None: ...
+    ) -> Reader: ...
     def read(self, luma: Buffer | NDArray[np.uint8]) -> list[_Reading]: ...
     def finders(self, luma: Buffer | NDArray[np.uint8]) -> list[_Finder]: ...
     def rays(self, luma: Buffer | NDArray[np.uint8]) -> list[tuple[tuple[float, ...], ...]]: ...
@@ -71,3 +72,5 @@ class Reader:
     def region(self) -> tuple[float, float, float, float]: ...
     @property
     def effort_spent(self) -> tuple[int, int, int]: ...
+
+__pyx_capi__: dict[str, object]  # the C face, for the other extensions

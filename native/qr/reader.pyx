@@ -641,6 +641,9 @@ cdef class Reader:
         workspace_free(self.ws)
         free(self.found)
 
+    def __reduce__(self):
+        raise TypeError("a Reader cannot be pickled")
+
     def read(self, luma: object) -> list:
         """Every code that is found, as tuples; [] where there is none.
 

@@ -495,7 +495,7 @@ cdef inline int edge_offset(
     const Plane* plane, const Place* place, const Grid* grid, int at, int before, int axis, float u,
     float v, float* off,
 ) noexcept nogil:
-    """How far the edge between two modules is from (u, v), along the axis; 0 where there is none."""
+    """How far the edge between two modules is from (u, v), along the axis; 0 without one."""
     cdef float bu, bv, level, x, y
     if (grid.soft[at] > 0) == (grid.soft[before] > 0):
         return 0
