@@ -33,8 +33,7 @@ Softs = npt.NDArray[np.int16]
 
 SIZE: Final = (960, 540)
 SCENE: Final = clips.IMAGES / "scene-brick.jpg"
-SHARP: Final = 4  # rows between scanned ones, as for stills
-LANE_STEP: Final = 8  # as in a lane
+ROW_STEP: Final = 4  # what native.qr.reader takes for frames of 400 to 639 rows
 FUSED: Final = 5  # Reading's `how` of frames joined
 FADE: Final = 0.85  # native/qr/lane.pyx: FUSION_FADE
 CLIP: Final = 384  # and what one module of one frame may say at most
@@ -133,7 +132,7 @@ class Story:
 
 
 def tell(luma: Pixels) -> Story:
-    reader = Reader(row_step=SHARP, levels=1, thorough=False)
+    reader = Reader(row_step=ROW_STEP, levels=1, thorough=False)
     finders, rays = reader.finders(luma), reader.rays(luma)
     return Story(luma, finders, rays, Grid(reader.placed(luma)[0]))
 
@@ -144,14 +143,14 @@ def tell(luma: Pixels) -> Story:
 def draw_rows(story: Story) -> Drawing:
     luma = story.luma
     height, width = luma.shape
-    columns, rows, cut, values = thresholds(luma.tobytes(), width, height, width, LANE_STEP)
-    tall = LANE_STEP * max(4, (16 + LANE_STEP - 1) // LANE_STEP)
+    columns, rows, cut, values = thresholds(luma.tobytes(), width, height, width, ROW_STEP)
+    tall = ROW_STEP * max(4, (16 + ROW_STEP - 1) // ROW_STEP)
     out = Drawing(width, 850, "Thresholds of blocks, scanned rows, edges, runs like a finder's")
     out.photograph(bright(luma), 0, 0, width, height)
     flat = [divmod(k, columns) for k in range(rows * columns) if not values[k]]
     squares = "".join(f"M{x * 16} {y * tall}h16v{tall}h-16z" for y, x in flat)
     out.add("path", d=squares, fill="#ffffff", fill_opacity=0.55)
-    scanned = range(LANE_STEP // 2, height, LANE_STEP)
+    scanned = range(ROW_STEP // 2, height, ROW_STEP)
     out.lines((((0, y), (width, y)) for y in scanned), BLUE, 0.5, stroke_opacity=0.45)
     passing: list[tuple[int, list[int]]] = []
     for y in scanned:
@@ -165,7 +164,7 @@ def draw_rows(story: Story) -> Drawing:
         passing, key=lambda one: abs(one[0] - corner[1]) + abs(sum(one[1][2:4]) / 2 - corner[0])
     )
     out.lines([((edges_of_one[0] - 80, y), (edges_of_one[5] + 80, y))], RED, 1.5)
-    said = f"Blue: every {LANE_STEP}th row is scanned. White: blocks of 16 x {tall} pixels are flat"
+    said = f"Blue: every {ROW_STEP}th row is scanned. White: blocks of 16 x {tall} pixels are flat"
     out.text(8, height + 22, f"{said}, less than {cut} grey values apart.", 14)
     said = "Orange: the runs of a row lie as a finder's would,"
     out.text(8, height + 42, f"{said} {len(passing)} times. Red: the row below.", 14)
@@ -234,7 +233,8 @@ def draw_finders(story: Story) -> Drawing:
         kind = "dark" if finder[3] > 0 else "light"
         what = f"{finder[2]:.1f} pixels a module" if is_real else f"{kind}; now {fitting} of 8"
         out.text(x + 2, y + side + 35, what, 13, fill=DIM)
-    x, y = 3 * (side + gap) + 8, side + 50
+    x = len(tiles[:7]) % 4 * (side + gap) + 8
+    y = side + 50
     for k, said in enumerate(TOLD_OF_RAYS):
         out.text(x, y + 30 + 20 * k, said, 13)
     return out
@@ -504,7 +504,7 @@ def lamp_lit(frame: clips.Frame, lamp: tuple[float, float]) -> Pixels:
 def draw_fusion() -> Drawing:
     film = clips.hold(4, "card", frames=len(LAMPS), width=SIZE[0], height=SIZE[1])
     lumas = [lamp_lit(frame, lamp) for frame, lamp in zip(film, LAMPS, strict=True)]
-    reader, lane = Reader(row_step=SHARP, levels=1, thorough=False), Lane()
+    reader, lane = Reader(row_step=ROW_STEP, levels=1, thorough=False), Lane()
     side, gap = 300, 18
     out = Drawing(3 * side + 2 * gap, 3 * side + 116, "Three frames that cannot be read, joined")
     sums: npt.NDArray[np.float64] = np.zeros((0, 0))
@@ -575,7 +575,7 @@ def draw(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     story = tell(frame_of("blur", 27, 26, 18))
     bent_luma = frame_of("curved", 29, 24, 12)
-    bent = Grid(Reader(row_step=SHARP, levels=1, thorough=False).placed(bent_luma)[0])
+    bent = Grid(Reader(row_step=ROW_STEP, levels=1, thorough=False).placed(bent_luma)[0])
     pictures = {
         "1-rows": draw_rows(story),
         "2-finders": draw_finders(story),
