@@ -30,8 +30,7 @@ from native.qr.reader cimport (
     AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence,
     Found, Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, is_readable,
     keep_unread, note_found, quarter, read_level, sharpen_grid, weigh_marks, workspace_fit,
-    workspace_free,
-    workspace_new,
+    workspace_free, workspace_new,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
@@ -609,6 +608,9 @@ cdef class Lane:
             workspace_free(self.state.ws)
             free(self.state.calm.lows)
             free(self.state)
+
+    def __reduce__(self):
+        raise TypeError("a Lane cannot be pickled")
 
     def read(self, luma: object) -> list:
         """Codes seen in the next frame, as tuples like those of reader.Reader.

@@ -74,8 +74,9 @@ cdef struct Evidence:
     int measured                # triples whose timing was looked at
     int seen                    # finders on all levels
     int fine                    # finders that are fine and belong to no code
-    float box[4]                # left, top, right, bottom of those and of sure symbols not read,
-                                # with what may lie around them; pixels of the plane as given
+    # Left, top, right, bottom of those and of sure symbols not read, with what may lie around them;
+    # pixels of the plane as given.
+    float box[4]
 
 cdef struct Pending:            # of each code of the last level: what tracking needs
     Finder corners[3]

@@ -1,4 +1,4 @@
-"""Reading of one plane: thresholds, finders, triples, place, modules, content; then the half plane.
+"""Reading of one plane: thresholds, finders, triples, place, modules, content; then smaller planes.
 
 The stages are joined by flat structs in a Workspace, which is allocated when a larger plane comes
 and never for a frame. Nothing here holds the GIL but the doors at the end.
@@ -15,9 +15,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from native.qr.code cimport QR_READ, Code, copy_code
-from native.qr.finder cimport FINDERS_MAX, QUADS_MAX, Finder, find_finders, keep_best
+from native.qr.finder cimport (
+    FINDERS_MAX, QUADS_MAX, Finder, find_finders, finder_rays, keep_best,
+)
 from native.qr.fit cimport map_point
-from native.qr.locate cimport copy_place, locate
+from native.qr.locate cimport Mesh, copy_place, locate
 from native.qr.matrix cimport decode_matrix
 from native.qr.luma cimport LUMA_BLOCK, LUMA_EDGES_PAD, kernels
 from native.qr.plane cimport Plane
@@ -593,6 +595,22 @@ cdef tuple found_to_tuple(const Found* found):
     )
 
 
+cdef int find_in_plane(Workspace* ws, const Plane* plane, const Effort* effort) noexcept nogil:
+    """Finders of the plane alone into ws.finders; their number, 0 for what cannot be read."""
+    if not is_readable(plane) or not workspace_fit(ws, plane.width, plane.height):
+        return 0
+    find_thresholds(plane, effort.row_step, &ws.thresholds)
+    know_codes(ws, NULL, 0, 0)
+    return find_finders(
+        plane, &ws.thresholds, effort.row_step // 2, effort.row_step, &ws.rows, ws.finders, 0,
+        FINDERS_MAX,
+    )
+
+
+cdef tuple finder_to_tuple(const Finder* finder):
+    return (finder.x, finder.y, finder.size, finder.sign, finder.agreeing, finder.fault)
+
+
 cdef class Reader:
     """Reads planes that have nothing to do with one another. Not for two threads at once.
 
@@ -627,6 +645,9 @@ cdef class Reader:
         workspace_free(self.ws)
         free(self.found)
 
+    def __reduce__(self):
+        raise TypeError("a Reader cannot be pickled")
+
     def read(self, luma: object) -> list:
         """Every code that is found, as tuples; [] where there is none.
 
@@ -648,29 +669,98 @@ cdef class Reader:
     def finders(self, luma: object) -> list:
         """(x, y, pixels a module, sign, directions that agree, fault) of the finders in a plane.
 
-        The plane alone, not its half; for tests and pictures of the stages. Raises ValueError.
+        The plane alone, not its smaller ones; for tests and pictures. Raises ValueError.
         """
         cdef Py_buffer view
         cdef Plane plane
-        cdef int count = 0
+        cdef int count
         buffer_to_plane(luma, &view, &plane)
         with nogil:
-            if is_readable(&plane) and workspace_fit(self.ws, plane.width, plane.height):
-                find_thresholds(&plane, self.effort.row_step, &self.ws.thresholds)
-                know_codes(self.ws, NULL, 0, 0)
-                count = find_finders(
-                    &plane, &self.ws.thresholds, self.effort.row_step // 2,
-                    self.effort.row_step, &self.ws.rows,
-                    self.ws.finders, 0, FINDERS_MAX,
-                )
+            count = find_in_plane(self.ws, &plane, &self.effort)
         PyBuffer_Release(&view)
-        return [
-            (
-                self.ws.finders[i].x, self.ws.finders[i].y, self.ws.finders[i].size,
-                self.ws.finders[i].sign, self.ws.finders[i].agreeing, self.ws.finders[i].fault,
-            )
-            for i in range(count)
-        ]
+        return [finder_to_tuple(&self.ws.finders[i]) for i in range(count)]
+
+    def rays(self, luma: object) -> list:
+        """Of each of finders(luma): distances of the edges along eight directions, pixels.
+
+        To the right first, then clockwise; up to three a direction. Raises ValueError.
+        """
+        cdef Py_buffer view
+        cdef Plane plane
+        cdef int count, i, way, edge
+        cdef float[8][3] radii
+        cdef int[8] found
+        cdef list out = []
+        buffer_to_plane(luma, &view, &plane)
+        count = find_in_plane(self.ws, &plane, &self.effort)
+        for i in range(count):
+            finder_rays(&plane, &self.ws.finders[i], radii, found)
+            out.append(tuple([
+                tuple([radii[way][edge] for edge in range(found[way])]) for way in range(8)
+            ]))
+        PyBuffer_Release(&view)
+        return out
+
+    def placed(self, luma: object) -> list:
+        """Every triple of finders(luma) that could be placed, read or not: _Placed in reader.pyi.
+
+        Best triples first. For tests and pictures of the stages. Raises ValueError.
+        """
+        cdef Py_buffer view
+        cdef Plane plane
+        cdef int count, t
+        cdef Triple* triple
+        cdef list out = []
+        buffer_to_plane(luma, &view, &plane)
+        count = find_in_plane(self.ws, &plane, &self.effort)
+        count = keep_best(self.ws.finders, count, self.effort.finders, FAULT_FINE)
+        count = rank_triples(self.ws.finders, count, self.ws.triples, self.effort.triples)
+        for t in range(count):
+            triple = &self.ws.triples[t]
+            if measure_triple(&plane, self.ws.finders, triple) and locate(
+                &plane, &self.ws.finders[triple.a], &self.ws.finders[triple.b],
+                &self.ws.finders[triple.c], triple.dim, self.effort.thorough, &self.ws.place,
+            ):
+                out.append(self.sampled(&plane, triple))
+        PyBuffer_Release(&view)
+        return out
+
+    cdef dict sampled(self, const Plane* plane, const Triple* triple):
+        """Samples what ws.place says, in both ways, and tells everything about it."""
+        cdef Workspace* ws = self.ws
+        cdef int dim = ws.place.dim, version = (dim - 17) // 4
+        cdef size_t modules = <size_t>dim * dim
+        cdef const Mesh* mesh = &ws.place.mesh
+        cdef int i, outside, plain_wrong, sharp_wrong = -1
+        cdef bytes plain, sharp = b""
+        outside = sample_grid(plane, &ws.place, &ws.grid, 0)
+        soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
+        plain = PyBytes_FromStringAndSize(<const char*>ws.grid.soft, 2 * modules)
+        plain_wrong = known_errors(&ws.grid, version)
+        if equalize(&ws.grid, version, ws.place.sign, 2):
+            sharp = PyBytes_FromStringAndSize(<const char*>ws.grid.soft, 2 * modules)
+            sharp_wrong = known_errors(&ws.grid, version)
+        return {
+            "finders": tuple([
+                finder_to_tuple(&ws.finders[i]) for i in (triple.a, triple.b, triple.c)
+            ]),
+            "dim": dim,
+            "sign": ws.place.sign,
+            "steps": (triple.steps_b, triple.steps_c),
+            "off": triple.off,
+            "map": tuple([ws.place.map.m[i] for i in range(9)]),
+            "lines": tuple([mesh.lines[i] for i in range(mesh.count)]),
+            "du": tuple([mesh.du[i] for i in range(mesh.count * mesh.count)]),
+            "dv": tuple([mesh.dv[i] for i in range(mesh.count * mesh.count)]),
+            "aligned": (ws.place.aligned, ws.place.alignment_count),
+            "agreement": ws.place.agreement,
+            "contrast": ws.place.contrast,
+            "outside": outside,
+            "grey": PyBytes_FromStringAndSize(<const char*>ws.grid.grey, 4 * modules),
+            "soft": plain,
+            "equalized": sharp,
+            "known_wrong": (plain_wrong, sharp_wrong),
+        }
 
     @property
     def unread(self) -> tuple:
