@@ -168,21 +168,26 @@ _SMALL = 160_000
 def _second_opinion(luma: Plane, has_found: bool) -> list[Code]:
     """What zxing-cpp reads, where the last picture may hold a code that was not read.
 
-    That is: a symbol whose timing patterns agree, or fine finders that belong to no code: two, or one
-    where nothing was read, as Micro QR has no more. It is asked for the part around them, and for the
-    whole where that is most of the picture.
+    That is: a symbol whose timing patterns agree, or a fine finder that belongs to no code, as
+    Micro QR has no more than one. It is asked for the part around them, and for the whole where that
+    is most of the picture.
     """
     reader = _READERS.thorough
     _, _, fine, sure = reader.unread
-    if not sure and fine < (2 if has_found else 1):
+    if not sure and not fine:
         return _ZXING.decode(luma) if not has_found and 0 < luma.size < _SMALL else []
     height, width = luma.shape
     left, top, right, bottom = reader.region
     x0, y0 = max(0, int(left)), max(0, int(top))
     x1, y1 = min(width, int(right) + 1), min(height, int(bottom) + 1)
-    if x0 >= x1 or y0 >= y1 or 2 * (x1 - x0) * (y1 - y0) > luma.size:
+    part = max(0, x1 - x0) * max(0, y1 - y0)
+    if 2 * part > luma.size or part == 0:
         return _ZXING.decode(luma)
-    return _ZXING.decode(luma[y0:y1, x0:x1], x0, y0)
+    codes = _ZXING.decode(luma[y0:y1, x0:x1], x0, y0)
+    # What it sees depends on what else is in the picture: another look, where little was looked at.
+    if codes or has_found or 4 * part > luma.size:
+        return codes
+    return _ZXING.decode(luma)
 
 
 # ---- lanes ------------------------------------------------------------------------------------

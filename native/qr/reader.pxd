@@ -54,7 +54,7 @@ cdef struct Effort:             # how much is done for one plane
     int always_levels           # look at the smaller ones although the larger one gave a code
     int finders                 # kept in a plane, and all that are fine
     int triples                 # measured in a plane
-    int attempts                # located and sampled in a plane
+    int attempts                # in vain in a plane, and one more for each code read
     int thorough                # all ways of reading a symbol
 
 cdef struct Mark:               # something that may belong to a code that was not read

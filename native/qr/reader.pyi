@@ -59,7 +59,7 @@ class Reader:
         levels: int = 3,
         finders: int = 48,
         triples: int = 128,
-        attempts: int = 48,
+        attempts: int = 12,
         thorough: bool = True,
     ) -> Reader: ...
     def read(self, luma: Buffer | NDArray[np.uint8]) -> list[_Reading]: ...

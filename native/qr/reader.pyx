@@ -217,9 +217,9 @@ cdef void note_unused(
         unused += 1
         if finders[i].fault > FAULT_FINE:
             continue
-        # A symbol of version 8 reaches so far from each of its finders.
+        # A symbol of version 16 reaches so far from each of its finders.
         add_mark(
-            evidence, finders[i].x, finders[i].y, 49 * finders[i].size, halvings, NULL, NULL
+            evidence, finders[i].x, finders[i].y, 81 * finders[i].size, halvings, NULL, NULL
         )
     evidence.finders = max(evidence.finders, unused)
 
@@ -350,7 +350,7 @@ cdef int read_triples(
         triple = &ws.triples[t]
         if (
             ws.finders[triple.a].used or ws.finders[triple.b].used or ws.finders[triple.c].used
-            or found == room or attempts == effort.attempts
+            or found == room or attempts >= effort.attempts + found
         ):
             continue
         if is_skipped(ws, triple):
@@ -649,7 +649,7 @@ cdef class Reader:
     cdef bint busy
 
     def __cinit__(
-        self, *, int row_step=8, int levels=3, int finders=48, int triples=128, int attempts=48,
+        self, *, int row_step=8, int levels=3, int finders=48, int triples=128, int attempts=12,
         bint thorough=True
     ):
         if not 1 <= row_step <= ROW_STEP_MAX or not 1 <= levels <= LEVELS_MAX:
