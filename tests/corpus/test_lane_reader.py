@@ -17,14 +17,11 @@ from bench import clips, texts
 from bench.decoders import Reading, read_all
 from bench.qr_score import Score, score
 from bench.qr_sets import Shot, frames_to_shots
-from engine import decode
 from engine.decode import JpegLaneReader, LaneReader
 
-IS_NATIVE = hasattr(decode, "read_codes_native")
-
-# A reader that only looks at the place of the last code is late for a second person by up to
-# three frames; the native reader is not.
-LATE_MAX = 0 if IS_NATIVE else 3
+# Rows are eight apart and alternate, so cores of a few pixels may be met by the next frame only;
+# and motion smears one frame for one reader and another for the other.
+LATE_MAX = 2
 
 FEW = [
     ("plain", 501), ("plain", 502), ("dim", 503), ("blur", 504), ("small", 505), ("swap", 506),
@@ -48,24 +45,14 @@ def read(shots: list[Shot], reader: Callable[[np.ndarray], list[bytes]]) -> Scor
     return score(shots, Reading("", np.zeros(len(shots), np.int64), found))
 
 
-def phantoms(luma: np.ndarray) -> set[bytes]:
-    """Micro QR codes of version M1 that zxing-cpp sees: it can detect errors, not correct them, and
-    now and then a smeared corner of a larger code looks like one. No lane shows any.
-    """
-    codes = decode.ZxingDecoder().decode(luma)
-    return {code.data for code in codes if code.version == "M1"}
-
-
 def check_honest(shots: list[Shot], marks: Score) -> None:
     """Nothing stale, nothing wrong, nothing on empty frames."""
     for shot, wrong, is_stale in zip(shots, marks.wrong, marks.stale, strict=True):
-        excused = phantoms(shot.luma) if wrong and not IS_NATIVE else set()
-        assert set(wrong) <= excused, (shot.name, wrong)
-        assert not is_stale or wrong, shot.name
+        assert not wrong and not is_stale, (shot.name, wrong)
 
 
 def check_complete(marks: Score, theirs: Score) -> None:
-    """Every passage that zxing-cpp reads, no later than it does."""
+    """Every passage that zxing-cpp reads, LATE_MAX frames later at most."""
     late = {}
     for passage, first in theirs.first.items():
         mine = marks.first[passage]
