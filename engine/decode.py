@@ -147,26 +147,41 @@ def read_codes_native(luma: Plane) -> list[bytes]:
 
 def read_codes(luma: Plane) -> list[bytes]:
     """Contents of all codes in a picture, each once; the thorough mode, for stills."""
-    reader = _READERS.thorough
-    codes = [found[0] for found in reader.read(_own(luma))]
-    if _is_doubtful(reader, bool(codes)):
-        codes += [code.data for code in _ZXING.decode(luma)]
+    luma = _own(luma)
+    codes = [found[0] for found in _READERS.thorough.read(luma)]
+    codes += [code.data for code in _second_opinion(luma, bool(codes))]
     return list(dict.fromkeys(codes))
 
 
 def read(luma: Plane) -> list[Code]:
     """Like read_codes, with all that is known of each code; each content once."""
-    reader = _READERS.thorough
-    codes = [_reading_to_code(found) for found in reader.read(_own(luma))]
-    if _is_doubtful(reader, bool(codes)):
-        codes += _ZXING.decode(luma)
+    luma = _own(luma)
+    codes = [_reading_to_code(found) for found in _READERS.thorough.read(luma)]
+    codes += _second_opinion(luma, bool(codes))
     return list({code.data: code for code in reversed(codes)}.values())[::-1]
 
 
-def _is_doubtful(reader: Reader, has_found: bool) -> bool:
-    """Whether the last picture may hold a code that the own reader did not read."""
-    finders, placed = reader.unread
-    return placed > 0 or finders >= (3 if has_found else 1)
+# Pixels of a picture in which looking twice costs less than thinking about it.
+_SMALL = 160_000
+
+
+def _second_opinion(luma: Plane, has_found: bool) -> list[Code]:
+    """What zxing-cpp reads, where the last picture may hold a code that was not read.
+
+    That is: a symbol whose timing patterns agree, or two fine finders that belong to no code. It is
+    asked for the part around them, and for the whole where that is most of the picture.
+    """
+    reader = _READERS.thorough
+    _, _, fine, sure = reader.unread
+    if not sure and fine < 2:
+        return _ZXING.decode(luma) if not has_found and 0 < luma.size < _SMALL else []
+    height, width = luma.shape
+    left, top, right, bottom = reader.region
+    x0, y0 = max(0, int(left)), max(0, int(top))
+    x1, y1 = min(width, int(right) + 1), min(height, int(bottom) + 1)
+    if x0 >= x1 or y0 >= y1 or 2 * (x1 - x0) * (y1 - y0) > luma.size:
+        return _ZXING.decode(luma)
+    return _ZXING.decode(luma[y0:y1, x0:x1], x0, y0)
 
 
 # ---- lanes ------------------------------------------------------------------------------------
@@ -178,15 +193,13 @@ class LaneReader:
     Every content it returns for a frame was in that frame's own pixels. Not for several threads.
     """
 
-    # Frames between two calls of zxing-cpp while a code is in view and not read: so many after the
-    # first, twice as many after each further one in vain.
-    ZXING_REST = 4
-    ZXING_REST_MAX = 64
+    # Calls of zxing-cpp that a lane may save up, and frames after which it earns another one.
+    ZXING_CALLS = 4
+    ZXING_EVERY = 8
 
     def __init__(self) -> None:
         self._lane = Lane()
-        self._rest = 0
-        self._rest_next = self.ZXING_REST
+        self._calls: float = self.ZXING_CALLS
 
     def __call__(self, luma: Plane) -> list[bytes]:
         """Contents of the codes seen in the frame, each once."""
@@ -194,7 +207,7 @@ class LaneReader:
         found = self._lane.read(luma)
         if found:
             return list(dict.fromkeys([code[0] for code in found]))
-        return unique(self._ask_zxing(luma)) if self._lane.region else self._nothing()
+        return unique(self._ask_zxing(luma))
 
     def read(self, luma: Plane) -> list[Code]:
         """The codes seen in the frame, corners in pixels of the frame."""
@@ -202,10 +215,7 @@ class LaneReader:
         found = self._lane.read(luma)
         if found:
             return [_reading_to_code(code) for code in found]
-        if self._lane.region:
-            return self._ask_zxing(luma)
-        self._nothing()
-        return []
+        return self._ask_zxing(luma)
 
     @property
     def wanted(self) -> tuple[int, int, int, int] | None:
@@ -220,18 +230,13 @@ class LaneReader:
         found = self._lane.follow(part, x, y)
         return None if found is None else [_reading_to_code(code) for code in found]
 
-    def _nothing(self) -> list[bytes]:
-        self._rest -= 1
-        if self._rest <= -self.ZXING_REST_MAX:
-            self._rest_next = self.ZXING_REST
-        return []
-
     def _ask_zxing(self, luma: Plane) -> list[Code]:
         """The second opinion on the part of the frame that may show a code, within its budget."""
-        self._rest -= 1
-        if self._rest > 0 or self._lane.region is None:
+        self._calls = min(self._calls + 1 / self.ZXING_EVERY, self.ZXING_CALLS)
+        region = self._lane.region
+        if region is None or self._calls < 1:
             return []
-        left, top, right, bottom = self._lane.region
+        left, top, right, bottom = region
         height, width = luma.shape
         x0, y0 = max(0, int(left)), max(0, int(top))
         x1, y1 = min(width, int(right) + 1), min(height, int(bottom) + 1)
@@ -239,10 +244,7 @@ class LaneReader:
             return []
         # M1 can detect errors and not correct them: corners of smeared codes pass for one.
         codes = [c for c in _ZXING.decode(luma[y0:y1, x0:x1], x0, y0) if c.version != "M1"]
-        self._rest_next = (
-            self.ZXING_REST if codes else min(2 * self._rest_next, self.ZXING_REST_MAX)
-        )
-        self._rest = 0 if codes else self._rest_next
+        self._calls -= 0 if codes else 1
         return codes
 
 

@@ -34,6 +34,9 @@ cdef int find_finders(
 cdef int check_finder(
     const Plane* plane, int x, int y, float span, int dark, int light, int needed, Finder* out
 ) noexcept nogil
+cdef void finder_rays(
+    const Plane* plane, const Finder* finder, float[3]* radii, int* found
+) noexcept nogil
 cdef float reach_along(
     const Plane* plane, const Finder* finder, float dx, float dy
 ) noexcept nogil

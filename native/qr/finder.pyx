@@ -253,7 +253,7 @@ cdef int check_finder(
     cdef float[3] down
     cdef float[3] left
     cdef float[3] right
-    cdef float core_wide, core_high
+    cdef float core_wide, core_high, ring_high
     if (threshold - pixel_at(plane, x, y)) * sign < 0:
         return 0
     if ray(plane, x, y, 0, -1, threshold, sign, steps, stride, up) < 2:
@@ -263,6 +263,10 @@ cdef int check_finder(
     core_high = up[0] + down[0]
     core_wide = span * <float>(3.0 / 7.0)
     if core_high > 2.2 * core_wide + 2 or core_wide > 2.2 * core_high + 2:
+        return 0
+    # Ring to ring is five modules where the core is three.
+    ring_high = up[1] + down[1]
+    if ring_high < <float>1.25 * core_high or ring_high > <float>2.5 * core_high + 2:
         return 0
     y += <int>((down[0] - up[0]) * 0.5 + 1000.5) - 1000
     if (threshold - pixel_at(plane, x, y)) * sign < 0:
@@ -277,7 +281,7 @@ cdef int check_finder(
     steps += steps // 2
     # A first look from off the centre may see some directions wrong, and says where the centre is.
     cdef int agreeing = eight_ways(
-        plane, x, y, threshold, sign, steps, stride, dark, light, max(needed - 2, 4), out
+        plane, x, y, threshold, sign, steps, stride, dark, light, max(needed - 1, 4), out
     )
     cdef Finder again
     if agreeing == 0:
@@ -367,6 +371,27 @@ cdef int eight_ways(
     out.fault = (fault / 3 + <float>0.5 * (8 - agreeing)) / 8
     out.used = 0
     return 1
+
+
+cdef void finder_rays(
+    const Plane* plane, const Finder* finder, float[3]* radii, int* found
+) noexcept nogil:
+    """The rays of eight_ways from the middle of a finder, for pictures and tests: pixels.
+
+    radii: eight; how many of each are found stands in `found`.
+    """
+    cdef int threshold = <int>((finder.dark + finder.light) * <float>0.5 + <float>0.5)
+    cdef float span = 7 * finder.size
+    cdef int stride = max(1, <int>span // 24)
+    cdef int steps = (<int>(span * <float>0.85) + 4 + stride - 1) // stride
+    cdef int way, edge
+    for way in range(8):
+        found[way] = ray(
+            plane, <int>finder.x, <int>finder.y, DX[way], DY[way], threshold, finder.sign,
+            steps + steps // 2, stride, &radii[way][0],
+        )
+        for edge in range(found[way]):
+            radii[way][edge] *= STEP[way]
 
 
 cdef float reach_along(

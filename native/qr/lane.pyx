@@ -29,8 +29,8 @@ from native.qr.plane cimport Plane
 from native.qr.reader cimport (
     AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence,
     Found, Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, is_readable,
-    keep_unread, note_found, quarter, read_level, sharpen_grid, workspace_fit, workspace_free,
-    workspace_new,
+    keep_unread, note_found, quarter, read_level, sharpen_grid, weigh_marks, workspace_fit,
+    workspace_free, workspace_new,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
@@ -42,6 +42,7 @@ cdef enum:
     WHOLE_EVERY = 4             # frames: the whole is read though nothing seems to change
     SPARSE_STEP = 40            # rows between those in which changes are looked for
     CHANGES_LEAST = 3           # blocks of such a row; a code of two-pixel modules fills a dozen
+    CHANGE_MOST = 20            # grey values that noise does not move a block by
     QUARTER_EVERY = 4           # frames without anything: large codes wait so long at most
     FUSION_AGE_MOST = 4         # frames without evidence after which it is dropped
     FUSION_FRAMES_MOST = 64
@@ -427,14 +428,15 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
     kept = read_and_track(lane, &level, 0, kept)
     ws.keep_unread = 0
     ws.skip_reach = 0
-    lane.calm.cut = ws.thresholds.cut
+    lane.calm.cut = min(ws.thresholds.cut, CHANGE_MOST)
     if lane.found_count > before:
         lane.fusion.dim = 0
         return kept
+    weigh_marks(&lane.evidence, lane.found, lane.found_count)
     if ws.unread_dim:
         kept = fuse(lane, kept)
-    elif lane.evidence.fine >= 2:
-        # Two corners of a symbol whose third is smeared: not for this reader.
+    elif lane.evidence.fine > 0:
+        # A corner of a symbol whose others are smeared: not for this reader.
         lane.has_region = 1
         memcpy(lane.region, lane.evidence.box, sizeof(lane.region))
     lane.since_quarter += 1
@@ -599,13 +601,16 @@ cdef class Lane:
         self.state.ws = workspace_new()
         if self.state.ws == NULL:
             raise MemoryError
-        self.state.effort = Effort(ROW_STEP, 0, 2, 0, 40, 64, 8, 0)
+        self.state.effort = Effort(ROW_STEP, 0, 0, 2, 0, 40, 64, 8, 0)
 
     def __dealloc__(self):
         if self.state != NULL:
             workspace_free(self.state.ws)
             free(self.state.calm.lows)
             free(self.state)
+
+    def __reduce__(self):
+        raise TypeError("a Lane cannot be pickled")
 
     def read(self, luma: object) -> list:
         """Codes seen in the next frame, as tuples like those of reader.Reader.

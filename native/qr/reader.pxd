@@ -21,6 +21,8 @@ cdef enum:
     LEVELS_MAX = 3
     FOUND_MAX = 255
     PENDING_MAX = 4
+    FAILURES_MAX = 32
+    MARKS_MAX = 256
 
 # How a code was read: the least that was needed.
 cdef enum:
@@ -47,6 +49,7 @@ cdef inline void copy_found(Found* target, const Found* source) noexcept nogil:
 cdef struct Effort:             # how much is done for one plane
     int row_step
     int first_row               # below row_step; the row between is looked at when it may help
+    int both_rows               # always look at the rows between
     int levels                  # 1 the given plane, 2 its quarter too, 3 its half where that helps
     int always_levels           # look at the smaller ones although the larger one gave a code
     int finders                 # kept in a plane, and all that are fine
@@ -54,19 +57,36 @@ cdef struct Effort:             # how much is done for one plane
     int attempts                # located and sampled in a plane
     int thorough                # all ways of reading a symbol
 
+cdef struct Mark:               # something that may belong to a code that was not read
+    float x                     # pixels of the plane as given
+    float y
+    float reach
+    int is_symbol               # a sure one, else a fine finder
+    float ends[4]               # x, y of the two outer finders of a symbol
+
 cdef struct Evidence:
     int finders                 # most on one level that belong to no code that was read
     int triples                 # timing patterns fit, and yet the code could not be read
     int attempts                # symbols placed
+    int sure                    # of triples, those whose timing patterns agree well
+    int mark_count
+    Mark marks[MARKS_MAX]
     int measured                # triples whose timing was looked at
     int seen                    # finders on all levels
-    int fine                    # finders of the last level that are fine and belong to no code
-    float box[4]                # left, top, right, bottom of those, with what may lie around them
+    int fine                    # finders that are fine and belong to no code
+    # Left, top, right, bottom of those and of sure symbols not read, with what may lie around them;
+    # pixels of the plane as given.
+    float box[4]
 
 cdef struct Pending:            # of each code of the last level: what tracking needs
     Finder corners[3]
     uint8_t sent[CODEWORDS_MAX]
     Place place
+
+cdef struct Failure:            # a triple of this level that was tried in vain
+    float x
+    float y
+    int dim
 
 cdef struct Workspace:
     Thresholds thresholds
@@ -84,6 +104,8 @@ cdef struct Workspace:
     Finder last[3]              # the triple that was read last: corner, right, below
     int pending_count           # codes of the last level, as many as there is room for
     Pending pending[PENDING_MAX]
+    int failure_count
+    Failure failures[FAILURES_MAX]
     float skip_x                # triples around this point, within skip_reach, are left alone
     float skip_y
     float skip_reach
@@ -109,6 +131,7 @@ cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil
 cdef void keep_unread(
     Workspace* ws, const Finder* a, const Finder* b, const Finder* c
 ) noexcept nogil
+cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcept nogil
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil
 cdef int sharpen_grid(Workspace* ws, int version) noexcept nogil
 cdef int read_symbol(

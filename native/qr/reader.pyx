@@ -1,4 +1,4 @@
-"""Reading of one plane: thresholds, finders, triples, place, modules, content; then the half plane.
+"""Reading of one plane: thresholds, finders, triples, place, modules, content; then smaller planes.
 
 The stages are joined by flat structs in a Workspace, which is allocated when a larger plane comes
 and never for a frame. Nothing here holds the GIL but the doors at the end.
@@ -15,9 +15,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from native.qr.code cimport QR_READ, Code, copy_code
-from native.qr.finder cimport FINDERS_MAX, QUADS_MAX, Finder, find_finders, keep_best
+from native.qr.finder cimport (
+    FINDERS_MAX, QUADS_MAX, Finder, find_finders, finder_rays, keep_best,
+)
 from native.qr.fit cimport map_point
-from native.qr.locate cimport copy_place, locate
+from native.qr.locate cimport Mesh, copy_place, locate
 from native.qr.matrix cimport decode_matrix
 from native.qr.luma cimport LUMA_BLOCK, LUMA_EDGES_PAD, kernels
 from native.qr.plane cimport Plane
@@ -105,14 +107,23 @@ cdef int read_plane(
     Evidence* evidence,
 ) noexcept nogil:
     """Codes of a plane into `out`, at most `room`; their number, or -1 without memory."""
-    cdef Plane level
     cdef int found
     memset(evidence, 0, sizeof(Evidence))
     if not is_readable(plane):
         return 0
     if not workspace_fit(ws, plane.width, plane.height):
         return -1
-    found = read_level(ws, plane, 0, effort, out, 0, room, evidence)
+    found = read_levels(ws, plane, effort, out, room, evidence)
+    weigh_marks(evidence, out, found)
+    return found
+
+
+cdef int read_levels(
+    Workspace* ws, const Plane* plane, const Effort* effort, Found* out, int room,
+    Evidence* evidence,
+) noexcept nogil:
+    cdef Plane level
+    cdef int found = read_level(ws, plane, 0, effort, out, 0, room, evidence)
     if effort.levels == 1 or (found and not effort.always_levels):
         return found
     level = quarter(ws, plane)
@@ -153,7 +164,7 @@ cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil:
 cdef inline int step_for(const Plane* plane) noexcept nogil:
     """Row steps that a plane allows: modules of a small one may be single pixels."""
     cdef int side = min(plane.width, plane.height)
-    return 1 if side < 200 else 2 if side < 400 else 16
+    return 1 if side < 200 else 2 if side < 400 else 4 if side < 640 else ROW_STEP_MAX
 
 
 cdef int read_level(
@@ -166,6 +177,7 @@ cdef int read_level(
     cdef int first_row = effort.first_row % row_step
     cdef int count, i, before = found
     ws.pending_count = 0
+    ws.failure_count = 0
     find_thresholds(plane, row_step, &ws.thresholds)
     know_codes(ws, out, found, halvings)
     count = find_finders(
@@ -173,7 +185,13 @@ cdef int read_level(
     )
     evidence.seen += count
     found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    if row_step > 4 and (effort.thorough or found == before and has_good_finder(ws.finders, count)):
+    while effort.thorough and found > before + 8:
+        # A sheet of codes: more triples than there was room for.
+        before = found
+        found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
+    if row_step > 4 and (
+        effort.both_rows or found == before and has_good_finder(ws.finders, count)
+    ):
         # The rows between: a good finder without its companions, or everything, is asked for. Areas
         # of codes that were read are passed over now.
         know_codes(ws, out, found, halvings)
@@ -184,30 +202,25 @@ cdef int read_level(
         )
         if count > i:
             found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    note_unused(ws.finders, count, evidence)
+    note_unused(ws.finders, count, halvings, evidence)
     return found
 
 
-cdef void note_unused(const Finder* finders, int count, Evidence* evidence) noexcept nogil:
+cdef void note_unused(
+    const Finder* finders, int count, int halvings, Evidence* evidence
+) noexcept nogil:
     """Finders that belong to no code that was read, and where the fine ones are."""
     cdef int i, unused = 0
-    cdef float reach
-    evidence.fine = 0
-    evidence.box[0] = evidence.box[1] = 1e6
-    evidence.box[2] = evidence.box[3] = 0
     for i in range(count):
         if finders[i].used:
             continue
         unused += 1
         if finders[i].fault > FAULT_FINE:
             continue
-        evidence.fine += 1
-        # A symbol of version 10 reaches so far from each of its finders.
-        reach = 57 * finders[i].size
-        evidence.box[0] = min(evidence.box[0], finders[i].x - reach)
-        evidence.box[1] = min(evidence.box[1], finders[i].y - reach)
-        evidence.box[2] = max(evidence.box[2], finders[i].x + reach)
-        evidence.box[3] = max(evidence.box[3], finders[i].y + reach)
+        # A symbol of version 8 reaches so far from each of its finders.
+        add_mark(
+            evidence, finders[i].x, finders[i].y, 49 * finders[i].size, halvings, NULL, NULL
+        )
     evidence.finders = max(evidence.finders, unused)
 
 
@@ -230,10 +243,92 @@ cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil
 
 
 cdef inline int is_skipped(const Workspace* ws, const Triple* triple) noexcept nogil:
-    """Whether the middle of a triple lies around the point that is to be left alone."""
+    """Whether the middle of a triple lies around the point that is to be left alone, or where one
+    was tried before."""
     cdef float x = (ws.finders[triple.b].x + ws.finders[triple.c].x) * <float>0.5
     cdef float y = (ws.finders[triple.b].y + ws.finders[triple.c].y) * <float>0.5
-    return fabsf(x - ws.skip_x) < ws.skip_reach and fabsf(y - ws.skip_y) < ws.skip_reach
+    cdef int i
+    if fabsf(x - ws.skip_x) < ws.skip_reach and fabsf(y - ws.skip_y) < ws.skip_reach:
+        return 1
+    for i in range(ws.failure_count):
+        if fabsf(x - ws.failures[i].x) < 1 and fabsf(y - ws.failures[i].y) < 1:
+            return 1
+    return 0
+
+
+cdef void note_failure(
+    Workspace* ws, const Triple* triple, int halvings, Evidence* evidence
+) noexcept nogil:
+    """A symbol was placed and not read: it is not tried again on this level."""
+    cdef const Finder* b = &ws.finders[triple.b]
+    cdef const Finder* c = &ws.finders[triple.c]
+    cdef float x = (b.x + c.x) * <float>0.5
+    cdef float y = (b.y + c.y) * <float>0.5
+    cdef float reach = fabsf(b.x - c.x) + fabsf(b.y - c.y)
+    evidence.triples += 1
+    if ws.failure_count < FAILURES_MAX:
+        ws.failures[ws.failure_count] = Failure(x, y, triple.dim)
+        ws.failure_count += 1
+    if ws.place.agreement >= AGREEMENT_SURE:
+        add_mark(evidence, x, y, reach, halvings, b, c)
+
+
+cdef void add_mark(
+    Evidence* evidence, float x, float y, float reach, int halvings, const Finder* b,
+    const Finder* c,
+) noexcept nogil:
+    """b, c: the outer finders of a symbol, NULL for a finder by itself."""
+    cdef float scale = 1 << halvings
+    cdef Mark* mark
+    if evidence.mark_count == MARKS_MAX:
+        return
+    mark = &evidence.marks[evidence.mark_count]
+    evidence.mark_count += 1
+    mark.x = x * scale
+    mark.y = y * scale
+    mark.reach = reach * scale
+    mark.is_symbol = b != NULL
+    if mark.is_symbol:
+        mark.ends[0] = b.x * scale
+        mark.ends[1] = b.y * scale
+        mark.ends[2] = c.x * scale
+        mark.ends[3] = c.y * scale
+
+
+cdef int is_explained(const Mark* mark, const Found* found, int count) noexcept nogil:
+    """Whether a mark lies within a code that was read, or its finders within such codes.
+
+    A symbol may have been read on another level than where it first was not; finders of three codes
+    that lie side by side may look like those of one.
+    """
+    cdef int k, ends = 0
+    for k in range(count):
+        if is_in_code(&found[k], mark.x, mark.y):
+            return 1
+        if mark.is_symbol:
+            ends += is_in_code(&found[k], mark.ends[0], mark.ends[1])
+            ends += is_in_code(&found[k], mark.ends[2], mark.ends[3])
+    return ends >= 2
+
+
+cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcept nogil:
+    """Counts what no code that was read explains, and the box around it."""
+    cdef const Mark* mark
+    cdef int i
+    evidence.sure = 0
+    evidence.fine = 0
+    evidence.box[0] = evidence.box[1] = 1e6
+    evidence.box[2] = evidence.box[3] = 0
+    for i in range(evidence.mark_count):
+        mark = &evidence.marks[i]
+        if is_explained(mark, found, count):
+            continue
+        evidence.sure += mark.is_symbol
+        evidence.fine += not mark.is_symbol
+        evidence.box[0] = min(evidence.box[0], mark.x - mark.reach)
+        evidence.box[1] = min(evidence.box[1], mark.y - mark.reach)
+        evidence.box[2] = max(evidence.box[2], mark.x + mark.reach)
+        evidence.box[3] = max(evidence.box[3], mark.y + mark.reach)
 
 
 cdef int read_triples(
@@ -252,12 +347,11 @@ cdef int read_triples(
             or found == room or attempts == effort.attempts
         ):
             continue
-        if ws.skip_reach > 0 and is_skipped(ws, triple):
+        if is_skipped(ws, triple):
             continue
         evidence.measured += 1
         if not measure_triple(plane, ws.finders, triple):
             continue
-        attempts += 1
         if read_symbol(ws, plane, ws.finders, triple, effort.thorough):
             note_found(ws, halvings, &out[found])
             remember(ws, triple)
@@ -267,7 +361,8 @@ cdef int read_triples(
             use_finders_in(ws.finders, count[0], &out[found], halvings)
             found += 1
         else:
-            evidence.triples += 1
+            note_failure(ws, triple, halvings, evidence)
+            attempts += 1
     evidence.attempts += attempts
     return found
 
@@ -303,26 +398,30 @@ cdef void keep_unread(
     memcpy(ws.unread_soft, ws.grid.soft, dim * dim * sizeof(int16_t))
 
 
+cdef int is_in_code(const Found* found, float x, float y) noexcept nogil:
+    """Whether a point of the plane as given lies within a code.
+
+    Outside is who sees one side turn the other way; a mirrored code turns all of them.
+    """
+    cdef float ax, ay, bx, by
+    cdef int side, turn = 0
+    for side in range(4):
+        ax = found.corners[2 * side]
+        ay = found.corners[2 * side + 1]
+        bx = found.corners[2 * ((side + 1) & 3)]
+        by = found.corners[2 * ((side + 1) & 3) + 1]
+        turn += 1 if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0 else -1
+    return turn == 4 or turn == -4
+
+
 cdef void use_finders_in(
     Finder* finders, int count, const Found* found, int halvings
 ) noexcept nogil:
     """Marks the finders that lie within a code."""
     cdef float scale = 1 << halvings
-    cdef float x, y, ax, ay, bx, by
-    cdef int i, side
-    cdef int turn = 0
+    cdef int i
     for i in range(count):
-        x = finders[i].x * scale
-        y = finders[i].y * scale
-        # Outside is who sees one side turn the other way; a mirrored code turns all of them.
-        turn = 0
-        for side in range(4):
-            ax = found.corners[2 * side]
-            ay = found.corners[2 * side + 1]
-            bx = found.corners[2 * ((side + 1) & 3)]
-            by = found.corners[2 * ((side + 1) & 3) + 1]
-            turn += 1 if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0 else -1
-        if turn == 4 or turn == -4:
+        if is_in_code(found, finders[i].x * scale, finders[i].y * scale):
             finders[i].used = 1
 
 
@@ -496,6 +595,22 @@ cdef tuple found_to_tuple(const Found* found):
     )
 
 
+cdef int find_in_plane(Workspace* ws, const Plane* plane, const Effort* effort) noexcept nogil:
+    """Finders of the plane alone into ws.finders; their number, 0 for what cannot be read."""
+    if not is_readable(plane) or not workspace_fit(ws, plane.width, plane.height):
+        return 0
+    find_thresholds(plane, effort.row_step, &ws.thresholds)
+    know_codes(ws, NULL, 0, 0)
+    return find_finders(
+        plane, &ws.thresholds, effort.row_step // 2, effort.row_step, &ws.rows, ws.finders, 0,
+        FINDERS_MAX,
+    )
+
+
+cdef tuple finder_to_tuple(const Finder* finder):
+    return (finder.x, finder.y, finder.size, finder.sign, finder.agreeing, finder.fault)
+
+
 cdef class Reader:
     """Reads planes that have nothing to do with one another. Not for two threads at once.
 
@@ -510,7 +625,7 @@ cdef class Reader:
     cdef Evidence evidence
 
     def __cinit__(
-        self, *, int row_step=8, int levels=3, int finders=48, int triples=64, int attempts=24,
+        self, *, int row_step=8, int levels=3, int finders=48, int triples=128, int attempts=48,
         bint thorough=True
     ):
         if not 1 <= row_step <= ROW_STEP_MAX or not 1 <= levels <= LEVELS_MAX:
@@ -518,7 +633,8 @@ cdef class Reader:
         if not 1 <= triples <= TRIPLES_MAX or not 1 <= attempts <= TRIPLES_MAX:
             raise ValueError("triples or attempts is out of range")
         self.effort = Effort(
-            row_step, row_step // 2, levels, thorough, finders, triples, attempts, thorough
+            row_step, row_step // 2, thorough, levels, thorough, finders, triples, attempts,
+            thorough,
         )
         self.ws = workspace_new()
         self.found = <Found*>malloc(FOUND_MAX * sizeof(Found))
@@ -528,6 +644,9 @@ cdef class Reader:
     def __dealloc__(self):
         workspace_free(self.ws)
         free(self.found)
+
+    def __reduce__(self):
+        raise TypeError("a Reader cannot be pickled")
 
     def read(self, luma: object) -> list:
         """Every code that is found, as tuples; [] where there is none.
@@ -550,34 +669,110 @@ cdef class Reader:
     def finders(self, luma: object) -> list:
         """(x, y, pixels a module, sign, directions that agree, fault) of the finders in a plane.
 
-        The plane alone, not its half; for tests and pictures of the stages. Raises ValueError.
+        The plane alone, not its smaller ones; for tests and pictures. Raises ValueError.
         """
         cdef Py_buffer view
         cdef Plane plane
-        cdef int count = 0
+        cdef int count
         buffer_to_plane(luma, &view, &plane)
         with nogil:
-            if is_readable(&plane) and workspace_fit(self.ws, plane.width, plane.height):
-                find_thresholds(&plane, self.effort.row_step, &self.ws.thresholds)
-                know_codes(self.ws, NULL, 0, 0)
-                count = find_finders(
-                    &plane, &self.ws.thresholds, self.effort.row_step // 2,
-                    self.effort.row_step, &self.ws.rows,
-                    self.ws.finders, 0, FINDERS_MAX,
-                )
+            count = find_in_plane(self.ws, &plane, &self.effort)
         PyBuffer_Release(&view)
-        return [
-            (
-                self.ws.finders[i].x, self.ws.finders[i].y, self.ws.finders[i].size,
-                self.ws.finders[i].sign, self.ws.finders[i].agreeing, self.ws.finders[i].fault,
-            )
-            for i in range(count)
-        ]
+        return [finder_to_tuple(&self.ws.finders[i]) for i in range(count)]
+
+    def rays(self, luma: object) -> list:
+        """Of each of finders(luma): distances of the edges along eight directions, pixels.
+
+        To the right first, then clockwise; up to three a direction. Raises ValueError.
+        """
+        cdef Py_buffer view
+        cdef Plane plane
+        cdef int count, i, way, edge
+        cdef float[8][3] radii
+        cdef int[8] found
+        cdef list out = []
+        buffer_to_plane(luma, &view, &plane)
+        count = find_in_plane(self.ws, &plane, &self.effort)
+        for i in range(count):
+            finder_rays(&plane, &self.ws.finders[i], radii, found)
+            out.append(tuple([
+                tuple([radii[way][edge] for edge in range(found[way])]) for way in range(8)
+            ]))
+        PyBuffer_Release(&view)
+        return out
+
+    def placed(self, luma: object) -> list:
+        """Every triple of finders(luma) that could be placed, read or not: _Placed in reader.pyi.
+
+        Best triples first. For tests and pictures of the stages. Raises ValueError.
+        """
+        cdef Py_buffer view
+        cdef Plane plane
+        cdef int count, t
+        cdef Triple* triple
+        cdef list out = []
+        buffer_to_plane(luma, &view, &plane)
+        count = find_in_plane(self.ws, &plane, &self.effort)
+        count = keep_best(self.ws.finders, count, self.effort.finders, FAULT_FINE)
+        count = rank_triples(self.ws.finders, count, self.ws.triples, self.effort.triples)
+        for t in range(count):
+            triple = &self.ws.triples[t]
+            if measure_triple(&plane, self.ws.finders, triple) and locate(
+                &plane, &self.ws.finders[triple.a], &self.ws.finders[triple.b],
+                &self.ws.finders[triple.c], triple.dim, self.effort.thorough, &self.ws.place,
+            ):
+                out.append(self.sampled(&plane, triple))
+        PyBuffer_Release(&view)
+        return out
+
+    cdef dict sampled(self, const Plane* plane, const Triple* triple):
+        """Samples what ws.place says, in both ways, and tells everything about it."""
+        cdef Workspace* ws = self.ws
+        cdef int dim = ws.place.dim, version = (dim - 17) // 4
+        cdef size_t modules = <size_t>dim * dim
+        cdef const Mesh* mesh = &ws.place.mesh
+        cdef int i, outside, plain_wrong, sharp_wrong = -1
+        cdef bytes plain, sharp = b""
+        outside = sample_grid(plane, &ws.place, &ws.grid, 0)
+        soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
+        plain = PyBytes_FromStringAndSize(<const char*>ws.grid.soft, 2 * modules)
+        plain_wrong = known_errors(&ws.grid, version)
+        if equalize(&ws.grid, version, ws.place.sign, 2):
+            sharp = PyBytes_FromStringAndSize(<const char*>ws.grid.soft, 2 * modules)
+            sharp_wrong = known_errors(&ws.grid, version)
+        return {
+            "finders": tuple([
+                finder_to_tuple(&ws.finders[i]) for i in (triple.a, triple.b, triple.c)
+            ]),
+            "dim": dim,
+            "sign": ws.place.sign,
+            "steps": (triple.steps_b, triple.steps_c),
+            "off": triple.off,
+            "map": tuple([ws.place.map.m[i] for i in range(9)]),
+            "lines": tuple([mesh.lines[i] for i in range(mesh.count)]),
+            "du": tuple([mesh.du[i] for i in range(mesh.count * mesh.count)]),
+            "dv": tuple([mesh.dv[i] for i in range(mesh.count * mesh.count)]),
+            "aligned": (ws.place.aligned, ws.place.alignment_count),
+            "agreement": ws.place.agreement,
+            "contrast": ws.place.contrast,
+            "outside": outside,
+            "grey": PyBytes_FromStringAndSize(<const char*>ws.grid.grey, 4 * modules),
+            "soft": plain,
+            "equalized": sharp,
+            "known_wrong": (plain_wrong, sharp_wrong),
+        }
 
     @property
     def unread(self) -> tuple:
-        """Of the last plane: (finders that belong to no code read, symbols placed and not read)."""
-        return self.evidence.finders, self.evidence.triples
+        """Of the last plane: (finders that belong to no code, symbols placed and not read, of the
+        finders the fine ones, of the symbols the sure ones)."""
+        return self.evidence.finders, self.evidence.triples, self.evidence.fine, self.evidence.sure
+
+    @property
+    def region(self) -> tuple:
+        """(left, top, right, bottom) of what `unread` tells of; empty where it tells nothing."""
+        cdef float* box = &self.evidence.box[0]
+        return box[0], box[1], box[2], box[3]
 
     @property
     def effort_spent(self) -> tuple:

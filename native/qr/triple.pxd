@@ -12,6 +12,8 @@ cdef struct Triple:
     int c                       # at the end of the left side
     int dim                     # modules a side, 21 ... 177
     int off                     # steps of the timing patterns that were not as they should be
+    int steps_b                 # changes counted along the timing pattern towards b, and c
+    int steps_c
     float score                 # the less, the more alike a square; orders the triples
 
 cdef int rank_triples(

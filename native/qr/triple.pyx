@@ -105,8 +105,11 @@ cdef int score_triple(const Finder* finders, int a, int b, int c, Triple* out) n
         out.c = b
     out.dim = 0
     out.off = 0
+    out.steps_b = 0
+    out.steps_c = 0
     # Of nested candidates the small one is the symbol: the large one spans several symbols.
-    out.score = legs + <float>0.5 * sizes + fabsf(cosine) + <float>0.001 * (modules_b + modules_c)
+    out.score = legs + <float>0.5 * sizes + fabsf(cosine)
+    out.score += <float>0.12 * logf(modules_b * modules_c * <float>(1.0 / 196.0))
     out.score += <float>1.5 * fault
     return out.score < SCORE_MOST
 
@@ -173,6 +176,8 @@ cdef int measure_triple(const Plane* plane, const Finder* finders, Triple* tripl
         c.x - 3 * (cx * ca - bx * across_c), c.y - 3 * (cy * ca - by * across_c),
         guess_c - 13, level,
     )
+    triple.steps_b = steps_b
+    triple.steps_c = steps_c
     cdef int may_hide = a.fault + b.fault + c.fault < <float>0.45
     return settle_dim(triple, steps_b + 13, steps_c + 13, guess_b, guess_c, may_hide)
 
