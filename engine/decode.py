@@ -168,12 +168,13 @@ _SMALL = 160_000
 def _second_opinion(luma: Plane, has_found: bool) -> list[Code]:
     """What zxing-cpp reads, where the last picture may hold a code that was not read.
 
-    That is: a symbol whose timing patterns agree, or two fine finders that belong to no code. It is
-    asked for the part around them, and for the whole where that is most of the picture.
+    That is: a symbol whose timing patterns agree, or fine finders that belong to no code: two, or one
+    where nothing was read, as Micro QR has no more. It is asked for the part around them, and for the
+    whole where that is most of the picture.
     """
     reader = _READERS.thorough
     _, _, fine, sure = reader.unread
-    if not sure and fine < 2:
+    if not sure and fine < (2 if has_found else 1):
         return _ZXING.decode(luma) if not has_found and 0 < luma.size < _SMALL else []
     height, width = luma.shape
     left, top, right, bottom = reader.region
@@ -194,8 +195,8 @@ class LaneReader:
     """
 
     # Calls of zxing-cpp that a lane may save up, and frames after which it earns another one.
-    ZXING_CALLS = 4
-    ZXING_EVERY = 8
+    ZXING_CALLS = 2
+    ZXING_EVERY = 24
 
     def __init__(self) -> None:
         self._lane = Lane()

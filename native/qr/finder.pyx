@@ -294,8 +294,11 @@ cdef int check_finder(
         if eight_ways(
             plane, <int>out.x, <int>out.y, threshold, sign, steps, stride, dark, light, needed,
             &again,
-        ) and (again.fault < out.fault or out.agreeing < needed):
-            out[0] = again
+        ):
+            if again.fault < out.fault or out.agreeing < needed:
+                out[0] = again
+        elif out.agreeing < 8:
+            return 0
     return out.agreeing >= needed and out.fault <= FAULT_MOST
 
 

@@ -28,9 +28,9 @@ from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
     AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence,
-    Found, Workspace, buffer_to_plane, copy_found, decode_grid, found_to_tuple, is_readable,
-    keep_unread, note_found, quarter, read_level, sharpen_grid, weigh_marks, workspace_fit,
-    workspace_free, workspace_new,
+    Found, Workspace, buffer_to_plane_or_leave, copy_found, decode_grid, found_to_tuple,
+    is_in_code, is_readable, keep_unread, note_found, quarter, read_level, sharpen_grid, take_turn,
+    weigh_marks, workspace_fit, workspace_free, workspace_new,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
@@ -43,7 +43,7 @@ cdef enum:
     SPARSE_STEP = 40            # rows between those in which changes are looked for
     CHANGES_LEAST = 3           # blocks of such a row; a code of two-pixel modules fills a dozen
     CHANGE_MOST = 20            # grey values that noise does not move a block by
-    QUARTER_EVERY = 4           # frames without anything: large codes wait so long at most
+    QUARTER_EVERY = 4           # whole looks in vain: large codes wait so long at most
     FUSION_AGE_MOST = 4         # frames without evidence after which it is dropped
     FUSION_FRAMES_MOST = 64
     STILL_FRAMES = 8            # unread in one place, before it is left alone for a while
@@ -337,6 +337,7 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
     cdef Evidence evidence
     cdef Finder[3] corners
     cdef Found found
+    cdef float x, y, half
     cdef int i
     if x1 - x0 < 21 or y1 - y0 < 21:
         return 0
@@ -347,6 +348,11 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
     if read_level(lane.ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:
         return 0
     move_place(&lane.ws.place, x0, y0)
+    half = lane.ws.place.dim * <float>0.5
+    map_point(&lane.ws.place.map, half, half, &x, &y)
+    for i in range(lane.found_count):
+        if is_in_code(&lane.found[i], x, y):
+            return 0            # the code of another track
     for i in range(3):
         corners[i] = lane.ws.last[i]
         corners[i].x += x0
@@ -593,6 +599,7 @@ cdef class Lane:
     """Reads the frames of one lane in their order. Not for two threads at once."""
 
     cdef LaneState* state
+    cdef bint busy
 
     def __cinit__(self):
         self.state = <LaneState*>calloc(1, sizeof(LaneState))
@@ -620,10 +627,12 @@ cdef class Lane:
         cdef Py_buffer view
         cdef Plane plane
         cdef int count, i
-        buffer_to_plane(luma, &view, &plane)
+        take_turn(&self.busy)
+        buffer_to_plane_or_leave(luma, &view, &plane, &self.busy)
         with nogil:
             count = read_frame(self.state, &plane)
         PyBuffer_Release(&view)
+        self.busy = False
         if count < 0:
             raise MemoryError
         return [found_to_tuple(&self.state.found[i]) for i in range(count)]
@@ -640,10 +649,12 @@ cdef class Lane:
         cdef Py_buffer view
         cdef Plane plane
         cdef int count, i
-        buffer_to_plane(luma, &view, &plane)
+        take_turn(&self.busy)
+        buffer_to_plane_or_leave(luma, &view, &plane, &self.busy)
         with nogil:
             count = follow_part(self.state, &plane, left, top)
         PyBuffer_Release(&view)
+        self.busy = False
         return [found_to_tuple(&self.state.found[i]) for i in range(count)] if count else None
 
     @property

@@ -373,20 +373,16 @@ cdef void find_weakest(
 cdef int correct_weak(
     const Blocks* found, const uint16_t* reliability, int block, uint8_t* codewords, int* erased
 ) noexcept nogil:
-    """Mend a block with its weakest codewords erased: a third, two thirds, all that may be.
-
-    -1 if nothing helps. Finer steps read no more of the corpus.
-    """
+    """Mend a block with its weakest codewords erased, two more each time; -1 if nothing helps."""
     cdef uint8_t[CHECK_MAX] weakest
     cdef int size = found.short_size + (block >= found.short_count) + found.check
     cdef int spare = found.check - max(RESERVE, found.check // 4)
     cdef int limit = spare // 2
-    cdef int third, count, wrong
+    cdef int count, wrong
     if limit < 1:
         return -1
     find_weakest(found, reliability, block, 2 * limit, weakest)
-    for third in range(1, 4):
-        count = 2 * ((third * limit + 2) // 3)
+    for count in range(2, 2 * limit + 1, 2):
         wrong = correct_block(codewords, size, found.check, weakest, count, limit)
         if wrong >= 0:
             erased[0] += count

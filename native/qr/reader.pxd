@@ -84,9 +84,10 @@ cdef struct Pending:            # of each code of the last level: what tracking 
     Place place
 
 cdef struct Failure:            # a triple of this level that was tried in vain
-    float x
+    float x                     # middle between b and c
     float y
-    int dim
+    float corner_x              # a
+    float corner_y
 
 cdef struct Workspace:
     Thresholds thresholds
@@ -131,6 +132,7 @@ cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil
 cdef void keep_unread(
     Workspace* ws, const Finder* a, const Finder* b, const Finder* c
 ) noexcept nogil
+cdef int is_in_code(const Found* found, float x, float y) noexcept nogil
 cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcept nogil
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil
 cdef int sharpen_grid(Workspace* ws, int version) noexcept nogil
@@ -139,4 +141,6 @@ cdef int read_symbol(
 ) noexcept nogil
 cdef void note_found(const Workspace* ws, int halvings, Found* out) noexcept nogil
 cdef int buffer_to_plane(object luma, void* view, Plane* plane) except 0
+cdef int take_turn(bint* busy) except 0
+cdef int buffer_to_plane_or_leave(object luma, void* view, Plane* plane, bint* busy) except 0
 cdef tuple found_to_tuple(const Found* found)

@@ -243,7 +243,7 @@ cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil
 
 
 cdef inline int is_skipped(const Workspace* ws, const Triple* triple) noexcept nogil:
-    """Whether the middle of a triple lies around the point that is to be left alone, or where one
+    """Whether the middle of a triple lies around the point that is to be left alone, or the triple
     was tried before."""
     cdef float x = (ws.finders[triple.b].x + ws.finders[triple.c].x) * <float>0.5
     cdef float y = (ws.finders[triple.b].y + ws.finders[triple.c].y) * <float>0.5
@@ -251,7 +251,11 @@ cdef inline int is_skipped(const Workspace* ws, const Triple* triple) noexcept n
     if fabsf(x - ws.skip_x) < ws.skip_reach and fabsf(y - ws.skip_y) < ws.skip_reach:
         return 1
     for i in range(ws.failure_count):
-        if fabsf(x - ws.failures[i].x) < 1 and fabsf(y - ws.failures[i].y) < 1:
+        if (
+            fabsf(x - ws.failures[i].x) < 1 and fabsf(y - ws.failures[i].y) < 1
+            and fabsf(ws.finders[triple.a].x - ws.failures[i].corner_x) < 1
+            and fabsf(ws.finders[triple.a].y - ws.failures[i].corner_y) < 1
+        ):
             return 1
     return 0
 
@@ -267,7 +271,9 @@ cdef void note_failure(
     cdef float reach = fabsf(b.x - c.x) + fabsf(b.y - c.y)
     evidence.triples += 1
     if ws.failure_count < FAILURES_MAX:
-        ws.failures[ws.failure_count] = Failure(x, y, triple.dim)
+        ws.failures[ws.failure_count] = Failure(
+            x, y, ws.finders[triple.a].x, ws.finders[triple.a].y
+        )
         ws.failure_count += 1
     if ws.place.agreement >= AGREEMENT_SURE:
         add_mark(evidence, x, y, reach, halvings, b, c)
@@ -462,7 +468,8 @@ cdef int read_symbol(
     if said > 17 and said != dim and abs(said - dim) <= 8:
         return read_at(ws, plane, finders, triple, said, 0)
     # A smeared timing pattern may have hidden a pair of steps, or dirt have added one.
-    if thorough and 0 < triple.off or triple.off == OFF_UNKNOWN:
+    # In a lane that costs too much, unless the patterns could not be counted at all.
+    if (thorough and triple.off > 0) or triple.off == OFF_UNKNOWN:
         if dim > 21 and read_at(ws, plane, finders, triple, dim - 4, 0):
             return 1
         if dim < 177 and read_at(ws, plane, finders, triple, dim + 4, 0):
@@ -573,6 +580,22 @@ cdef int buffer_to_plane(object luma, void* view, Plane* plane) except 0:
     return 1
 
 
+cdef int take_turn(bint* busy) except 0:
+    """Raises RuntimeError while another thread is inside: memory is shared by all calls."""
+    if busy[0]:
+        raise RuntimeError("a reader is for one thread at a time")
+    busy[0] = True
+    return 1
+
+
+cdef int buffer_to_plane_or_leave(object luma, void* view, Plane* plane, bint* busy) except 0:
+    try:
+        return buffer_to_plane(luma, view, plane)
+    except BaseException:
+        busy[0] = False
+        raise
+
+
 cdef tuple found_to_tuple(const Found* found):
     """See _Reading in reader.pyi."""
     cdef const Code* code = &found.code
@@ -623,6 +646,7 @@ cdef class Reader:
     cdef Found* found
     cdef Effort effort
     cdef Evidence evidence
+    cdef bint busy
 
     def __cinit__(
         self, *, int row_step=8, int levels=3, int finders=48, int triples=128, int attempts=48,
@@ -656,12 +680,14 @@ cdef class Reader:
         cdef Py_buffer view
         cdef Plane plane
         cdef int count, i
-        buffer_to_plane(luma, &view, &plane)
+        take_turn(&self.busy)
+        buffer_to_plane_or_leave(luma, &view, &plane, &self.busy)
         with nogil:
             count = read_plane(
                 self.ws, &plane, &self.effort, self.found, FOUND_MAX, &self.evidence
             )
         PyBuffer_Release(&view)
+        self.busy = False
         if count < 0:
             raise MemoryError
         return [found_to_tuple(&self.found[i]) for i in range(count)]
@@ -674,10 +700,12 @@ cdef class Reader:
         cdef Py_buffer view
         cdef Plane plane
         cdef int count
-        buffer_to_plane(luma, &view, &plane)
+        take_turn(&self.busy)
+        buffer_to_plane_or_leave(luma, &view, &plane, &self.busy)
         with nogil:
             count = find_in_plane(self.ws, &plane, &self.effort)
         PyBuffer_Release(&view)
+        self.busy = False
         return [finder_to_tuple(&self.ws.finders[i]) for i in range(count)]
 
     def rays(self, luma: object) -> list:
@@ -699,6 +727,7 @@ cdef class Reader:
                 tuple([radii[way][edge] for edge in range(found[way])]) for way in range(8)
             ]))
         PyBuffer_Release(&view)
+        self.busy = False
         return out
 
     def placed(self, luma: object) -> list:
@@ -723,6 +752,7 @@ cdef class Reader:
             ):
                 out.append(self.sampled(&plane, triple))
         PyBuffer_Release(&view)
+        self.busy = False
         return out
 
     cdef dict sampled(self, const Plane* plane, const Triple* triple):

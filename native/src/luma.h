@@ -149,7 +149,7 @@ static inline void luma_smooth(const uint8_t *lows, const uint8_t *highs, int cu
     }
 }
 
-/* Edges within at most 64 pixels from column x on; `before` is the colour of the pixel before. */
+/* Which of at most 64 pixels are dark. */
 static inline uint64_t luma_dark_bits(const uint8_t *row, const uint8_t *thresholds, int count)
 {
     uint64_t bits = 0;
@@ -158,6 +158,7 @@ static inline uint64_t luma_dark_bits(const uint8_t *row, const uint8_t *thresho
     return bits;
 }
 
+/* Edges within 64 pixels from column x on; `before` is the colour of the pixel before. */
 static inline int luma_push_edges(uint64_t bits, uint64_t before, int x, uint16_t *edges, int count)
 {
     uint64_t changes = bits ^ (bits << 1 | before);
