@@ -62,13 +62,13 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @given(KINDS, SEEDS, SIZES, SIZES)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_scene(kind: str, seed: int, width: int, height: int) -> None:
     check_plane(*scene(kind, seed, width, height))
 
 
 @given(st.binary(min_size=21 * 21, max_size=64 * 64), st.integers(21, 64))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_bytes(data: bytes, width: int) -> None:
     height = len(data) // width
     plane = np.frombuffer(data, np.uint8)[: width * height].reshape(height, width)

@@ -132,8 +132,11 @@ def test_what_cannot_be_read_is_counted() -> None:
     spoiled = plane.copy()
     spoiled[80:124, 84:124] = np.random.default_rng(1).choice([40, 215], (44, 40))
     assert reader.read(spoiled) == []
-    finders, placed = reader.unread
-    assert finders >= 3 and placed >= 1
+    finders, placed, fine, sure = reader.unread
+    assert finders >= max(3, fine) and placed >= max(1, sure)
+    left, top, right, bottom = reader.region
+    if fine or sure:
+        assert left < 62 < right and top < 62 < bottom
     assert all(count > 0 for count in reader.effort_spent)
     reader.read(plane)
     assert reader.unread[1] == 0
@@ -164,6 +167,24 @@ def test_finders_are_where_they_were_painted(look: Look, inverse: bool) -> None:
         assert np.hypot(x - near[0], y - near[1]) < 0.5 * look.module, (column, row)
         assert abs(size / look.module - 1) < 0.3
         assert sign == (-1 if inverse else 1) and agreeing >= 6 and fault < 0.2
+
+
+@pytest.mark.parametrize("version", [1, 3, 8, 14])
+@pytest.mark.parametrize("look", [Look(3, 25), Look(4, 200, tilt=(0.1, 0.05), blur=1)])
+def test_what_is_placed_lies_where_it_was_painted(version: int, look: Look) -> None:
+    plane, corners = seen(b"placed", version, "M", 5, look)
+    reader = Reader(row_step=2)
+    placed = [place for place in reader.placed(plane) if place["agreement"] > 80]
+    assert placed
+    dim = 17 + 4 * version
+    assert (placed[0]["dim"], placed[0]["sign"], placed[0]["outside"]) == (dim, 1, 0)
+    grid = np.frombuffer(placed[0]["soft"], np.int16) > 0
+    expected = symbol(b"placed", version, "M", 5).astype(bool).ravel()
+    assert (grid != expected).mean() < 0.03
+    own = apply(np.array(placed[0]["map"]).reshape(3, 3), np.array([[0, 0], [dim, dim]], float))
+    assert np.abs(own - corners[[0, 2]]).max() < 0.5 * look.module
+    assert len(reader.rays(plane)) == len(reader.finders(plane)) >= 3
+    assert all(len(rays) == 8 for rays in reader.rays(plane))
 
 
 # ---- several codes ------------------------------------------------------------------------------
@@ -310,6 +331,22 @@ def test_two_threads_with_a_reader_each() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(read_all, range(2)))
+
+
+def test_one_reader_for_two_threads_is_refused_or_right() -> None:
+    plane, _ = sheet(3, 3, 130)
+    expected = Reader().read(plane)
+    reader = Reader()
+
+    def read(_: int) -> bool:
+        try:
+            return reader.read(plane) == expected
+        except RuntimeError:
+            return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(200)))
+    assert reader.read(plane) == expected
 
 
 # ---- planes that are none -----------------------------------------------------------------------
