@@ -127,7 +127,7 @@ class Welcome(
     limit: tuple[U64, U64]
     byte_limit: tuple[U64, U64]
     max_frame: U32
-    hb_s: Annotated[float, Meta(gt=0, le=3600)] = 10
+    hb_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
     t1: U64  # server's clock when HELLO came, ns
     t2: U64  # server's clock when WELCOME left, ns
     policy: Policy = Policy()

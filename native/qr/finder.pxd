@@ -24,6 +24,7 @@ cdef struct RowScratch:         # for one row; room as luma.h asks for it
     uint8_t* thresholds
     uint16_t* edges
     uint16_t* starts
+    int first_look              # directions that must agree before the centre is known
     int quad_count              # areas of codes that are known, where no finder is looked for
     float quads[8 * QUADS_MAX]  # x, y of the corners of each, in turn
 
@@ -32,7 +33,8 @@ cdef int find_finders(
     RowScratch* scratch, Finder* out, int count, int room,
 ) noexcept nogil
 cdef int check_finder(
-    const Plane* plane, int x, int y, float span, int dark, int light, int needed, Finder* out
+    const Plane* plane, int x, int y, float span, int dark, int light, int first_look, int needed,
+    Finder* out,
 ) noexcept nogil
 cdef void finder_rays(
     const Plane* plane, const Finder* finder, float[3]* radii, int* found

@@ -64,7 +64,8 @@ cdef int find_finders(
                 crossed_count = finders_crossed(out, count, y, crossed)
             before = count
             count += take_start(
-                plane, y, scratch.edges + scratch.starts[i], out, count, crossed, crossed_count
+                plane, y, scratch.edges + scratch.starts[i], out, count, crossed, crossed_count,
+                scratch.first_look,
             )
             if count > before:
                 if count == room:
@@ -154,7 +155,7 @@ cdef int finders_crossed(const Finder* finders, int count, int y, int* out) noex
 
 cdef int take_start(
     const Plane* plane, int y, const uint16_t* e, Finder* out, int count, const int* crossed,
-    int crossed_count,
+    int crossed_count, int first_look,
 ) noexcept nogil:
     """1 if the five runs from e[0] on are a new finder, which is then out[count].
 
@@ -176,7 +177,8 @@ cdef int take_start(
         if fabsf(out[crossed[i]].x - x) < <float>2.2 * out[crossed[i]].size:
             return 0
     return check_finder(
-        plane, x, y, e[5] - e[0], core, (left + right) // 2, AGREEING_LEAST, &out[count]
+        plane, x, y, e[5] - e[0], core, (left + right) // 2, first_look,
+        AGREEING_LEAST, &out[count],
     )
 
 
@@ -237,12 +239,14 @@ cdef inline int ray(
 
 
 cdef int check_finder(
-    const Plane* plane, int x, int y, float span, int dark, int light, int needed, Finder* out
+    const Plane* plane, int x, int y, float span, int dark, int light, int first_look, int needed,
+    Finder* out,
 ) noexcept nogil:
     """1 if a finder is centred near pixel (x, y); it is written to out.
 
     span: its chord along the row, pixels. dark, light: levels of core and ring, dark above light
-    for light-on-dark codes. needed: directions of eight that must agree.
+    for light-on-dark codes. first_look, needed: directions of eight that must agree at the first
+    look, from off the centre, and at last.
     """
     cdef int sign = 1 if dark < light else -1
     cdef int threshold = (dark + light + 1) // 2
@@ -266,7 +270,7 @@ cdef int check_finder(
         return 0
     # Ring to ring is five modules where the core is three.
     ring_high = up[1] + down[1]
-    if ring_high < <float>1.25 * core_high or ring_high > <float>2.5 * core_high + 2:
+    if ring_high < <float>1.1 * core_high or ring_high > <float>3.2 * core_high + 3:
         return 0
     y += <int>((down[0] - up[0]) * 0.5 + 1000.5) - 1000
     if (threshold - pixel_at(plane, x, y)) * sign < 0:
@@ -281,7 +285,7 @@ cdef int check_finder(
     steps += steps // 2
     # A first look from off the centre may see some directions wrong, and says where the centre is.
     cdef int agreeing = eight_ways(
-        plane, x, y, threshold, sign, steps, stride, dark, light, max(needed - 1, 4), out
+        plane, x, y, threshold, sign, steps, stride, dark, light, first_look, out
     )
     cdef Finder again
     if agreeing == 0:
@@ -297,8 +301,6 @@ cdef int check_finder(
         ):
             if again.fault < out.fault or out.agreeing < needed:
                 out[0] = again
-        elif out.agreeing < 8:
-            return 0
     return out.agreeing >= needed and out.fault <= FAULT_MOST
 
 

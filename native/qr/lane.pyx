@@ -30,11 +30,12 @@ from native.qr.reader cimport (
     AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence,
     Found, Workspace, buffer_to_plane_or_leave, copy_found, decode_grid, found_to_tuple,
     is_in_code, is_readable, keep_unread, note_found, quarter, read_level, sharpen_grid, take_turn,
-    weigh_marks, workspace_fit, workspace_free, workspace_new,
+    weigh_marks,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
 from native.qr.threshold cimport block_count
+from native.qr.workspace cimport workspace_fit, workspace_free, workspace_new
 
 cdef enum:
     ROW_STEP = 8                # a core of two-pixel modules is six rows high
@@ -237,7 +238,8 @@ cdef int expect_finder(
     if not (x >= 1 and y >= 1 and x < plane.width - 1 and y < plane.height - 1):
         return 0
     return check_finder(
-        plane, <int>x, <int>y, last.size * 8, <int>last.dark, <int>last.light, AGREEING, out
+        plane, <int>x, <int>y, last.size * 8, <int>last.dark, <int>last.light, AGREEING - 1,
+        AGREEING, out,
     )
 
 

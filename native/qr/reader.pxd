@@ -116,9 +116,6 @@ cdef struct Workspace:
     Place unread_place
     int16_t unread_soft[MODULES_MAX]
 
-cdef Workspace* workspace_new() noexcept nogil
-cdef void workspace_free(Workspace* ws) noexcept nogil
-cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil
 cdef bint is_readable(const Plane* plane) noexcept nogil
 cdef int read_plane(
     Workspace* ws, const Plane* plane, const Effort* effort, Found* out, int room,

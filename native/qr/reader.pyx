@@ -10,8 +10,8 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.math cimport fabsf
 from libc.stddef cimport size_t
-from libc.stdint cimport int16_t, uint8_t, uint16_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdint cimport int16_t, uint8_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from native.qr.code cimport QR_READ, Code, copy_code
@@ -21,14 +21,15 @@ from native.qr.finder cimport (
 from native.qr.fit cimport map_point
 from native.qr.locate cimport Mesh, copy_place, locate
 from native.qr.matrix cimport decode_matrix
-from native.qr.luma cimport LUMA_BLOCK, LUMA_EDGES_PAD, kernels
+from native.qr.luma cimport kernels
 from native.qr.plane cimport Plane
 from native.qr.sample cimport (
     bend_to_edges, equalize, known_errors, sample_grid, soften, soften_by_mean, swing_corner,
 )
 from native.qr.symbol cimport codewords_of
-from native.qr.threshold cimport ROW_STEP_MAX, block_count, find_thresholds
+from native.qr.threshold cimport ROW_STEP_MAX, find_thresholds
 from native.qr.triple cimport OFF_UNKNOWN, Triple, measure_triple, rank_triples
+from native.qr.workspace cimport workspace_fit, workspace_free, workspace_new
 
 cdef enum:
     SIDE_LEAST = 21             # pixels; a symbol of one pixel a module
@@ -46,57 +47,9 @@ cdef enum:
 # Three in four finders of the corpus' symbols are finer, one in a hundred of what are none.
 cdef float FAULT_FINE = 0.12
 cdef float FAULT_GOOD = 0.2
-
-
-# ---- memory -------------------------------------------------------------------------------------
-
-
-cdef Workspace* workspace_new() noexcept nogil:
-    """Zeroed memory for one reader, or NULL."""
-    return <Workspace*>calloc(1, sizeof(Workspace))
-
-
-cdef void workspace_free(Workspace* ws) noexcept nogil:
-    if ws != NULL:
-        free(ws.memory)
-        free(ws)
-
-
-cdef int workspace_fit(Workspace* ws, int width, int height) noexcept nogil:
-    """Makes room for planes of this size; 0 when there is no memory."""
-    cdef size_t blocks = <size_t>block_count(width) * block_count(height)
-    cdef size_t row = <size_t>block_count(width) * LUMA_BLOCK
-    cdef size_t half = <size_t>(width // 2) * (height // 2)
-    cdef size_t edges = (row + LUMA_EDGES_PAD + 8) * sizeof(uint16_t)
-    cdef size_t size = 6 * blocks + row + 2 * edges + half + 64
-    cdef uint8_t* at
-    if size > ws.memory_size:
-        free(ws.memory)
-        ws.memory_size = 0
-        # Zeroed, as finder_runs may look at entries behind the last edge.
-        ws.memory = <uint8_t*>calloc(1, size)
-        if ws.memory == NULL:
-            return 0
-        ws.memory_size = size
-    at = ws.memory
-    ws.rows.edges = <uint16_t*>at
-    at += edges
-    ws.rows.starts = <uint16_t*>at
-    at += edges
-    ws.thresholds.sums = <uint16_t*>at
-    at += 2 * blocks
-    ws.thresholds.counts = at
-    at += blocks
-    ws.rows.thresholds = at
-    at += row
-    ws.thresholds.values = at
-    at += blocks
-    ws.thresholds.lows = at
-    at += blocks
-    ws.thresholds.highs = at
-    at += blocks
-    ws.halved = at
-    return 1
+# Of the triples: no symbol of corpus and clips is above 1.75; strong tilts need more room.
+cdef float SCORE_QUICK = 1.8
+cdef float SCORE_THOROUGH = 2.4
 
 
 # ---- the way of a plane -------------------------------------------------------------------------
@@ -178,6 +131,7 @@ cdef int read_level(
     cdef int count, i, before = found
     ws.pending_count = 0
     ws.failure_count = 0
+    ws.rows.first_look = 4 if effort.thorough else 5
     find_thresholds(plane, row_step, &ws.thresholds)
     know_codes(ws, out, found, halvings)
     count = find_finders(
@@ -345,7 +299,10 @@ cdef int read_triples(
     cdef int triple_count, t, attempts = 0
     cdef Triple* triple
     count[0] = keep_best(ws.finders, count[0], effort.finders, FAULT_FINE)
-    triple_count = rank_triples(ws.finders, count[0], ws.triples, min(effort.triples, TRIPLES_MAX))
+    triple_count = rank_triples(
+        ws.finders, count[0], SCORE_THOROUGH if effort.thorough else SCORE_QUICK, ws.triples,
+        min(effort.triples, TRIPLES_MAX),
+    )
     for t in range(triple_count):
         triple = &ws.triples[t]
         if (
@@ -719,7 +676,8 @@ cdef class Reader:
         cdef float[8][3] radii
         cdef int[8] found
         cdef list out = []
-        buffer_to_plane(luma, &view, &plane)
+        take_turn(&self.busy)
+        buffer_to_plane_or_leave(luma, &view, &plane, &self.busy)
         count = find_in_plane(self.ws, &plane, &self.effort)
         for i in range(count):
             finder_rays(&plane, &self.ws.finders[i], radii, found)
@@ -740,10 +698,13 @@ cdef class Reader:
         cdef int count, t
         cdef Triple* triple
         cdef list out = []
-        buffer_to_plane(luma, &view, &plane)
+        take_turn(&self.busy)
+        buffer_to_plane_or_leave(luma, &view, &plane, &self.busy)
         count = find_in_plane(self.ws, &plane, &self.effort)
         count = keep_best(self.ws.finders, count, self.effort.finders, FAULT_FINE)
-        count = rank_triples(self.ws.finders, count, self.ws.triples, self.effort.triples)
+        count = rank_triples(
+            self.ws.finders, count, SCORE_THOROUGH, self.ws.triples, self.effort.triples
+        )
         for t in range(count):
             triple = &self.ws.triples[t]
             if measure_triple(&plane, self.ws.finders, triple) and locate(

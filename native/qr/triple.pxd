@@ -17,6 +17,6 @@ cdef struct Triple:
     float score                 # the less, the more alike a square; orders the triples
 
 cdef int rank_triples(
-    const Finder* finders, int count, Triple* out, int room
+    const Finder* finders, int count, float score_most, Triple* out, int room
 ) noexcept nogil
 cdef int measure_triple(const Plane* plane, const Finder* finders, Triple* triple) noexcept nogil

@@ -454,3 +454,12 @@ def test_entries_never_point_outside_the_body(message: wire.Scans) -> None:
     for entry in message.entries:
         for part in ("who", "venue", "aux"):
             assert int(entry[f"{part}_off"]) + int(entry[f"{part}_len"]) <= len(message.body)
+
+
+def test_a_welcome_without_a_heartbeat_means_ten_seconds_and_encodes_as_it_decodes() -> None:
+    """Once found by mutation: the default was an integer, eight bytes shorter than what it means."""
+    golden = next(v for v in GOLDEN if "welcome" in v["name"].lower())
+    data = bytes.fromhex(golden["hex"])
+    at = data.index(b"hb_s")
+    again = encode(only(data[:at] + b"hb\x00s" + data[at + 4 :]))
+    assert encode(only(again)) == again
