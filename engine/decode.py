@@ -169,7 +169,7 @@ def _second_opinion(luma: Plane, has_found: bool) -> list[Code]:
     """What zxing-cpp reads, where the last picture may hold a code that was not read.
 
     That is: a symbol whose timing patterns agree, or a fine finder that belongs to no code, as
-    Micro QR has no more than one. It is asked for the part around them, and for the whole where that
+    Micro QR has no more than one. It is asked for the part around, and for the whole where that
     is most of the picture.
     """
     reader = _READERS.thorough

@@ -1,4 +1,4 @@
-"""Local thresholds: what counts as dark in each block of 16 columns and four sampled rows or more."""
+"""Local thresholds: what counts as dark in each block of 16 columns and four sampled rows or so."""
 
 from libc.stdint cimport uint8_t, uint16_t
 
