@@ -40,7 +40,8 @@ from native.qr.workspace cimport workspace_fit, workspace_free, workspace_new
 cdef enum:
     ROW_STEP = 8                # a core of two-pixel modules is six rows high
     ROW_STEP_NEAR = 3           # where a code is known to be
-    WHOLE_EVERY = 4             # frames: the whole is read though nothing seems to change
+    HELD_EVERY = 3              # frames: at most so often beside a held code, whatever changes
+    WHOLE_EVERY = 5             # frames: the whole is read though nothing seems to change
     SPARSE_STEP = 40            # rows between those in which changes are looked for
     CHANGES_LEAST = 3           # blocks of such a row; a code of two-pixel modules fills a dozen
     CHANGE_MOST = 20            # grey values that noise does not move a block by
@@ -94,7 +95,8 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
     lane.since_whole += 1
     if (
         kept < lane.track_count or lane.fusion.dim or lane.since_whole >= WHOLE_EVERY
-        or changes(lane, plane, kept) >= CHANGES_LEAST
+        or (kept == 0 or lane.since_whole >= HELD_EVERY)
+        and changes(lane, plane, kept) >= CHANGES_LEAST
     ):
         kept = read_whole(lane, plane, kept)
         remember_calm(lane, plane)
@@ -255,7 +257,7 @@ cdef int read_in_place(
         soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
         if is_repeat(ws, track, version):
             return 1
-    if not locate(plane, &corners[0], &corners[1], &corners[2], dim, 0, &ws.place):
+    if not locate(plane, &corners[0], &corners[1], &corners[2], dim, 0, 0, &ws.place):
         return 0
     if sample_grid(plane, &ws.place, &ws.grid, 0) > 0:
         return 0

@@ -21,6 +21,7 @@ cdef struct Place:
     int sign                    # 1 dark on light, -1 light on dark
     int aligned                 # alignment patterns found
     int alignment_count         # of the version
+    int quick                   # placed by the first look at the finders alone
     int agreement               # percent of timing modules that are as they should be
     float contrast              # light - dark, grey values, positive
     Fit fit
@@ -37,7 +38,7 @@ cdef inline void copy_place(Place* target, const Place* source) noexcept nogil:
 
 cdef int locate(
     const Plane* plane, const Finder* a, const Finder* b, const Finder* c, int dim, int thorough,
-    Place* out,
+    int quick, Place* out,
 ) noexcept nogil
 cdef int locate_again(
     const Plane* plane, const Finder* a, const Finder* b, const Finder* c, const Place* last,

@@ -26,6 +26,7 @@ cdef enum:
     EDGES_FEW = 24              # of 48 on three finders at the first look
     EDGES_LEAST = 40            # of 108 at the second
     AGREEMENT_DOUBT = 20        # percent, by the map of the first look
+    AGREEMENT_FINE = 90
     AGREEMENT_COARSE = 50       # by that of the second
 
 # Of 1 for a perfect pattern; chance gives less than 0.3 nearly always.
@@ -42,12 +43,14 @@ cdef float[6] APART = [1.8, 1.8, 1.6, 1.6, 1.2, 1.2]
 
 cdef int locate(
     const Plane* plane, const Finder* a, const Finder* b, const Finder* c, int dim, int thorough,
-    Place* out,
+    int quick, Place* out,
 ) noexcept nogil:
     """Fits a symbol of dim modules to three finders (corner, right, below); 0 where it cannot.
 
-    thorough: look further around for alignment patterns.
+    thorough: look further around for alignment patterns. quick: be content with the first look at
+    the finders where the timing patterns agree with it; out.quick says whether that was so.
     """
+    cdef int agreement
     out.dim = dim
     out.sign = a.sign
     out.mesh.count = 0
@@ -57,12 +60,15 @@ cdef int locate(
     # Three finders that are no symbol end after few probes and a look at the timing patterns.
     if not fit_finders(plane, out, a, b, c, 1):
         return 0
-    if timing_agreement(plane, out) < AGREEMENT_DOUBT:
+    agreement = timing_agreement(plane, out)
+    if agreement < AGREEMENT_DOUBT:
         return 0
-    if not fit_finders(plane, out, a, b, c, 0):
-        return 0
-    if timing_agreement(plane, out) < AGREEMENT_COARSE:
-        return 0
+    out.quick = quick and agreement >= AGREEMENT_FINE
+    if not out.quick:
+        if not fit_finders(plane, out, a, b, c, 0):
+            return 0
+        if timing_agreement(plane, out) < AGREEMENT_COARSE:
+            return 0
     out.alignment_count = 0
     if dim >= DIM_OF_MESH:
         timing_edges(plane, out)
@@ -251,17 +257,17 @@ cdef int timing_agreement(const Plane* plane, const Place* place) noexcept nogil
     """
     cdef int dim = place.dim
     cdef int k, axis
-    cdef float x, y, before, here, after, step
+    cdef float u, v, du, dv, x, y, before, here, after, step
     cdef float right = 0
     cdef float total = 1
     for axis in range(2):
         before = 0
         here = 0
         for k in range(7, dim - 6):
-            if axis == 0:
-                map_point(&place.map, k + <float>0.5, <float>6.5, &x, &y)
-            else:
-                map_point(&place.map, <float>6.5, k + <float>0.5, &x, &y)
+            u = <float>6.5 if axis else k + <float>0.5
+            v = k + <float>0.5 if axis else <float>6.5
+            bend(&place.mesh, u, v, &du, &dv)
+            map_point(&place.map, u + du, v + dv, &x, &y)
             after = grey_near(plane, x, y)
             if k >= 9:
                 step = before + after - here - here

@@ -49,7 +49,7 @@ cdef float FAULT_FINE = 0.12
 cdef float FAULT_GOOD = 0.2
 # Of the triples: no symbol of corpus and clips is above 1.75; strong tilts need more room.
 cdef float SCORE_QUICK = 1.8
-cdef float SCORE_THOROUGH = 2.4
+cdef float SCORE_THOROUGH = 2.6
 
 
 # ---- the way of a plane -------------------------------------------------------------------------
@@ -114,9 +114,11 @@ cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil:
     return part
 
 
-cdef inline int step_for(const Plane* plane) noexcept nogil:
+cdef inline int step_for(const Plane* plane, int thorough) noexcept nogil:
     """Row steps that a plane allows: modules of a small one may be single pixels."""
     cdef int side = min(plane.width, plane.height)
+    if not thorough:
+        return 2 if side < 200 else 4 if side < 400 else ROW_STEP_MAX
     return 1 if side < 200 else 2 if side < 400 else 4 if side < 640 else ROW_STEP_MAX
 
 
@@ -126,7 +128,7 @@ cdef int read_level(
 ) noexcept nogil:
     """Codes of one size of the plane that are not among out[:found]; the new number."""
     # Half planes are small, and their modules may be of two pixels only.
-    cdef int row_step = min(effort.row_step, step_for(plane)) if halvings == 0 else 2
+    cdef int row_step = min(effort.row_step, step_for(plane, effort.thorough)) if halvings == 0 else 2
     cdef int first_row = effort.first_row % row_step
     cdef int count, i, before = found
     ws.pending_count = 0
@@ -438,28 +440,41 @@ cdef int read_at(
     Workspace* ws, const Plane* plane, const Finder* finders, const Triple* triple, int dim,
     int thorough,
 ) noexcept nogil:
+    cdef const Finder* a = &finders[triple.a]
+    cdef const Finder* b = &finders[triple.b]
+    cdef const Finder* c = &finders[triple.c]
     cdef int agreement, version = (dim - 17) // 4
-    if not locate(
-        plane, &finders[triple.a], &finders[triple.b], &finders[triple.c], dim, thorough, &ws.place
-    ):
+    if not locate(plane, a, b, c, dim, thorough, 1, &ws.place):
         return 0
-    agreement = ws.place.agreement
-    if agreement < AGREEMENT_LEAST or sample_grid(plane, &ws.place, &ws.grid, 0) > OUTSIDE_MOST:
-        return 0
-    soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
-    ws.how = HOW_PLAIN
-    if decode_grid(ws, version):
+    if read_placed(ws, plane, version):
         return 1
+    if ws.place.quick:
+        if not locate(plane, a, b, c, dim, thorough, 0, &ws.place):
+            return 0
+        if read_placed(ws, plane, version):
+            return 1
+    agreement = ws.place.agreement
     if agreement < AGREEMENT_SURE:
         return 0
     ws.how = HOW_EQUALIZED
     if sharpen_grid(ws, version):
         return 1
     if ws.keep_unread:
-        keep_unread(ws, &finders[triple.a], &finders[triple.b], &finders[triple.c])
+        keep_unread(ws, a, b, c)
     if not thorough or agreement < AGREEMENT_BENT:
         return 0
     return known_errors(&ws.grid, version) <= KNOWN_WRONG_BENT and read_bent(ws, plane, version)
+
+
+cdef int read_placed(Workspace* ws, const Plane* plane, int version) noexcept nogil:
+    """1 when the symbol at ws.place could be read without more ado."""
+    if ws.place.agreement < AGREEMENT_LEAST:
+        return 0
+    if sample_grid(plane, &ws.place, &ws.grid, 0) > OUTSIDE_MOST:
+        return 0
+    soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
+    ws.how = HOW_PLAIN
+    return decode_grid(ws, version)
 
 
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil:
@@ -709,7 +724,7 @@ cdef class Reader:
             triple = &self.ws.triples[t]
             if measure_triple(&plane, self.ws.finders, triple) and locate(
                 &plane, &self.ws.finders[triple.a], &self.ws.finders[triple.b],
-                &self.ws.finders[triple.c], triple.dim, self.effort.thorough, &self.ws.place,
+                &self.ws.finders[triple.c], triple.dim, self.effort.thorough, 0, &self.ws.place,
             ):
                 out.append(self.sampled(&plane, triple))
         PyBuffer_Release(&view)

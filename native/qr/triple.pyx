@@ -54,7 +54,7 @@ cdef int neighbours_of(const Finder* finders, int count, int a, int* near) noexc
         if i == a or there.used or there.sign != here.sign:
             continue
         ratio = there.size / here.size
-        if ratio > <float>2.2 or ratio < <float>0.45:
+        if ratio > 3 or ratio < <float>0.33:
             continue
         dx = there.x - here.x
         dy = there.y - here.y
@@ -90,12 +90,12 @@ cdef int score_triple(const Finder* finders, int a, int b, int c, Triple* out) n
     cdef float long_b = sqrtf(bx * bx + by * by)
     cdef float long_c = sqrtf(cx * cx + cy * cy)
     cdef float cosine = (bx * cx + by * cy) / (long_b * long_c)
-    if fabsf(cosine) > <float>0.72 or long_b > 3 * long_c or long_c > 3 * long_b:
+    if fabsf(cosine) > <float>0.85 or long_b > 5 * long_c or long_c > 5 * long_b:
         return 0
     cdef float modules_b = long_b / sqrtf(finders[a].size * finders[b].size)
     cdef float modules_c = long_c / sqrtf(finders[a].size * finders[c].size)
     cdef float legs = fabsf(logf(modules_b / modules_c))
-    if legs > <float>0.75:
+    if legs > <float>1.0:
         return 0
     cdef float sizes = fabsf(logf(finders[b].size / finders[c].size))
     sizes += fabsf(logf(finders[a].size / finders[b].size))
