@@ -41,7 +41,7 @@ cdef enum:
     ROW_STEP = 8                # a core of two-pixel modules is six rows high
     ROW_STEP_NEAR = 3           # where a code is known to be
     HELD_EVERY = 3              # frames: at most so often beside a held code, whatever changes
-    WHOLE_EVERY = 5             # frames: the whole is read though nothing seems to change
+    WHOLE_EVERY = 6             # frames: the whole is read though nothing seems to change
     SPARSE_STEP = 40            # rows between those in which changes are looked for
     CHANGES_LEAST = 3           # blocks of such a row; a code of two-pixel modules fills a dozen
     CHANGE_MOST = 20            # grey values that noise does not move a block by
@@ -251,9 +251,13 @@ cdef int read_in_place(
     """Reads the symbol between three finders that should be the track's; ws.how says how."""
     cdef int dim = track.place.dim
     cdef int version = (dim - 17) // 4
-    if locate_again(
-        plane, &corners[0], &corners[1], &corners[2], &track.place, &ws.place
-    ) and sample_grid(plane, &ws.place, &ws.grid, 1) == 0:
+    cdef int probes
+    # The map of the frame before, moved, is mostly good enough to recognize what is still there.
+    for probes in range(2):
+        if not locate_again(
+            plane, &corners[0], &corners[1], &corners[2], probes, &track.place, &ws.place
+        ) or sample_grid(plane, &ws.place, &ws.grid, 1) > 0:
+            continue
         soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
         if is_repeat(ws, track, version):
             return 1
@@ -668,7 +672,7 @@ cdef class Lane:
         None where the whole frame is wanted: nothing is held, or it is time to look at all of it.
         """
         cdef float[4] box
-        if self.state.track_count == 0 or self.state.since_whole + 1 >= WHOLE_EVERY:
+        if self.state.track_count == 0 or self.state.since_whole + 1 >= HELD_EVERY:
             return None
         tracks_box(self.state, self.state.track_count, MARGIN_SHARE, box)
         if box[0] >= box[2] or box[1] >= box[3]:

@@ -41,7 +41,7 @@ cdef int locate(
     int quick, Place* out,
 ) noexcept nogil
 cdef int locate_again(
-    const Plane* plane, const Finder* a, const Finder* b, const Finder* c, const Place* last,
-    Place* out,
+    const Plane* plane, const Finder* a, const Finder* b, const Finder* c, int probes,
+    const Place* last, Place* out,
 ) noexcept nogil
 cdef void bend(const Mesh* mesh, float u, float v, float* du, float* dv) noexcept nogil

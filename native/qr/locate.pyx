@@ -86,22 +86,29 @@ cdef int locate(
 
 
 cdef int locate_again(
-    const Plane* plane, const Finder* a, const Finder* b, const Finder* c, const Place* last,
-    Place* out,
+    const Plane* plane, const Finder* a, const Finder* b, const Finder* c, int probes,
+    const Place* last, Place* out,
 ) noexcept nogil:
     """Places a symbol that lies much as it did in the last frame; 0 where it cannot.
 
-    Starts from the last map, moved and scaled to the finders, so that few probes are enough. Good
-    for comparing with a known code; what is to be read anew deserves locate.
+    The last map, moved and sheared to the finders, and the last mesh. probes: few edges are looked
+    for as well and the map is fitted to them. Good for comparing with a known code; what is to be
+    read anew deserves locate.
     """
     out.dim = last.dim
     out.sign = last.sign
     out.mesh.count = 0
-    out.aligned = 0
-    out.alignment_count = 0
+    out.quick = 1
+    out.aligned = last.aligned
+    out.alignment_count = last.alignment_count
+    out.agreement = last.agreement
     out.contrast = fabsf(a.light + b.light + c.light - a.dark - b.dark - c.dark) / 3
     if not moved_map(a, b, c, last, &out.map):
         return 0
+    if not probes:
+        if last.mesh.count:
+            out.mesh = last.mesh
+        return 1
     if not fit_finders(plane, out, a, b, c, 1):
         return 0
     if last.dim >= DIM_OF_MESH:
