@@ -47,6 +47,8 @@ cdef struct LaneState:
     int width
     int height
     int since_whole             # frames since the whole frame was looked at
+    int since_given             # frames since a whole one was given, and not a part
+    int is_evident              # the last look at the whole frame left something unread
     int rest                    # frames for which the place of the evidence is left alone
     int since_quarter           # frames since its quarter was
     int has_region              # a symbol was placed and not read: region says where

@@ -93,13 +93,16 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
                 copy_track(&lane.tracks[kept], &lane.tracks[i])
             kept += 1
     lane.since_whole += 1
+    lane.since_given = 0
     if (
-        kept < lane.track_count or lane.fusion.dim or lane.since_whole >= WHOLE_EVERY
+        kept < lane.track_count or lane.is_evident or lane.since_whole >= WHOLE_EVERY
         or (kept == 0 or lane.since_whole >= HELD_EVERY)
         and changes(lane, plane, kept) >= CHANGES_LEAST
     ):
         kept = read_whole(lane, plane, kept)
         remember_calm(lane, plane)
+        # Where a symbol may be that was not read, the next frame may show it better.
+        lane.is_evident = lane.has_region or lane.fusion.dim
     lane.track_count = kept
     lane.fusion.age += 1
     if lane.fusion.age > FUSION_AGE_MOST:
@@ -390,6 +393,7 @@ cdef int follow_part(LaneState* lane, const Plane* part, int x, int y) noexcept 
             return 0
         copy_found(&lane.found[i], &lane.tracks[i].found)
     lane.since_whole += 1
+    lane.since_given += 1
     return lane.track_count
 
 
@@ -430,14 +434,17 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
     lane.since_whole = 0
     # Another set of rows each time: a small core that fell between them is met by the next frame.
     lane.effort.first_row = (lane.effort.first_row + ROW_STEP // 2) % ROW_STEP
+    ws.skip_plainly = 0
     if lane.rest > 0:
         lane.rest -= 1
+        ws.skip_plainly = 1
         ws.skip_x = lane.fusion.x
         ws.skip_y = lane.fusion.y
         ws.skip_reach = lane.fusion.reach * <float>0.3
     if ws.unread_dim:
         middle_of_unread(ws, &ws.skip_x, &ws.skip_y, &ws.skip_reach)
         ws.skip_reach *= <float>0.3
+        ws.skip_plainly = 0
     ws.keep_unread = 1
     kept = read_and_track(lane, &level, 0, kept)
     ws.keep_unread = 0
@@ -519,8 +526,8 @@ cdef int fuse(LaneState* lane, int kept) noexcept nogil:
         fusion.frames = 0
         fusion.still = 0
         memset(fusion.sums, 0, count * sizeof(float))
-    # A symbol that has lain still for long and cannot be read is a poster too far away: it is tried
-    # again every few frames.
+    # A symbol that has lain still for long and cannot be read is a poster too far away: all that
+    # can be tried is tried again every few frames, the plain way in each.
     if fabsf(fusion.x - x) + fabsf(fusion.y - y) > STILL_MOST:
         fusion.still = 0
     fusion.still += 1
@@ -672,7 +679,7 @@ cdef class Lane:
         None where the whole frame is wanted: nothing is held, or it is time to look at all of it.
         """
         cdef float[4] box
-        if self.state.track_count == 0 or self.state.since_whole + 1 >= HELD_EVERY:
+        if self.state.track_count == 0 or self.state.since_given + 1 >= HELD_EVERY:
             return None
         tracks_box(self.state, self.state.track_count, MARGIN_SHARE, box)
         if box[0] >= box[2] or box[1] >= box[3]:

@@ -257,6 +257,16 @@ cdef float level_between(
 
 
 cdef int timing_agreement(const Plane* plane, const Place* place) noexcept nogil:
+    """agreement_on by the map alone or on the mesh, whichever is the better: alignment patterns may
+    tell of a bend, or be misled by noise.
+    """
+    cdef int plain = agreement_on(plane, place, 0)
+    if place.mesh.count < 2:
+        return plain
+    return max(plain, agreement_on(plane, place, 1))
+
+
+cdef int agreement_on(const Plane* plane, const Place* place, int on_mesh) noexcept nogil:
     """How well the timing patterns alternate, in percent of the differences between their modules.
 
     100 where every module is darker or lighter than its neighbours' mean as it should be, about 0
@@ -273,7 +283,10 @@ cdef int timing_agreement(const Plane* plane, const Place* place) noexcept nogil
         for k in range(7, dim - 6):
             u = <float>6.5 if axis else k + <float>0.5
             v = k + <float>0.5 if axis else <float>6.5
-            bend(&place.mesh, u, v, &du, &dv)
+            du = 0
+            dv = 0
+            if on_mesh:
+                bend(&place.mesh, u, v, &du, &dv)
             map_point(&place.map, u + du, v + dv, &x, &y)
             after = grey_near(plane, x, y)
             if k >= 9:

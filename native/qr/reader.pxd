@@ -110,6 +110,8 @@ cdef struct Workspace:
     float skip_x                # triples around this point, within skip_reach, are left alone
     float skip_y
     float skip_reach
+    int skip_plainly            # not left alone, but read in the plain way only
+    int is_plain                # the triple at hand is
     int keep_unread             # asked for: the surest symbol that was placed and not read
     int unread_dim              # 0: none
     Finder unread[3]

@@ -118,7 +118,7 @@ cdef inline int step_for(const Plane* plane, int thorough) noexcept nogil:
     """Row steps that a plane allows: modules of a small one may be single pixels."""
     cdef int side = min(plane.width, plane.height)
     if not thorough:
-        return 2 if side < 200 else 4 if side < 400 else ROW_STEP_MAX
+        return 2 if side < 200 else 4 if side < 400 else 6 if side < 640 else ROW_STEP_MAX
     return 1 if side < 200 else 2 if side < 400 else 4 if side < 640 else ROW_STEP_MAX
 
 
@@ -128,9 +128,11 @@ cdef int read_level(
 ) noexcept nogil:
     """Codes of one size of the plane that are not among out[:found]; the new number."""
     # Half planes are small, and their modules may be of two pixels only.
-    cdef int row_step = min(effort.row_step, step_for(plane, effort.thorough)) if halvings == 0 else 2
-    cdef int first_row = effort.first_row % row_step
-    cdef int count, i, before = found
+    cdef int row_step = 2
+    cdef int first_row, count, i, before = found
+    if halvings == 0:
+        row_step = min(effort.row_step, step_for(plane, effort.thorough))
+    first_row = effort.first_row % row_step
     ws.pending_count = 0
     ws.failure_count = 0
     ws.rows.first_look = 4 if effort.thorough else 5
@@ -198,14 +200,17 @@ cdef inline int has_good_finder(const Finder* finders, int count) noexcept nogil
     return 0
 
 
-cdef inline int is_skipped(const Workspace* ws, const Triple* triple) noexcept nogil:
+cdef inline int is_skipped(Workspace* ws, const Triple* triple) noexcept nogil:
     """Whether the middle of a triple lies around the point that is to be left alone, or the triple
-    was tried before."""
+    was tried before. Sets is_plain."""
     cdef float x = (ws.finders[triple.b].x + ws.finders[triple.c].x) * <float>0.5
     cdef float y = (ws.finders[triple.b].y + ws.finders[triple.c].y) * <float>0.5
     cdef int i
+    ws.is_plain = 0
     if fabsf(x - ws.skip_x) < ws.skip_reach and fabsf(y - ws.skip_y) < ws.skip_reach:
-        return 1
+        ws.is_plain = ws.skip_plainly
+        if not ws.is_plain:
+            return 1
     for i in range(ws.failure_count):
         if (
             fabsf(x - ws.failures[i].x) < 1 and fabsf(y - ws.failures[i].y) < 1
@@ -448,6 +453,8 @@ cdef int read_at(
         return 0
     if read_placed(ws, plane, version):
         return 1
+    if ws.is_plain:
+        return 0
     if ws.place.quick:
         if not locate(plane, a, b, c, dim, thorough, 0, &ws.place):
             return 0

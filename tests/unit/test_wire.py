@@ -457,7 +457,7 @@ def test_entries_never_point_outside_the_body(message: wire.Scans) -> None:
 
 
 def test_a_welcome_without_a_heartbeat_means_ten_seconds_and_encodes_as_it_decodes() -> None:
-    """Once found by mutation: the default was an integer, eight bytes shorter than what it means."""
+    """Once found by mutation: the default was an integer, eight bytes shorter than its meaning."""
     golden = next(v for v in GOLDEN if "welcome" in v["name"].lower())
     data = bytes.fromhex(golden["hex"])
     at = data.index(b"hb_s")
