@@ -117,9 +117,11 @@ cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil:
 cdef inline int step_for(const Plane* plane, int thorough) noexcept nogil:
     """Row steps that a plane allows: modules of a small one may be single pixels."""
     cdef int side = min(plane.width, plane.height)
-    if not thorough:
-        return 2 if side < 200 else 4 if side < 400 else 6 if side < 640 else ROW_STEP_MAX
-    return 1 if side < 200 else 2 if side < 400 else 4 if side < 640 else ROW_STEP_MAX
+    if side < 400:
+        return 1 if side < 200 else 2
+    if side < 640:
+        return 4 if thorough else 6
+    return ROW_STEP_MAX
 
 
 cdef int read_level(

@@ -29,7 +29,7 @@ TURNS = (0, 90, 180, 270)
 # Images with a code of which at least one expected text is read, by folder (boofcv: by the
 # benchmark's category), turned by 0, 90, 180 and 270 degrees.
 FLOORS: dict[str, tuple[int, ...]] = {
-    "boofcv blurred": (2, 2, 2, 2),
+    "boofcv blurred": (2, 1, 2, 2),
     "boofcv bright_spots": (2, 1, 2, 2),
     "boofcv brightness": (2, 2, 2, 2),
     "boofcv close": (3, 3, 3, 3),
@@ -41,28 +41,28 @@ FLOORS: dict[str, tuple[int, ...]] = {
     "boofcv monitor": (1, 1, 1, 1),
     "boofcv nominal": (3, 3, 3, 3),
     "boofcv noncompliant": (3, 3, 3, 3),
-    "boofcv pathological": (1, 1, 1, 1),
+    "boofcv pathological": (1, 1, 1, 2),
     "boofcv perspective": (2, 2, 2, 2),
     "boofcv rotations": (1, 1, 1, 1),
     "boofcv shadows": (2, 2, 2, 2),
-    "jsqr": (29, 28, 27, 27),
-    "kolabit": (20, 21, 20, 21),
+    "jsqr": (29, 29, 27, 27),
+    "kolabit": (21, 21, 20, 21),
     "scene": (1, 1, 1, 1),
     "zxing": (48, 48, 48, 48),
     "zxing-cpp": (13, 13, 13, 13),
 }
 
 # Expected texts read over the whole corpus, by turn.
-TEXT_FLOORS: tuple[int, ...] = (172, 172, 172, 174)
+TEXT_FLOORS: tuple[int, ...] = (173, 172, 172, 175)
 
 # A few images at 16 shifts and four turns, 64 reads each, in which an expected text is read: the
 # grid of blocks a reader lays over the picture must not decide.
 SHIFT_FLOORS: dict[str, int] = {
     "boofcv/blurred-013.png": 64,
-    "boofcv/blurred-015.jpg": 64,
+    "boofcv/blurred-015.jpg": 62,
     "jsqr/1.png": 64,
     "kolabit/test-119.jpg": 64,
-    "zxing-cpp/qrcode-2-n128.png": 37,
+    "zxing-cpp/qrcode-2-n128.png": 40,
     "zxing-cpp/qrcode-2-qr-circles-1.png": 64,
 }
 
