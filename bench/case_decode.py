@@ -60,7 +60,7 @@ class Reader(Contender):
 
 class Ours(Reader):
     name = "chot"
-    note = "JpegLaneReader: last place first, the whole frame every fourth"
+    note = "JpegLaneReader: last place first, the whole frame every third"
 
     def new_reader(self) -> Callable[[bytes], list[bytes]]:
         return JpegLaneReader()
