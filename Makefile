@@ -52,7 +52,7 @@ types: $(VENV)/.lint build   ## types of engine and bench, stubs of native
 	    native.qr.threshold native.qr.reader native.qr.lane
 
 sanitize: setup  ## native tests under AddressSanitizer and UBSan
-	bash tests/native/run_sanitized.sh
+	bash tests/native/run_sanitized.sh -m 'not full'
 
 wheel: $(VENV)/.lint    ## sdist, wheel from the sdist, tested from another folder
 	bash tests/e2e/check_wheel.sh
