@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The native tests under AddressSanitizer and UBSan: builds kind `sanitize` and runs it in its own
-# folder. Further arguments go to pytest; without any, what takes longer runs as well (hours).
+# folder. Further arguments go to pytest; without any, what takes longer runs as well.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
