@@ -1,7 +1,8 @@
 """An engine killed with -9 in the middle of the stream ends with what an undisturbed one has.
 
-Nothing more, nothing fewer: the same visits, every check-in as exactly one row, a sound store. The
-same holds for links that are cut, gateways that are killed, and records in any order.
+Nothing more, nothing fewer: the same visits (their first moment to a frame or two, see
+FIRST_READ_MS), every check-in as exactly one row, a sound store. The same holds for links that are
+cut, gateways that are killed, and records in any order.
 
 As for the store, a kill proves atomicity and that nothing is doubled or forgotten; durability rests
 on LMDB's synchronous commits.
@@ -29,6 +30,7 @@ from tests.e2e.rig import (
     Job,
     Proxy,
     RawLink,
+    Visit,
     enrolment,
     fresh_person,
     job,
@@ -44,13 +46,30 @@ from tests.e2e.rig import (
 
 START_MAX_MS = 2_000  # the engine's own part of a start
 PROCESS_START_S = 20.0  # an interpreter and its imports on a busy machine
+# The reader of a lane learns from frame to frame, and a new one begins without what the killed one
+# knew: a code may be read two frames of 50 ms earlier or later than it was without the kill.
+FIRST_READ_MS = 100
+
+
+def check_same_visits(stored: set[Visit], wanted: set[Visit]) -> None:
+    """The same people at the same places by the same rule, as often, from the same moment on."""
+
+    def order(visit: Visit) -> tuple[bytes, int, int, int]:
+        person, place, start_ms, _, rule = visit
+        return person, place, rule, start_ms
+
+    assert len(stored) == len(wanted)
+    for ours, other in zip(sorted(stored, key=order), sorted(wanted, key=order), strict=True):
+        assert order(ours)[:3] == order(other)[:3]
+        assert abs(ours[2] - other[2]) <= FIRST_READ_MS
+        assert abs(ours[3] - other[3]) <= FIRST_READ_MS
 
 
 def check_same_as_undisturbed(made: Job, *, starts: int) -> None:
     """The closing criterion."""
     assert made.engine.stop() == 0
     stored, wanted = read_store(made.engine.data), undisturbed().stored
-    assert stored.visits() == wanted.visits()
+    check_same_visits(stored.visits(), wanted.visits())
     assert stored.checkins() == wanted.checkins()
     opened_ms = made.engine.opened_ms()
     assert len(opened_ms) == starts
@@ -125,7 +144,7 @@ def test_gateways_killed_and_started_again(tmp_path: Path) -> None:
         made.finish()
         assert made.engine.stop() == 0
     stored = read_store(made.engine.data)
-    assert stored.visits() == undisturbed().stored.visits()
+    check_same_visits(stored.visits(), undisturbed().stored.visits())
     assert set(stored.checkins()) == set(undisturbed().stored.checkins())
 
 
