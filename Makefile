@@ -53,6 +53,7 @@ types: $(VENV)/.lint build   ## types of engine and bench, stubs of native
 
 sanitize: setup  ## native tests under AddressSanitizer and UBSan
 	bash tests/native/run_sanitized.sh -m 'not full'
+	bash tests/native/run_sanitized.sh -m full -k test_rows
 
 wheel: $(VENV)/.lint    ## sdist, wheel from the sdist, tested from another folder
 	bash tests/e2e/check_wheel.sh

@@ -8,7 +8,6 @@ when neighbours run, and of several repetitions the smallest a frame.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import simplejpeg
 import zxingcpp
 
+from bench.harness import no_collector
 from engine import decode
 
 Reader = Callable[[Any], list[bytes]]
@@ -122,16 +122,6 @@ def warm_up(doors: Sequence[Door], frame: Any) -> None:
         reader = each.new()
         for _ in range(3):
             reader(frame)
-
-
-@contextlib.contextmanager
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @contextlib.contextmanager

@@ -175,7 +175,7 @@ def _take_turns(contenders: list[Contender], repetitions: int) -> list[Times]:
     for repetition in range(1, repetitions + 1):
         for turn in range(len(contenders)):
             i = (turn + repetition) % len(contenders)
-            with _no_collector():
+            with no_collector():
                 wall, thread = time.perf_counter_ns(), time.thread_time_ns()
                 process = time.process_time_ns()
                 contenders[i].work(repetition)
@@ -186,7 +186,7 @@ def _take_turns(contenders: list[Contender], repetitions: int) -> list[Times]:
 
 
 @contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     # A collection would hit whoever happens to cross the threshold, not who made the garbage.
     gc.collect()
     gc.disable()
