@@ -121,12 +121,15 @@ async def enrol_gateway(owner: Owner, name: str, *, spool: Path) -> str:
         "spool": str(spool),
         "host": host,
         "port": int(port),
-        "lane": found[0].lanes[0] if found[0].lanes else 0,
     }
     # A JSON string or number is a TOML one as well.
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
-    kind = "frames" if found[0].lanes else "records"
-    return f'{text}\n[source]\nkind = "{kind}"\npath = "-"\n'
+    lanes = found[0].lanes
+    if not lanes:
+        return f'{text}\n[[sources]]\nkind = "records"\nlane = 0\npath = "-"\n'
+    rest = "".join(f", {lane}" for lane in lanes[1:])
+    hint = f"# one [[sources]] for each lane: {lanes[0]}{rest} (docs/gateway.md)\n" if rest else ""
+    return f'{text}\n{hint}[[sources]]\nkind = "frames"\nlane = {lanes[0]}\npath = "-"\n'
 
 
 async def venue_codes(owner: Owner) -> dict[int, str]:

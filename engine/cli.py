@@ -45,8 +45,8 @@ from engine.cli_trace import add_trace
 from engine.errors import EngineError, RegistryInvalid, SettingInvalid
 
 if TYPE_CHECKING:
-    from engine.gateway import GatewayStats
-    from engine.gateway_config import FrameConfig, GatewayConfig, RecordConfig
+    from engine.gateway_config import AnySource, GatewayConfig
+    from engine.gateway_status import GatewayStats
 
 EXIT_INTERRUPTED: Final = 130
 PARSE_LINE_MAX: Final = 1 << 20  # bytes of one line for `chot parse`
@@ -232,22 +232,32 @@ def run_serve(options: argparse.Namespace) -> int:
 
 
 def _add_gateway(commands: Any) -> None:
-    parser = add_command(
-        commands,
+    group = commands.add_parser(
         "gateway",
+        help="carry what lanes capture to the engine",
+        description="The program of a roadside box: docs/gateway.md.",
+    )
+    actions = group.add_subparsers(
+        dest="action", metavar="COMMAND", required=True, title="commands"
+    )
+    parser = add_command(
+        actions,
+        "run",
         run_gateway,
         "carry camera frames or records to the engine",
-        "Carries a source to the engine until it ends and all of it is durable there. What is\n"
+        "Carries sources to the engine until they end and all of it is durable there. What is\n"
         "not durable waits in the spool for the next run. Verdicts are JSON lines on stdout;\n"
         "the last line is what the run did. Exit status 1 when not all became durable.",
         "example:\n"
         "  chot registry enrol vl-1a-1 --out lane1.toml\n"
-        "  chot gateway lane1.toml --frames tests/data/lanes/lane1.mjpeg --fps 15",
+        "  chot gateway run lane1.toml --frames tests/data/lanes/lane1.mjpeg --fps 15",
     )
     parser.add_argument(
         "config", type=Path, metavar="CONFIG", help="TOML file; chot registry enrol writes one"
     )
-    group = parser.add_argument_group("source, in place of the one in CONFIG")
+    group = parser.add_argument_group(
+        "source, in place of those in CONFIG (lane: of the first there)"
+    )
     source = group.add_mutually_exclusive_group()
     source.add_argument(
         "--frames", metavar="PATH", help="clip (.mjpeg), folder of JPEG and PNG images, - is stdin"
@@ -282,7 +292,7 @@ def run_gateway(options: argparse.Namespace) -> int:
     from engine.telemetry import setup_logging
 
     config = gateway_config.load_config(options.config)
-    config = msgspec.structs.replace(config, source=_options_to_source(options, config.source))
+    config = msgspec.structs.replace(config, sources=_options_to_sources(options, config.sources))
     if options.spool is not None:
         config = msgspec.structs.replace(config, spool=options.spool)
     setup_logging()
@@ -297,28 +307,34 @@ def run_gateway(options: argparse.Namespace) -> int:
     return 0
 
 
-def _options_to_source(
-    options: argparse.Namespace, source: FrameConfig | RecordConfig
-) -> FrameConfig | RecordConfig:
+def _options_to_sources(options: argparse.Namespace, sources: list[AnySource]) -> list[AnySource]:
     """What CONFIG says, changed by the options. Raises UseError for one that does not belong."""
     from engine.gateway_config import FrameConfig, RecordConfig
 
+    first = sources[0]
     for kind, path in ((FrameConfig, options.frames), (RecordConfig, options.records)):
         if path is not None:
-            is_same = isinstance(source, kind)
-            source = msgspec.structs.replace(source, path=path) if is_same else kind(path)
+            is_same = isinstance(first, kind)
+            first = (
+                msgspec.structs.replace(first, path=path)
+                if is_same
+                else kind(path, lane=first.lane)
+            )
+            sources = [first]
     changes = {
         name: getattr(options, name)
         for name in ("fps", "start_ms", "rate")
         if getattr(options, name) is not None
     }
+    if not changes:
+        return sources
+    if len(sources) > 1:
+        raise UseError("options are for one source; CONFIG has several")
     for name in changes:
-        if name not in source.__struct_fields__:
-            is_frames = isinstance(source, FrameConfig)
-            raise UseError(
-                f"--{name.replace('_', '-')} is not for {'frames' if is_frames else 'records'}"
-            )
-    return msgspec.structs.replace(source, **changes)
+        if name not in first.__struct_fields__:
+            kind_name = msgspec.to_builtins(first)["kind"]
+            raise UseError(f"--{name.replace('_', '-')} is not for {kind_name}")
+    return [msgspec.structs.replace(first, **changes)]
 
 
 async def _carry(config: GatewayConfig) -> GatewayStats:

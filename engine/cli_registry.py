@@ -128,7 +128,7 @@ async def _registry(options: argparse.Namespace, data: Path) -> int:
                 spool = (options.spool or options.out.with_suffix(".spool")).absolute()
                 text = await admin.enrol_gateway(owner, options.gateway, spool=spool)
                 admin.write_secret(options.out, text)
-                print(f"{options.out} is written; run it with: chot gateway {options.out}")
+                print(f"{options.out} is written; run it with: chot gateway run {options.out}")
             case "codes":
                 for place, code in sorted((await admin.venue_codes(owner)).items()):
                     print(f"{place}\t{code}")

@@ -272,7 +272,7 @@ class Demo:
                 raise StepFailed(f"no lane showed the verdict {needed}")
 
     async def _gateway(self, name: str, source: list[str]) -> Child:
-        arguments = ["gateway", str(self._data / f"{name}.toml"), *source]
+        arguments = ["gateway", "run", str(self._data / f"{name}.toml"), *source]
         child = await Child.start(name, arguments, self._data / f"{name}.log")
         self._children.append(child)
         return child

@@ -1,4 +1,4 @@
-"""The gateway: carries what a lane or a back end captures to the engine over CKP/1.
+"""The gateway: carries what lanes or a back end capture to the engine over CKP/1.
 
 Records are committed to the spool before they are sent and deleted when the engine has made them
 durable; camera frames wait in memory and give way, oldest first, under pressure. The rules and
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from random import Random
 from typing import Final, TypeVar
 
 from engine import wire
+from engine.capture import Capture
 from engine.clock import Clock, SystemClock
 from engine.errors import (
     EngineError,
@@ -32,9 +32,10 @@ from engine.errors import (
     WireUnknownGateway,
     WireVersion,
 )
-from engine.gateway_config import GatewayConfig, check_loopback, make_source
-from engine.link import FRAME_AGE_MAX_NS, FrameBuffer, Link
-from engine.sources import Picture, Source
+from engine.gateway_config import GatewayConfig, check_loopback, make_sources
+from engine.gateway_status import GatewayStats
+from engine.link import FrameBuffer, Link
+from engine.sources import Picture, Records, Source
 from engine.spool_lmdb import Draft, Spool
 from engine.telemetry import Log
 from engine.wire import CLASS_DURABLE, CLASS_VOLATILE, HEADER_SIZE
@@ -63,34 +64,11 @@ _log = Log("gateway")
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class GatewayStats:
-    """What one run did. verdicts: by name. errors: by code, of links and of the spool."""
-
-    records_stored: int = 0
-    scans_sent: int = 0
-    scans_resent: int = 0
-    lost_sent: int = 0
-    frames_captured: int = 0
-    frames_sent: int = 0
-    frames_resent: int = 0
-    frames_dropped: int = 0  # gave way under pressure
-    frames_thinned: int = 0  # more than the engine wants a second
-    skipped: int = 0  # lines that are no record, images that are damaged
-    links: int = 0
-    nacks: int = 0
-    bytes_sent: int = 0
-    clock_offset_ms: float = 0.0  # engine's clock minus ours
-    is_drained: bool = False  # everything captured is durable at the engine
-    verdicts: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-
-
 # ---- the gateway --------------------------------------------------------------------------------
 
 
 class Gateway:
-    """Carries a source to the engine until the source ends and all of it is durable.
+    """Carries sources to the engine until they have ended and all of it is durable.
 
     on_result: called for every verdict. clock, random, sleep: replaced by tests.
     """
@@ -98,7 +76,7 @@ class Gateway:
     def __init__(
         self,
         config: GatewayConfig,
-        source: Source,
+        sources: Sequence[Source],
         spool: Spool,
         *,
         on_result: Callable[[wire.Result], None] | None = None,
@@ -108,7 +86,6 @@ class Gateway:
     ) -> None:
         self.stats = GatewayStats()
         self._config = config
-        self._source = source
         self._spool = spool
         self._on_result = on_result
         self._clock = clock or SystemClock()
@@ -122,8 +99,12 @@ class Gateway:
         self._acked = spool.acked  # durable at the engine; the spool follows behind
         self._ever_sent = spool.next_seq - 1  # an earlier process may have sent these
         self._failures = 0
-        self._fps = 0
-        self._taken_ns = -FRAME_AGE_MAX_NS
+        self._capture = Capture(
+            sources,
+            take_frame=self._take_frame,
+            take_records=self._take_records,
+            stats=self.stats,
+        )
         self._is_source_done = False
         self._capture_task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()  # the sender has something to look at
@@ -140,7 +121,7 @@ class Gateway:
         WireVersion, WireEpochUsed, WireReplaced. The spool keeps what is not durable.
         """
         loop = asyncio.get_running_loop()
-        capture = self._capture_task = loop.create_task(self._capture())
+        capture = self._capture_task = loop.create_task(self._capture.run())
         links = loop.create_task(self._run_links())
         tasks = {capture, links, *(loop.create_task(w) for w in (self._store(), self._trim()))}
         waiting = set(tasks)
@@ -168,11 +149,11 @@ class Gateway:
             self._writer.shutdown()
         self.stats.is_drained = self._is_done()
         self.stats.frames_dropped = self._frames.dropped
-        self.stats.skipped = self._source.skipped
+        self.stats.skipped = self._capture.skipped
         return self.stats
 
     def stop(self) -> None:
-        """Take nothing more from the source; `run` ends when what was captured is durable."""
+        """Take nothing more from the sources; `run` ends when what was captured is durable."""
         if self._capture_task is not None:
             self._capture_task.cancel()
 
@@ -184,36 +165,24 @@ class Gateway:
             and not len(self._frames)
         )
 
-    # ---- from the source to the spool -----------------------------------------------------------
+    # ---- from the sources to the spool ----------------------------------------------------------
 
-    async def _capture(self) -> None:
-        async for item in self._source.items():
-            if isinstance(item, Picture):
-                self._capture_frame(item)
-                continue
-            while self._is_crowded():
-                self._room.clear()
-                await self._room.wait()
-            draft = Draft(wire.FrameType.SCANS, 0, self._config.lane, item.body)
-            self._drafts.append((draft, item.count))
-            self._to_store.set()
-
-    def _is_crowded(self) -> bool:
-        """Memory has a limit; and a recording can wait where it is, instead of in the spool."""
-        backlog = self._spool.next_seq - 1 - self._acked
-        return len(self._drafts) >= DRAFTS_MAX or (
-            not self._source.is_live and backlog >= BACKLOG_MAX
-        )
-
-    def _capture_frame(self, picture: Picture) -> None:
-        self.stats.frames_captured += 1
-        # A tenth of tolerance: a camera of just the wanted rate must not lose every second frame.
-        if self._fps and 0 <= picture.ts_ns - self._taken_ns < 900_000_000 // self._fps:
-            self.stats.frames_thinned += 1
-            return
-        self._taken_ns = picture.ts_ns
+    def _take_frame(self, picture: Picture) -> None:
         self._frames.capture(picture)
         self._wake.set()
+
+    async def _take_records(self, records: Records, is_live: bool) -> None:
+        while self._is_crowded(is_live):
+            self._room.clear()
+            await self._room.wait()
+        draft = Draft(wire.FrameType.SCANS, 0, records.lane, records.body)
+        self._drafts.append((draft, records.count))
+        self._to_store.set()
+
+    def _is_crowded(self, is_live: bool) -> bool:
+        """Memory has a limit; and a recording can wait where it is, instead of in the spool."""
+        backlog = self._spool.next_seq - 1 - self._acked
+        return len(self._drafts) >= DRAFTS_MAX or (not is_live and backlog >= BACKLOG_MAX)
 
     async def _store(self) -> None:
         """Commits whenever the last commit has returned (rule 7): all drafts that wait."""
@@ -320,7 +289,7 @@ class Gateway:
             gateway=self._config.name,
             epoch=spool.epoch,
             inst=self._inst,
-            lanes=[self._config.lane] if self._config.lane else [],
+            lanes=self._config.lanes,
             next=(spool.next_seq, self._frames.next_seq),
             oldest=spool.oldest(),
             max_frame=wire.BODY_MAX,
@@ -355,7 +324,7 @@ class Gateway:
         link.sent = acked[CLASS_DURABLE]
         link.max_frame = welcome.max_frame
         link.hb_s = welcome.hb_s
-        self._fps = welcome.policy.fps
+        self._capture.fps = welcome.policy.fps
         self._frames.start_link(acked[CLASS_VOLATILE])
         self._take_receipt(link, CLASS_DURABLE, acked[CLASS_DURABLE])
         _log.info("linked", gateway=self._config.name, seq=link.sent)
@@ -487,7 +456,7 @@ class Gateway:
         seq, picture, is_resend = found
         message = wire.FrameImage(
             seq=seq,
-            channel=self._config.lane,
+            channel=picture.lane,
             flags=wire.FLAG_VOLATILE | (wire.FLAG_RESEND if is_resend else 0),
             codec=picture.codec,
             ts_ns=picture.ts_ns,
@@ -528,14 +497,14 @@ async def run_gateway(
     Raises as Gateway.run does, and StorageError when the spool does not open.
     """
     clock = clock or SystemClock()
-    source = make_source(config, clock)
+    sources = make_sources(config, clock)
     spool = Spool(
         config.spool,
         gateway=config.name,
         ingest_public=bytes.fromhex(config.ingest_public),
         size_max=config.spool_size_max,
     )
-    gateway = Gateway(config, source, spool, on_result=on_result, clock=clock)
+    gateway = Gateway(config, sources, spool, on_result=on_result, clock=clock)
     stopper = asyncio.ensure_future(_stop_when(gateway, stop)) if stop is not None else None
     try:
         return await gateway.run()

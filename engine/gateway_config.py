@@ -5,14 +5,14 @@ from __future__ import annotations
 import ipaddress
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from engine.clock import Clock
 from engine.errors import SettingInvalid
-from engine.sources import FrameSource, RecordSource, Source
+from engine.sources import STDIN, FrameSource, RecordSource, Source
 from engine.wire import GatewayName
 
 
@@ -20,8 +20,16 @@ def _help(text: str) -> Meta:
     return Meta(description=text)
 
 
-class FrameConfig(msgspec.Struct, frozen=True, tag_field="kind", tag="frames"):
-    """Camera frames of one lane."""
+class SourceConfig(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True
+):
+    """What every source has."""
+
+    lane: Annotated[int, Meta(ge=0, le=65535), _help("lane of the post, 0 for a back end")] = 1
+
+
+class FrameConfig(SourceConfig, frozen=True, tag="frames"):
+    """Camera frames of one lane, from a file or a folder."""
 
     path: Annotated[str, _help("clip of JPEGs, folder of images, or - for standard input")]
     fps: Annotated[float, Meta(gt=0, le=1000), _help("frames a second")] = 10
@@ -30,11 +38,14 @@ class FrameConfig(msgspec.Struct, frozen=True, tag_field="kind", tag="frames"):
     )
 
 
-class RecordConfig(msgspec.Struct, frozen=True, tag_field="kind", tag="records"):
+class RecordConfig(SourceConfig, frozen=True, tag="records"):
     """Scans, check-ins and officers' entries as JSON lines."""
 
     path: Annotated[str, _help("file of JSON lines, or - for standard input")]
     rate: Annotated[float, Meta(ge=0), _help("records a second, 0 as fast as they are taken")] = 0
+
+
+AnySource: TypeAlias = FrameConfig | RecordConfig
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,15 +57,19 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str, Meta(pattern=r"\A[0-9a-f]{64}\Z"), _help("the engine's ingest key, 64 hex digits")
     ]
     spool: Annotated[str, _help("folder of the spool; one gateway each")]
-    source: FrameConfig | RecordConfig
+    sources: Annotated[list[AnySource], Meta(min_length=1, max_length=64)]
     host: Annotated[str, _help("engine's address; loopback only until TLS is there")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535), _help("engine's TCP port")] = 7401
-    lane: Annotated[int, Meta(ge=0, le=65535), _help("lane of the post, 0 for a back end")] = 1
     spool_size_max: Annotated[int, Meta(ge=65536), _help("bytes of records kept")] = 536_870_912
     frames_size_max: Annotated[int, Meta(ge=65536), _help("bytes of frames kept")] = 67_108_864
     drain_timeout_s: Annotated[
-        float, Meta(ge=0), _help("wait for receipts after the source has ended")
+        float, Meta(ge=0), _help("wait for receipts after the sources have ended")
     ] = 60
+
+    @property
+    def lanes(self) -> list[int]:
+        """Lanes of the post that this gateway serves."""
+        return sorted({source.lane for source in self.sources} - {0})
 
 
 def load_config(path: Path) -> GatewayConfig:
@@ -80,9 +95,19 @@ def check_loopback(host: str) -> str:
     )
 
 
-def make_source(config: GatewayConfig, clock: Clock) -> Source:
-    """The source that the configuration names. Raises SettingInvalid."""
-    source = config.source
+def make_sources(config: GatewayConfig, clock: Clock) -> list[Source]:
+    """The sources that the configuration names. Raises SettingInvalid."""
+    if (
+        sum(isinstance(s, FrameConfig | RecordConfig) and s.path == STDIN for s in config.sources)
+        > 1
+    ):
+        raise SettingInvalid("standard input can be one source only")
+    return [_make_source(source, clock) for source in config.sources]
+
+
+def _make_source(source: AnySource, clock: Clock) -> Source:
     if isinstance(source, FrameConfig):
-        return FrameSource(source.path, fps=source.fps, clock=clock, start_ms=source.start_ms)
-    return RecordSource(source.path, rate=source.rate, clock=clock, lane=config.lane)
+        return FrameSource(
+            source.path, fps=source.fps, lane=source.lane, clock=clock, start_ms=source.start_ms
+        )
+    return RecordSource(source.path, rate=source.rate, lane=source.lane, clock=clock)

@@ -13,7 +13,7 @@ import binascii
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, Literal, Protocol
@@ -58,14 +58,16 @@ class Picture:
     image: bytes
     ts_ns: int
     frame_no: int
+    lane: int
 
 
 @dataclass(slots=True)
 class Records:
-    """A plain SCANS body of `count` records."""
+    """A plain SCANS body of `count` records. lane: channel of the message, 0 of a back end."""
 
     body: bytes
     count: int
+    lane: int
 
 
 class Source(Protocol):
@@ -79,7 +81,7 @@ class Source(Protocol):
     @property
     def skipped(self) -> int: ...
 
-    def items(self) -> AsyncIterator[Picture | Records]:
+    def items(self) -> AsyncGenerator[Picture | Records]:
         """What was captured, in order; ends when the source does."""
 
 
@@ -202,6 +204,7 @@ class FrameSource:
         path: str,
         *,
         fps: float,
+        lane: int,
         clock: Clock,
         start_ms: int | None = None,
         sleep: Sleep = asyncio.sleep,
@@ -213,6 +216,7 @@ class FrameSource:
         self.damaged = 0
         self._path = path
         self._fps = fps
+        self._lane = lane
         self._clock = clock
         self._start_ms = start_ms
         self._sleep = sleep
@@ -221,7 +225,7 @@ class FrameSource:
     def skipped(self) -> int:
         return self.damaged
 
-    async def items(self) -> AsyncIterator[Picture | Records]:
+    async def items(self) -> AsyncGenerator[Picture | Records]:
         start_ns = (self._clock.now_ms() if self._start_ms is None else self._start_ms) * 1_000_000
         began_ns = self._clock.monotonic_ns()
         number = 0
@@ -230,7 +234,7 @@ class FrameSource:
             wait_ns = began_ns + offset_ns - self._clock.monotonic_ns()
             if wait_ns > 0:
                 await self._sleep(wait_ns / 1e9)
-            yield Picture(codec, image, start_ns + offset_ns, number)
+            yield Picture(codec, image, start_ns + offset_ns, number, self._lane)
             number += 1
 
     async def _images(self) -> AsyncIterator[tuple[Codec, bytes]]:
@@ -391,8 +395,8 @@ class RecordSource:
         path: str,
         *,
         rate: float,
+        lane: int,
         clock: Clock,
-        lane: int = 0,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         if path != STDIN and not Path(path).is_file():
@@ -411,7 +415,7 @@ class RecordSource:
     def skipped(self) -> int:
         return self.refused
 
-    async def items(self) -> AsyncIterator[Picture | Records]:
+    async def items(self) -> AsyncGenerator[Picture | Records]:
         room = RECORDS_PER_BODY
         if self._rate:
             room = max(1, min(room, int(self._rate * LINGER_S)))
@@ -426,7 +430,7 @@ class RecordSource:
                     wait_ns = due_ns - self._clock.monotonic_ns()
                     if wait_ns > 0:
                         await self._sleep(wait_ns / 1e9)
-                yield Records(encode_scans(body), len(body))
+                yield Records(encode_scans(body), len(body), self._lane)
                 sent += len(body)
 
     async def _records(self) -> AsyncIterator[list[bytes]]:

@@ -286,7 +286,7 @@ class GatewayProcess:
         self.lines: list[dict[str, Any]] = []
         with self.log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine", "gateway", str(config), *source],
+                [sys.executable, "-m", "engine", "gateway", "run", str(config), *source],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

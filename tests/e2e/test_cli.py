@@ -334,8 +334,8 @@ def test_tokens_and_gateway_files(rig: Rig, tmp_path: Path) -> None:
     assert done.status == 0 and str(config) in done.out
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     made = gateway_config.load_config(config)
-    assert (made.name, made.lane, f"{made.host}:{made.port}") == (
-        "hl-1a-2", 2, rig.doors["ingest"],
+    assert (made.name, made.lanes, f"{made.host}:{made.port}") == (
+        "hl-1a-2", [2], rig.doors["ingest"],
     )  # fmt: skip
     assert made.spool == str(tmp_path / "lane.spool"), "found from every folder"
     assert_refused(rig.registry("enrol", "nobody", "--out", config), "registry.not_found")
@@ -394,22 +394,22 @@ def test_what_does_not_arrive_waits_in_the_spool(rig: Rig, tmp_path: Path) -> No
     text = config.read_text()
     config.write_text(re.sub(r"port = \d+", "port = 1\ndrain_timeout_s = 0.2", text))
     line = json.dumps({"kind": "scan", "ts_ms": NOW_MS, "payload": CARD}).encode()
-    done = finish(start("gateway", config, "--records", "-"), line)
+    done = finish(start("gateway", "run", config, "--records", "-"), line)
     assert done.status == 1 and not done.lines[-1]["stats"]["is_drained"]
-    assert done.err.splitlines()[-1].startswith("chot gateway: not all is durable; ")
+    assert done.err.splitlines()[-1].startswith("chot gateway run: not all is durable; ")
     config.write_text(text)
-    done = finish(start("gateway", config, "--records", "-"))
+    done = finish(start("gateway", "run", config, "--records", "-"))
     assert done.status == 0 and done.lines[-1]["stats"]["scans_sent"] == 1
     assert [v["verdict"] for v in done.lines[:-1]] == ["accepted"]
     config.write_text(text.replace("chot_", "chot_x"))
-    done = finish(start("gateway", config, "--records", "-"))
-    assert done.status == 1 and "chot gateway: wire.auth: " in done.err
+    done = finish(start("gateway", "run", config, "--records", "-"))
+    assert done.status == 1 and "chot gateway run: wire.auth: " in done.err
 
 
 def test_a_gateway_whose_verdicts_nobody_reads_ends(rig: Rig) -> None:
     clip = ROOT / "tests/data/lanes/lane2.mjpeg"
     words = ("--frames", clip, "--fps", "40", "--start-ms", NOW_MS - 30_000)
-    process = start("gateway", rig.enrol("hl-1a-1"), *words)
+    process = start("gateway", "run", rig.enrol("hl-1a-1"), *words)
     assert json.loads(process.stdout.readline())["lane"] == 1
     process.stdout.close()
     # The clip is 5 s long so; the next verdict finds nobody and ends the run.

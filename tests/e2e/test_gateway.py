@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from engine import gateway as gateway_module
 from engine import wire
+from engine.clock import ManualClock
 from engine.errors import (
     SettingInvalid,
     StorageUnavailable,
@@ -24,8 +26,10 @@ from engine.errors import (
 from engine.gateway import Gateway, run_gateway
 from engine.gateway_config import (
     FrameConfig,
+    RecordConfig,
     check_loopback,
     load_config,
+    make_sources,
 )
 from engine.records import encode_scan, encode_scans
 from engine.sources import Picture, Records
@@ -242,7 +246,7 @@ def test_killed_between_commit_and_send_the_next_process_sends_it(rig: Rig) -> N
         (rig.path / "gateway.toml").write_text(
             f'name = "{NAME}"\ntoken = "t"\ningest_public = "{PUBLIC.hex()}"\nport = {port}\n'
             f'spool = "{rig.path / "spool"}"\n'
-            f'[source]\nkind = "records"\npath = "{records_file}"\n'
+            f'[[sources]]\nkind = "records"\npath = "{records_file}"\n'
         )
         return await asyncio.create_subprocess_exec(
             sys.executable, "-c", CHILD, str(rig.path / "gateway.toml"), mode,
@@ -361,6 +365,38 @@ def test_a_source_that_fails_ends_the_gateway_with_its_error(rig: Rig) -> None:
     go(test())
 
 
+def test_a_source_that_stalls_holds_up_no_other_lane(rig: Rig) -> None:
+    """CP-3: three lanes are one box, and each has its own task and its own rate."""
+    stalled, busy = Feed(), Feed()
+    for n in range(20):
+        busy.put(replace(picture(n), lane=2), replace(records(n), lane=3))
+    busy.end()
+
+    async def test() -> None:
+        async with Server(welcome_all) as server:
+            spool = rig.spool()
+            gateway = Gateway(rig.config(server.port), [stalled, busy], spool)
+            task = asyncio.create_task(gateway.run())
+            (peer,) = await until_linked(server)
+            await peer.until(lambda: len(peer.of(wire.FrameImage)) == 20)
+            await peer.until_scans(20)
+            assert {m.channel for m in peer.of(wire.FrameImage)} == {2}
+            assert {m.channel for m in peer.of(wire.Scans)} == {3}
+            stalled.put(picture(1))
+            await peer.until(lambda: peer.of(wire.FrameImage)[-1].channel == 1)
+            assert not task.done()
+            stalled.end()
+            assert (await task).is_drained
+
+    go(test())
+
+
+async def until_linked(server: Server) -> list[Peer]:
+    while not server.links:
+        await asyncio.sleep(0.01)
+    return server.links
+
+
 def test_a_disk_that_refuses_for_a_while_loses_nothing(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,7 +465,7 @@ def test_loopback_is_taken(host: str) -> None:
 @pytest.mark.parametrize("host", ["10.0.0.1", "0.0.0.0", "engine.example.vn", "", "::", "127.0.0"])
 def test_plain_tcp_goes_nowhere_else(rig: Rig, host: str) -> None:
     with pytest.raises(SettingInvalid, match="loopback"):
-        Gateway(rig.config(7401, host=host), Feed(), rig.spool())
+        Gateway(rig.config(7401, host=host), [Feed()], rig.spool())
 
 
 def test_localhost_is_not_looked_up() -> None:
@@ -443,12 +479,13 @@ def test_a_whole_run_from_a_file(rig: Rig) -> None:
     async def test() -> None:
         async with Server(welcome_all) as server:
             (rig.path / "gateway.toml").write_text(
-                f'name = "{NAME}"\ntoken = "t"\nlane = 3\ningest_public = "{PUBLIC.hex()}"\n'
-                f'port = {server.port}\nspool = "{rig.path / "spool"}"\n[source]\n'
-                f'kind = "frames"\npath = "{rig.path / "lane.mjpeg"}"\nfps = 50\nstart_ms = 1000\n'
+                f'name = "{NAME}"\ntoken = "t"\ningest_public = "{PUBLIC.hex()}"\n'
+                f'port = {server.port}\nspool = "{rig.path / "spool"}"\n[[sources]]\n'
+                f'kind = "frames"\nlane = 3\npath = "{rig.path / "lane.mjpeg"}"\n'
+                "fps = 50\nstart_ms = 1000\n"
             )
             config = load_config(rig.path / "gateway.toml")
-            assert config.source == FrameConfig(str(rig.path / "lane.mjpeg"), 50, 1000)
+            assert config.sources == [FrameConfig(str(rig.path / "lane.mjpeg"), 50, 1000, lane=3)]
             stats = await run_gateway(config)
             (peer,) = server.links
         assert stats.is_drained
@@ -460,6 +497,14 @@ def test_a_whole_run_from_a_file(rig: Rig) -> None:
     go(test())
 
 
+def test_lanes_are_those_of_the_sources_and_standard_input_is_one(rig: Rig) -> None:
+    sources = [FrameConfig("-", lane=n) for n in (3, 1)] + [RecordConfig("x", lane=0)]
+    config = rig.config(7401, sources=sources)
+    assert config.lanes == [1, 3]
+    with pytest.raises(SettingInvalid, match="standard input"):
+        make_sources(config, ManualClock())
+
+
 def test_stop_event_of_a_whole_run(rig: Rig) -> None:
     (rig.path / "lane.mjpeg").write_bytes(b"\xff\xd8\xff\xda\x00\x02\x01\x02\xff\xd9" * 1000)
 
@@ -467,7 +512,7 @@ def test_stop_event_of_a_whole_run(rig: Rig) -> None:
         stop = asyncio.Event()
         async with Server(welcome_all) as server:
             source = FrameConfig(str(rig.path / "lane.mjpeg"), 20)
-            config = rig.config(server.port, source=source)
+            config = rig.config(server.port, sources=[source])
             task = asyncio.create_task(run_gateway(config, stop=stop))
             while not server.links or not server.links[0].of(wire.FrameImage):
                 await asyncio.sleep(0.01)
@@ -480,7 +525,7 @@ def test_stop_event_of_a_whole_run(rig: Rig) -> None:
     go(test())
 
 
-GOOD = 'name="g"\ntoken="t"\nspool="s"\n[source]\nkind="records"\npath="-"\n'
+GOOD = 'name="g"\ntoken="t"\nspool="s"\n[[sources]]\nkind="records"\npath="-"\n'
 
 
 @pytest.mark.parametrize(

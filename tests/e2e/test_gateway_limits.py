@@ -246,7 +246,7 @@ def test_a_spool_that_overflowed_offline_says_lost_first(rig: Rig) -> None:
         lost = spool.lost_count
         assert 0 < lost < 62
         async with Server(scripts(script)) as server:
-            feed = Feed([Records(body, 1)] * 138).end()
+            feed = Feed([Records(body, 1, 1)] * 138).end()
             stats = await rig.start(server.port, feed, spool)
             (peer,) = server.links
         assert stats.is_drained
@@ -325,7 +325,7 @@ def test_a_record_larger_than_the_engine_takes_becomes_lost(rig: Rig) -> None:
 
     async def test() -> None:
         async with Server(scripts(script)) as server:
-            big = Records(encode_scans([encode_scan(1, 1, bytes(1000))]), 1)
+            big = Records(encode_scans([encode_scan(1, 1, bytes(1000))]), 1, 1)
             stats = await rig.start(server.port, Feed([records(1), big, records(3)]).end())
             (peer,) = server.links
         assert [type(m).__name__ for m in peer.got[:3]] == ["Scans", "Lost", "Scans"]

@@ -286,7 +286,7 @@ def test_reconnecting_doubles_up_to_thirty_seconds_and_begins_anew_after_progres
     async def test() -> None:
         async with exits:
             gateway = Gateway(
-                rig.config(server.port), feed, rig.spool(), random=Ceiling(), sleep=sleep
+                rig.config(server.port), [feed], rig.spool(), random=Ceiling(), sleep=sleep
             )
             stats = await gateway.run()
         assert slept == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30, 0.2]
@@ -342,7 +342,7 @@ def test_the_clocks_of_both_are_compared(rig: Rig) -> None:
 
     async def test() -> None:
         async with Server(scripts(script)) as server:
-            gateway = Gateway(rig.config(server.port), Feed().end(), rig.spool(), clock=clock)
+            gateway = Gateway(rig.config(server.port), [Feed().end()], rig.spool(), clock=clock)
             stats = await gateway.run()
             assert server.links[0].hello.t0 == 1_625_097_600_000 * 1_000_000
         assert stats.clock_offset_ms == pytest.approx(5000)

@@ -126,7 +126,7 @@ def through_a_file(made: Job, done: Done) -> None:
     records.write_text(text + CARD + "\n{" + CCCD + "\n", encoding="utf-8")
     done.inputs.add(records)
     config = enrolment().gateway_file(BACK_END, done.folder, made.engine.port)
-    chot(done, "gateway", str(config), "--records", str(records))
+    chot(done, "gateway", "run", str(config), "--records", str(records))
     assert b'"is_drained": true' in done.said[-1]
 
 

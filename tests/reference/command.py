@@ -129,7 +129,7 @@ class Rig:
         return path
 
     def gateway(self, name: str, *words: object, stdin: bytes = b"") -> Done:
-        return finish(start("gateway", self.enrol(name), *words), stdin)
+        return finish(start("gateway", "run", self.enrol(name), *words), stdin)
 
     def stop(self) -> int:
         if self.process.poll() is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,11 +29,11 @@ NAME = "VL-1A-1"
 
 
 def records(n: int) -> Records:
-    return Records(encode_scans([encode_scan(n, 1, b"payload %d" % n)]), 1)
+    return Records(encode_scans([encode_scan(n, 1, b"payload %d" % n)]), 1, 1)
 
 
 def picture(n: int, size: int = 100) -> Picture:
-    return Picture(Codec.JPEG, bytes([n % 256]) * size, n * 100_000_000, n)
+    return Picture(Codec.JPEG, bytes([n % 256]) * size, n * 100_000_000, n, 1)
 
 
 class Feed:
@@ -54,7 +54,7 @@ class Feed:
         self._queue.put_nowait(None)
         return self
 
-    async def items(self) -> AsyncIterator[Picture | Records]:
+    async def items(self) -> AsyncGenerator[Picture | Records]:
         while (item := await self._queue.get()) is not None:
             self.taken += 1
             yield item
@@ -76,7 +76,7 @@ class Rig:
             token="demo-token",
             ingest_public=PUBLIC.hex(),
             spool=str(self.path / "spool"),
-            source=RecordConfig("-"),
+            sources=[RecordConfig("-")],
             port=port,
             drain_timeout_s=5,
         )
@@ -96,7 +96,7 @@ class Rig:
 
         self.gateway = Gateway(
             self.config(port, **changes),
-            feed,
+            [feed],
             spool or self.spool(),
             on_result=self.results.append,
             random=Random(1),

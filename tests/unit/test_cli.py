@@ -105,15 +105,15 @@ TOKEN = {"CHOT_TOKEN": "chot_invented"}
         (("settings", "--settings", "nowhere.toml"), ["nowhere.toml"]),
         (("settings", "--settings", "/"), ["/"]),
         (("settings", "--settings", __file__), ["test_cli.py"]),
-        (("gateway",), ["CONFIG"]),
-        (("gateway", "nowhere.toml"), ["nowhere.toml"]),
-        (("gateway", "/"), ["/"]),
-        (("gateway", __file__), ["test_cli.py"]),
-        (("gateway", "x", "--frames", "a", "--records", "b"), ["--records", "--frames"]),
-        (("gateway", "x", "--fps", "0"), ["--fps", "above 0"]),
-        (("gateway", "x", "--fps", "nan"), ["--fps", "above 0"]),
-        (("gateway", "x", "--rate", "-1"), ["--rate"]),
-        (("gateway", "x", "--start-ms", "1.5"), ["--start-ms", "whole number"]),
+        (("gateway", "run"), ["CONFIG"]),
+        (("gateway", "run", "nowhere.toml"), ["nowhere.toml"]),
+        (("gateway", "run", "/"), ["/"]),
+        (("gateway", "run", __file__), ["test_cli.py"]),
+        (("gateway", "run", "x", "--frames", "a", "--records", "b"), ["--records", "--frames"]),
+        (("gateway", "run", "x", "--fps", "0"), ["--fps", "above 0"]),
+        (("gateway", "run", "x", "--fps", "nan"), ["--fps", "above 0"]),
+        (("gateway", "run", "x", "--rate", "-1"), ["--rate"]),
+        (("gateway", "run", "x", "--start-ms", "1.5"), ["--start-ms", "whole number"]),
         (VENUE[:-2], ["--to"]),
         (("trace", "venue", *WHY), ["PLACE"]),
         (("trace", "venue", SECRET, *WHY), ["PLACE"]),
@@ -178,13 +178,13 @@ def test_mistakes_in_the_environment_are_one_line() -> None:
 def test_a_gateway_option_that_does_not_fit_the_source_is_a_mistake(tmp_path: Path) -> None:
     config = tmp_path / "gateway.toml"
     text = f'name = "a"\ntoken = "b"\ningest_public = "{"0" * 64}"\nspool = "{tmp_path / "s"}"\n'
-    config.write_text(text + '[source]\nkind = "records"\npath = "-"\n')
-    assert_mistake(chot("gateway", config, "--fps", "3"), "--fps", "records")
-    assert_mistake(chot("gateway", config, "--frames", tmp_path, "--rate", "3"), "--rate")
-    assert_mistake(chot("gateway", config, "--records", "nowhere"), "nowhere")
-    assert_mistake(chot("gateway", config, "--frames", "nowhere"), "nowhere")
+    config.write_text(text + '[[sources]]\nkind = "records"\npath = "-"\n')
+    assert_mistake(chot("gateway", "run", config, "--fps", "3"), "--fps", "records")
+    assert_mistake(chot("gateway", "run", config, "--frames", tmp_path, "--rate", "3"), "--rate")
+    assert_mistake(chot("gateway", "run", config, "--records", "nowhere"), "nowhere")
+    assert_mistake(chot("gateway", "run", config, "--frames", "nowhere"), "nowhere")
     config.write_text(text.replace("b", SECRET) + "token = 1\n")
-    assert_mistake(chot("gateway", config), "gateway.toml")
+    assert_mistake(chot("gateway", "run", config), "gateway.toml")
     assert not (tmp_path / "s").exists()
 
 

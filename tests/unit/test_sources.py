@@ -146,7 +146,7 @@ def test_a_clip_at_its_rate_with_reproducible_times(tmp_path: Path) -> None:
     clip.write_bytes(b"".join(IMAGES) + IMAGES[0][:500])
     sleeper = Sleeper()
     source = FrameSource(
-        str(clip), fps=8, clock=sleeper.clock, start_ms=START_MS, sleep=sleeper.sleep
+        str(clip), fps=8, lane=1, clock=sleeper.clock, start_ms=START_MS, sleep=sleeper.sleep
     )
     pictures = collect(source)
     assert [p.image for p in pictures if isinstance(p, Picture)] == IMAGES
@@ -162,7 +162,9 @@ def test_without_a_start_the_clock_tells_it(tmp_path: Path) -> None:
     clip = tmp_path / "lane.mjpeg"
     clip.write_bytes(IMAGES[0])
     sleeper = Sleeper()
-    (picture,) = collect(FrameSource(str(clip), fps=10, clock=sleeper.clock, sleep=sleeper.sleep))
+    (picture,) = collect(
+        FrameSource(str(clip), fps=10, lane=1, clock=sleeper.clock, sleep=sleeper.sleep)
+    )
     assert isinstance(picture, Picture)
     assert picture.ts_ns == (START_MS + 7) * 1_000_000
 
@@ -173,7 +175,9 @@ def test_a_folder_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_bytes(b"not an image")
     (tmp_path / "c.jpeg").mkdir()
     sleeper = Sleeper()
-    pictures = collect(FrameSource(str(tmp_path), fps=10, clock=sleeper.clock, sleep=sleeper.sleep))
+    pictures = collect(
+        FrameSource(str(tmp_path), fps=10, lane=1, clock=sleeper.clock, sleep=sleeper.sleep)
+    )
     assert [(p.codec, p.image) for p in pictures if isinstance(p, Picture)] == [
         (Codec.JPEG, IMAGES[0]),
         (Codec.PNG, b"png bytes"),
@@ -183,16 +187,16 @@ def test_a_folder_in_the_order_of_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fps", [0, -1, 1001])
 def test_rates_that_make_no_sense(tmp_path: Path, fps: float) -> None:
     with pytest.raises(SettingInvalid, match="fps"):
-        FrameSource(str(tmp_path), fps=fps, clock=ManualClock())
+        FrameSource(str(tmp_path), fps=fps, lane=1, clock=ManualClock())
 
 
 def test_paths_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid):
-        FrameSource(str(tmp_path / "no"), fps=1, clock=ManualClock())
+        FrameSource(str(tmp_path / "no"), fps=1, lane=1, clock=ManualClock())
     with pytest.raises(SettingInvalid):
-        RecordSource(str(tmp_path), rate=1, clock=ManualClock())
+        RecordSource(str(tmp_path), rate=1, lane=1, clock=ManualClock())
     with pytest.raises(SettingInvalid):
-        RecordSource(str(tmp_path / "no"), rate=1, clock=ManualClock())
+        RecordSource(str(tmp_path / "no"), rate=1, lane=1, clock=ManualClock())
 
 
 CHILD = """
@@ -200,7 +204,7 @@ import asyncio, sys
 from engine.clock import SystemClock
 from engine.sources import FrameSource, Picture, RecordSource
 kind = sys.argv[1]
-source = (FrameSource("-", fps=1000, clock=SystemClock()) if kind == "frames"
+source = (FrameSource("-", fps=1000, lane=1, clock=SystemClock()) if kind == "frames"
           else RecordSource("-", rate=0, clock=SystemClock(), lane=1))
 async def main():
     async for item in source.items():
@@ -384,7 +388,11 @@ def write_lines(path: Path, count: int) -> Path:
 def test_records_in_bodies_as_fast_as_they_are_taken(tmp_path: Path) -> None:
     sleeper = Sleeper()
     source = RecordSource(
-        str(write_lines(tmp_path / "f", 150)), rate=0, clock=sleeper.clock, sleep=sleeper.sleep
+        str(write_lines(tmp_path / "f", 150)),
+        rate=0,
+        lane=1,
+        clock=sleeper.clock,
+        sleep=sleeper.sleep,
     )
     items = collect(source)
     assert [i.count for i in items if isinstance(i, Records)] == [64, 64, 22]
@@ -402,7 +410,11 @@ def test_records_in_bodies_as_fast_as_they_are_taken(tmp_path: Path) -> None:
 def test_records_at_a_rate(tmp_path: Path) -> None:
     sleeper = Sleeper()
     source = RecordSource(
-        str(write_lines(tmp_path / "f", 100)), rate=50, clock=sleeper.clock, sleep=sleeper.sleep
+        str(write_lines(tmp_path / "f", 100)),
+        rate=50,
+        lane=1,
+        clock=sleeper.clock,
+        sleep=sleeper.sleep,
     )
     items = collect(source)
     assert [i.count for i in items if isinstance(i, Records)] == [10] * 10
@@ -412,7 +424,11 @@ def test_records_at_a_rate(tmp_path: Path) -> None:
 def test_a_slow_rate_sends_each_record_when_it_is_due(tmp_path: Path) -> None:
     sleeper = Sleeper()
     source = RecordSource(
-        str(write_lines(tmp_path / "f", 3)), rate=2, clock=sleeper.clock, sleep=sleeper.sleep
+        str(write_lines(tmp_path / "f", 3)),
+        rate=2,
+        lane=1,
+        clock=sleeper.clock,
+        sleep=sleeper.sleep,
     )
     assert [i.count for i in collect(source) if isinstance(i, Records)] == [1, 1, 1]
     assert sleeper.slept == [0.5, 0.5]
@@ -425,7 +441,7 @@ def test_bad_lines_are_counted_and_logged_by_number(
     with path.open("ab") as file:
         file.write(b"\n" + BAD_LINES[5] + b"\n" + b"x" * 100_000 + b"\n")
         file.write(b'{"kind":"scan","ts_ms":1,"payload":"no newline at the end"}')
-    source = RecordSource(str(path), rate=0, clock=ManualClock())
+    source = RecordSource(str(path), rate=0, lane=1, clock=ManualClock())
     logger = logging.getLogger("chot")
     propagates, logger.propagate = logger.propagate, True
     try:
