@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from engine import gateway as gateway_module
-from engine import wire
+from engine import uplink, wire
 from engine.link import FrameBuffer
 from engine.records import encode_scan, encode_scans
 from engine.sources import Records
+from engine.spool_lmdb import Draft
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.gateway_rig import (
     Feed,
@@ -109,7 +109,7 @@ def test_never_beyond_the_bytes_of_a_class(rig: Rig) -> None:
 def test_a_backlog_does_not_starve_the_lane(rig: Rig) -> None:
     async def test() -> None:
         spool = rig.spool()
-        draft = gateway_module.Draft(wire.FrameType.SCANS, 0, 1, records(1).body)
+        draft = Draft(wire.FrameType.SCANS, 0, 1, records(1).body)
         spool.append([draft] * 500)
         async with Server(welcome_all) as server:
             feed = Feed([picture(n) for n in range(5)]).end()
@@ -117,7 +117,7 @@ def test_a_backlog_does_not_starve_the_lane(rig: Rig) -> None:
             (peer,) = server.links
         assert stats.is_drained
         at = [i for i, m in enumerate(peer.got) if isinstance(m, wire.FrameImage)]
-        assert max(at) < 5 * (gateway_module.BURST + 1)
+        assert max(at) < 5 * (uplink.BURST + 1)
 
     go(test())
 
@@ -241,7 +241,7 @@ def test_a_spool_that_overflowed_offline_says_lost_first(rig: Rig) -> None:
     async def test() -> None:
         spool = rig.spool(size_max=65_536)
         body = encode_scans([encode_scan(1, 1, bytes(1000))])
-        drafts = [gateway_module.Draft(wire.FrameType.SCANS, 0, 1, body)] * 62
+        drafts = [Draft(wire.FrameType.SCANS, 0, 1, body)] * 62
         spool.append(drafts)
         lost = spool.lost_count
         assert 0 < lost < 62
@@ -283,7 +283,7 @@ def test_lost_keeps_within_the_limit_too(rig: Rig) -> None:
 
     async def test() -> None:
         spool = rig.spool(size_max=4 * (1000 + 64), sealer=lambda key, text, aad: text)
-        spool.append([gateway_module.Draft(wire.FrameType.SCANS, 0, 1, bytes(1000))] * 9)
+        spool.append([Draft(wire.FrameType.SCANS, 0, 1, bytes(1000))] * 9)
         async with Server(scripts(script)) as server:
             stats = await rig.start(server.port, Feed().end(), spool)
             (peer,) = server.links
@@ -302,7 +302,7 @@ def test_an_engine_behind_its_own_receipts_is_told(rig: Rig) -> None:
 
     async def test() -> None:
         spool = rig.spool()
-        spool.append([gateway_module.Draft(wire.FrameType.SCANS, 0, 1, b"x")] * 7)
+        spool.append([Draft(wire.FrameType.SCANS, 0, 1, b"x")] * 7)
         spool.ack(5)
         async with Server(scripts(script)) as server:
             stats = await rig.start(server.port, Feed().end(), spool)

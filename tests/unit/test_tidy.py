@@ -25,7 +25,7 @@ RANKS = [
     [
         *["questions", "desk", "streams", "ingest"],
         *["answers", "openapi", "api", "client", "admin"],
-        *["sources", "gateway_config", "link", "gateway_status", "capture", "gateway"],
+        *["sources", "gateway_config", "link", "gateway_status", "capture", "uplink", "gateway"],
     ],
     ["app", "demo", "cli_parser", "cli_registry", "cli_trace", "cli", "__main__"],
 ]
