@@ -12,7 +12,7 @@ import contextlib
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -49,6 +49,7 @@ WRITE_MAX = 4_194_304  # bytes a link may leave unread before it is cut
 TURN_MESSAGES = 64  # of one link in one turn of the loop: no flood holds up other lanes (CP-3)
 
 _log = Log("ingest")
+Sealable = TypeVar("Sealable", wire.Scans, wire.Event)
 
 
 class IngestServer:
@@ -405,9 +406,7 @@ class Link(asyncio.Protocol):
             case wire.Lost():
                 self._on_lost(message)
             case wire.Event():
-                if self._take(DURABLE, message.seq, 0):
-                    error = WireMalformed("this engine takes no events yet")
-                    self._consume(message.seq, lambda o: self.server.pipeline.take_fault(o, error))
+                self._on_event(message)
             case wire.Ping():
                 now_ns = self.server.clock.now_ms() * 1_000_000
                 self.send(wire.Pong(t0=message.t0, t1=now_ns, t2=now_ns))
@@ -456,18 +455,33 @@ class Link(asyncio.Protocol):
             text = f"{fault.error.code}: {fault.error}"
             self.send(wire.Nack(cls=cls, seq=seq, code=code, index=fault.n, text=text))
 
+    def _opened(self, message: Sealable) -> Sealable:
+        """The message unsealed. Raises SealBroken; of an EVENT, WireMalformed too."""
+        if not message.is_sealed:
+            return message
+        aad = wire.seal_aad(self._name(), self._epoch, message.seq)
+        return message.opened(self.server.keyring.open_ingest(message.body, aad))
+
+    def _on_event(self, message: wire.Event) -> None:
+        if not self._take(DURABLE, message.seq, 0):
+            return
+        fault: InputError = WireMalformed("this engine takes no events yet")
+        try:
+            message = self._opened(message)
+        except (SealBroken, WireMalformed) as error:
+            fault = error
+        self._consume(message.seq, lambda o: self.server.pipeline.take_fault(o, fault))
+
     def _on_scans(self, message: wire.Scans) -> None:
         if not self._take(DURABLE, message.seq, message.size):
             return
         pipeline = self.server.pipeline
-        if message.is_sealed:
-            aad = wire.seal_aad(self._name(), self._epoch, message.seq)
-            try:
-                message = message.opened(self.server.keyring.open_ingest(message.body, aad))
-            except SealBroken as error:
-                broken = error
-                self._consume(message.seq, lambda o: pipeline.take_fault(o, broken))
-                return
+        try:
+            message = self._opened(message)
+        except SealBroken as error:
+            broken = error
+            self._consume(message.seq, lambda o: pipeline.take_fault(o, broken))
+            return
         entries, body, fault = message.entries, message.body, message.fault
         assert self.gateway is not None
         if len(entries):

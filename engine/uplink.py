@@ -32,7 +32,7 @@ from engine.gateway_status import GatewayStats
 from engine.link import FrameBuffer, Link
 from engine.spool_lmdb import Spool
 from engine.telemetry import Log
-from engine.wire import CLASS_DURABLE, CLASS_VOLATILE, HEADER_SIZE
+from engine.wire import CLASS_DURABLE, CLASS_VOLATILE, HEADER_SIZE, FrameType
 
 CONNECT_S: Final = 10.0  # for the connection, and again for WELCOME
 BACKOFF_FIRST_S: Final = 0.2
@@ -311,7 +311,7 @@ class Uplink:
                 self.stats.errors[WireTooLarge.code] += 1
                 await self._station.write(spool.drop, record.seq, "too_large")
                 return True
-            size = HEADER_SIZE + len(record.body)
+            size = 0 if record.type == FrameType.EVENT else HEADER_SIZE + len(record.body)
             if not link.spend(CLASS_DURABLE, record.seq, size):
                 break
             flags = record.flags
@@ -320,8 +320,9 @@ class Uplink:
                 self.stats.scans_resent += 1
             if record.seq + 1 == spool.next_seq:
                 flags |= wire.FLAG_BURST_END
+            kind = wire.Event if record.type == FrameType.EVENT else wire.Scans
             self.stats.bytes_sent += link.send(
-                wire.Scans(seq=record.seq, channel=record.channel, flags=flags, body=record.body)
+                kind(seq=record.seq, channel=record.channel, flags=flags, body=record.body)
             )
             self.stats.scans_sent += 1
             link.sent = record.seq

@@ -41,7 +41,7 @@ CLASS_VOLATILE: Final = 1  # camera frames: gaps are legal
 FLAG_VOLATILE: Final = 1  # the class of the message
 FLAG_RESEND: Final = 2  # may have been sent before
 FLAG_BURST_END: Final = 4  # nothing more is waiting behind this one
-FLAG_SEALED: Final = 8  # the body of SCANS is sealed to the engine's ingest key
+FLAG_SEALED: Final = 8  # the body of SCANS or EVENT is sealed to the engine's ingest key
 
 _HEADER = struct.Struct(">BBHIQ")
 _HEAD = struct.Struct("<BBHIQQQ")  # what native.wire.split_frames returns for each frame
@@ -208,12 +208,25 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """report: None while sealed, in `body`; `opened` gives the message with its report."""
+
     type: ClassVar[FrameType] = FrameType.EVENT
     size: ClassVar[int] = 0
     seq: int
     channel: int = 0
     flags: int = 0
-    report: Report
+    report: Report | None = None
+    body: bytes = b""
+
+    @property
+    def is_sealed(self) -> bool:
+        return bool(self.flags & FLAG_SEALED)
+
+    def opened(self, plaintext: bytes) -> Event:
+        """The same message with the unsealed report. Raises WireMalformed."""
+        flags = self.flags & ~FLAG_SEALED
+        report = decode_map(Report, plaintext)
+        return msgspec.structs.replace(self, flags=flags, report=report, body=b"")
 
 
 LossReason = Literal["overflow", "forgotten", "too_large"]
@@ -364,7 +377,8 @@ def encode(message: Message) -> bytes:
             nack = _NackBody(code=m.code, index=m.index, text=m.text[:TEXT_MAX])
             return _frame(m.type, _pack(nack), seq=m.seq, flags=m.cls)
         case Event() as m:
-            return _frame(m.type, _pack(m.report), seq=m.seq, flags=m.flags, channel=m.channel)
+            body = m.body if m.report is None else _pack(m.report)
+            return _frame(m.type, body, seq=m.seq, flags=m.flags, channel=m.channel)
         case Lost() as m:
             lost = _LostBody(first=m.first, reason=m.reason)
             return _frame(m.type, _pack(lost), seq=m.seq, flags=m.flags)
@@ -455,7 +469,8 @@ def _decode_error(seq: int, flags: int, channel: int, body: bytes) -> Error:
 
 
 def _decode_event(seq: int, flags: int, channel: int, body: bytes) -> Event:
-    return Event(seq=seq, channel=channel, flags=flags, report=decode_map(Report, body))
+    event = Event(seq=seq, channel=channel, flags=flags, body=body)
+    return event if event.is_sealed else event.opened(body)
 
 
 def _decode_empty(kind: type[Ping] | type[Bye]) -> _Decode:
@@ -482,7 +497,7 @@ _RULES: Final[dict[int, _Rule]] = {
     FrameType.HELLO: _Rule(lambda s, f, c, body: decode_map(Hello, body), has_seq=False),
     FrameType.SCANS: _Rule(_decode_scans, may=_CAPTURED | FLAG_SEALED, has_channel=True),
     FrameType.FRAME: _Rule(_decode_image, must=FLAG_VOLATILE, may=_CAPTURED, has_channel=True),
-    FrameType.EVENT: _Rule(_decode_event, may=_CAPTURED, has_channel=True),
+    FrameType.EVENT: _Rule(_decode_event, may=_CAPTURED | FLAG_SEALED, has_channel=True),
     FrameType.PING: _Rule(_decode_empty(Ping), has_seq=False),
     FrameType.BYE: _Rule(_decode_empty(Bye), has_seq=False),
     FrameType.LOST: _Rule(_decode_lost, may=FLAG_RESEND),
@@ -496,6 +511,11 @@ _RULES: Final[dict[int, _Rule]] = {
     FrameType.ERROR: _Rule(_decode_error, has_seq=False),
 }
 _LARGE: Final = frozenset({FrameType.SCANS, FrameType.FRAME})
+
+
+def report_to_body(report: Report) -> bytes:
+    """Plain body of an EVENT."""
+    return _pack(report)
 
 
 def decode(kind: int, flags: int, channel: int, seq: int, body: bytes) -> Message:

@@ -112,6 +112,19 @@ def test_golden_records_point_at_their_bytes() -> None:
     assert opened.seq == sealed.seq
 
 
+def test_a_sealed_event_opens_to_its_report_or_is_refused() -> None:
+    report = wire.Report(kind="thermal", ts_ms=5, device="th-1", value=37.0, unit="C")
+    sealed = only(
+        encode(wire.Event(seq=3, channel=2, flags=wire.FLAG_SEALED | wire.FLAG_RESEND, body=b"x"))
+    )
+    assert isinstance(sealed, wire.Event)
+    assert sealed.is_sealed and sealed.report is None and sealed.body == b"x"
+    opened = sealed.opened(wire.report_to_body(report))
+    assert opened == wire.Event(seq=3, channel=2, flags=wire.FLAG_RESEND, report=report)
+    with pytest.raises(WireMalformed):
+        sealed.opened(pack({"kind": "x", "ts_ms": 1, "device": "d"}))
+
+
 def test_what_weighs_against_the_byte_limit() -> None:
     for vector in GOLDEN:
         message = only(bytes.fromhex(vector["hex"]))
