@@ -58,15 +58,16 @@ class Capture:
         async with aclosing(source.items()) as items:
             async for item in items:
                 if isinstance(item, Picture):
-                    self._take_picture(item)
+                    self._take_picture(item, source.fps_max)
                 else:
                     await self._take_records(item, source.is_live)
 
-    def _take_picture(self, picture: Picture) -> None:
+    def _take_picture(self, picture: Picture, fps_max: float) -> None:
         self._stats.frames_captured += 1
+        fps = min((f for f in (self.fps, fps_max) if f), default=0)
         # A tenth of tolerance: a camera of just the wanted rate must not lose every second frame.
         since_ns = picture.ts_ns - self._taken_ns.get(picture.lane, _LONG_AGO_NS)
-        if self.fps and 0 <= since_ns < 900_000_000 // self.fps:
+        if fps and 0 <= since_ns < 900_000_000 / fps:
             self._stats.frames_thinned += 1
             return
         self._taken_ns[picture.lane] = picture.ts_ns

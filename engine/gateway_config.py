@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from engine.clock import Clock
 from engine.errors import SettingInvalid
+from engine.gear.cameras import MjpegCamera, SnapshotCamera
 from engine.sources import STDIN, FrameSource, RecordSource, Source
 from engine.wire import GatewayName
 
@@ -45,7 +46,28 @@ class RecordConfig(SourceConfig, frozen=True, tag="records"):
     rate: Annotated[float, Meta(ge=0), _help("records a second, 0 as fast as they are taken")] = 0
 
 
-AnySource: TypeAlias = FrameConfig | RecordConfig
+class CameraConfig(SourceConfig, frozen=True, kw_only=True):
+    """A camera that is asked over HTTP."""
+
+    url: Annotated[str, Meta(max_length=2048), _help("http or https, without user and password")]
+    fps: Annotated[float, Meta(gt=0, le=60), _help("frames a second at most")] = 10
+    user: Annotated[str, Meta(max_length=256), _help("empty: none is sent")] = ""
+    password: Annotated[str, Meta(max_length=256), _help("of user")] = ""
+    auth: Annotated[Literal["basic", "digest"], _help("how user and password are sent")] = "digest"
+    stall_s: Annotated[
+        float, Meta(gt=0, le=60), _help("without a frame for so long it is asked anew")
+    ] = 5
+
+
+class SnapshotConfig(CameraConfig, frozen=True, kw_only=True, tag="snapshot"):
+    """A camera that answers each GET with one JPEG or PNG."""
+
+
+class MjpegConfig(CameraConfig, frozen=True, kw_only=True, tag="mjpeg"):
+    """A camera that answers one GET with a stream of JPEGs (multipart/x-mixed-replace)."""
+
+
+AnySource: TypeAlias = FrameConfig | RecordConfig | SnapshotConfig | MjpegConfig
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,4 +132,19 @@ def _make_source(source: AnySource, clock: Clock) -> Source:
         return FrameSource(
             source.path, fps=source.fps, lane=source.lane, clock=clock, start_ms=source.start_ms
         )
+    if isinstance(source, CameraConfig):
+        return _make_camera(source, clock)
     return RecordSource(source.path, rate=source.rate, lane=source.lane, clock=clock)
+
+
+def _make_camera(config: CameraConfig, clock: Clock) -> Source:
+    camera = MjpegCamera if isinstance(config, MjpegConfig) else SnapshotCamera
+    return camera(
+        config.url,
+        fps=config.fps,
+        lane=config.lane,
+        clock=clock,
+        user=(config.user, config.password) if config.user else None,
+        is_digest=config.auth == "digest",
+        stall_s=config.stall_s,
+    )

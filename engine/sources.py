@@ -71,12 +71,18 @@ class Records:
 
 
 class Source(Protocol):
-    """is_live: the world does not wait. Of a recording the gateway reads no more than it needs.
+    """kind, lane: as in the configuration. is_live: the world does not wait; of a recording the
+    gateway reads no more than it needs. fps_max: frames a second wanted of it, 0 for all. problem:
+    why nothing comes now, empty when all is well; never with personal data.
 
     skipped: lines that were no record, images that were damaged.
     """
 
+    kind: str
+    lane: int
     is_live: bool
+    fps_max: float
+    problem: str
 
     @property
     def skipped(self) -> int: ...
@@ -197,7 +203,10 @@ class FrameSource:
     Raises SettingInvalid for a path that is not there.
     """
 
+    kind = "frames"
     is_live = True
+    fps_max = 0.0
+    problem = ""
 
     def __init__(
         self,
@@ -216,7 +225,7 @@ class FrameSource:
         self.damaged = 0
         self._path = path
         self._fps = fps
-        self._lane = lane
+        self.lane = lane
         self._clock = clock
         self._start_ms = start_ms
         self._sleep = sleep
@@ -234,7 +243,7 @@ class FrameSource:
             wait_ns = began_ns + offset_ns - self._clock.monotonic_ns()
             if wait_ns > 0:
                 await self._sleep(wait_ns / 1e9)
-            yield Picture(codec, image, start_ns + offset_ns, number, self._lane)
+            yield Picture(codec, image, start_ns + offset_ns, number, self.lane)
             number += 1
 
     async def _images(self) -> AsyncIterator[tuple[Codec, bytes]]:
@@ -390,6 +399,10 @@ class RecordSource:
     Raises SettingInvalid for a path that is not there.
     """
 
+    kind = "records"
+    fps_max = 0.0
+    problem = ""
+
     def __init__(
         self,
         path: str,
@@ -407,7 +420,7 @@ class RecordSource:
         self.refused = 0
         self._path = path
         self._rate = rate
-        self._lane = lane
+        self.lane = lane
         self._clock = clock
         self._sleep = sleep
 
@@ -430,7 +443,7 @@ class RecordSource:
                     wait_ns = due_ns - self._clock.monotonic_ns()
                     if wait_ns > 0:
                         await self._sleep(wait_ns / 1e9)
-                yield Records(encode_scans(body), len(body), self._lane)
+                yield Records(encode_scans(body), len(body), self.lane)
                 sent += len(body)
 
     async def _records(self) -> AsyncIterator[list[bytes]]:
@@ -445,7 +458,7 @@ class RecordSource:
                 try:
                     if len(line) > LINE_MAX:
                         raise LineInvalid(f"longer than {LINE_MAX} bytes")
-                    records.append(line_to_record(line, self._lane))
+                    records.append(line_to_record(line, self.lane))
                 except LineInvalid as error:
                     self.refused += 1
                     _log.warning("line_refused", seq=number, problem=str(error))

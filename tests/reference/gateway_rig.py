@@ -40,6 +40,7 @@ class Feed:
     """A source that a test fills by hand."""
 
     def __init__(self, items: list[Picture | Records] = [], *, is_live: bool = True) -> None:  # noqa: B006
+        self.kind, self.lane, self.problem, self.fps_max = "feed", 1, "", 0.0
         self.is_live = is_live
         self.skipped = 0
         self.taken = 0

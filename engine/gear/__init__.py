@@ -1,0 +1,8 @@
+"""Gear: adapters for what stands at a lane, each a source of engine.capture.
+
+    cameras   HTTP snapshot and MJPEG cameras (we ask them)
+    readers   handheld readers that send lines over TCP (they come to us)
+
+What comes from the network of a post is hostile until it is proven otherwise: sizes, counts and
+times have limits, and a fault of one piece of gear is told and costs its own lane only.
+"""
