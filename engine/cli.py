@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -456,37 +457,58 @@ def _add_verify(commands: Any) -> None:
         commands,
         "verify",
         run_verify,
-        "check the store of a stopped engine",
-        "Reads a whole store and checks checksums, hash chains, sequence numbers, and whether\n"
-        "the keys open it. Changes nothing and shows no persons. The engine must be stopped\n"
-        "(or check a copy). Exit status 1 with a line PROBLEM for each fault.",
+        "check a whole store",
+        "Reads a whole store and checks checksums, hash chains, sequence numbers, runs against\n"
+        "rows and details, and whether the keys open it. Changes nothing and shows no persons.\n"
+        "Works beside a running engine and on a copy. Exit status 1 with a line PROBLEM for\n"
+        "each fault; docs/operations.md says what each means.",
         "example:\n  chot verify var/chot",
     )
     parser.add_argument("data", type=Path, metavar="DIR", help="data folder of the engine")
     parser.add_argument(
         "--without-keys", action="store_true", help="do not open anything: checksums and chains"
     )
+    parser.add_argument(
+        "--noted", type=_noted, metavar="LSN:HEAD", help="head of the scan log noted earlier"
+    )
+    parser.add_argument(
+        "--noted-control", type=_noted, metavar="LSN:HEAD", help="the same of the control log"
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def _noted(word: str) -> tuple[int, str]:
+    found = re.fullmatch(r"([0-9]{1,20}):([0-9a-f]{16,64})", word)
+    if found is None:
+        raise argparse.ArgumentTypeError("takes a number and a head, as in 6:7a4158c3525ada81")
+    return int(found[1]), found[2]
 
 
 def run_verify(options: argparse.Namespace) -> int:
     """0 for a sound store, 1 for one with problems; shows no persons."""
-    from engine.keys import FileKeyRing
-    from engine.verify import JOURNAL_DIR, verify_store
+    from engine.verify import JOURNAL_DIR, report_to_json, verify_apart
 
     if not (options.data / JOURNAL_DIR).is_dir():
         raise UseError(f"{options.data} holds no store (no folder {JOURNAL_DIR})")
-    ring = None if options.without_keys else FileKeyRing(options.data / "keys")
-    report = verify_store(options.data, ring)
-    opened = f", {report.rows_opened} opened with the keys" if ring else ""
-    print(f"scan log     {report.groups} groups, {report.rows} rows{opened}")
-    print(f"             {report.groups_expired} forgotten, head {report.chain_head.hex()[:16]}")
-    print(f"control log  {report.control_records} records, head {report.control_head.hex()[:16]}")
+    heads = {"scan": options.noted, "control": options.noted_control}
+    noted = {log: head for log, head in heads.items() if head is not None}
+    report = verify_apart(options.data, with_keys=not options.without_keys, noted=noted)
+    status = 0 if report.is_sound else EXIT_FAILED
+    if options.json:
+        print_json(report_to_json(report))
+        return status
+    opened = "" if options.without_keys else f", {report.rows_opened} opened with the keys"
+    beside = ", beside a running engine" if report.is_live else ""
+    scan, control = report.chain_head.hex()[:16], report.control_head.hex()[:16]
+    print(f"scan log     {report.groups} groups, {report.rows} rows{opened}{beside}")
+    print(f"             {report.groups_expired} forgotten, head {report.last_lsn}:{scan}")
+    print(f"control log  {report.control_records} records, head {report.control_last}:{control}")
     for (gateway, epoch, cls), last in sorted(report.watermarks.items()):
         print(f"watermark    gateway {gateway} epoch {epoch:016x} class {cls}: {last}")
-    for problem in report.problems:
-        print(f"PROBLEM      {problem}")
-    print("sound" if report.is_sound else f"not sound, problems: {len(report.problems)}")
-    return 0 if report.is_sound else EXIT_FAILED
+    for fault in report.faults:
+        print(f"PROBLEM      {fault.code}  {fault.text}")
+    print("sound" if report.is_sound else f"not sound, problems: {len(report.faults)}")
+    return status
 
 
 # ---- settings and version ---------------------------------------------------------------------

@@ -40,6 +40,7 @@ LIB_VERSION = 0  # the 0.9 engine of py-lmdb 3; its files and those of 1.0 canno
 META_KEY = bytes(8)  # LSN 0: no record has it
 MIN_RESERVE_BYTES = 1 << 20
 MIN_SPARE_BYTES = 256 << 10  # free pages inside the file, below which they do not count as room
+SCAN_BYTES = 4 << 20  # of a running engine's store, in one read transaction
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 LMDB_MAGIC = (0xBEEFC0DE).to_bytes(4, "little")
 
@@ -62,6 +63,8 @@ class Store:
     limit_bytes: how large the data may grow; the map is a little larger, so that forgetting
         (which must rewrite) still has room when appending has none.
     floor_bytes: free space of the file system that appending leaves alone.
+    is_offline: for checking; nothing is changed. A store that nobody holds is held meanwhile; one
+        that an engine holds is read beside it, in short transactions (`is_shared`).
     Raises StoreLocked, StoreVersion, JournalCorrupt, StorageFull, StorageUnavailable.
 
     Writes come from one thread. Reads may come from any, and hold their transaction only for a
@@ -80,6 +83,7 @@ class Store:
     ) -> None:
         self.path = Path(path)
         self.is_proven = False
+        self.is_shared = False
         self._kind = kind
         self._limit_bytes = limit_bytes
         self._floor_bytes = floor_bytes
@@ -121,13 +125,36 @@ class Store:
     def scan(self, first: int) -> Iterator[tuple[int, memoryview]]:
         """Every record from `first` on, as views valid until the next step.
 
-        One read transaction for the whole scan: only for opening and for offline work.
+        For opening and for checking. Beside a running engine a new transaction begins every
+        SCAN_BYTES, and what the engine appends meanwhile may come or not. Raises JournalCorrupt,
+        also at the end when LMDB knows of more records than its tree led to.
         """
-        with self._guard, _as_storage_error("read"), self._begin(buffers=True) as txn:
-            cursor = txn.cursor()
-            if cursor.set_range(lsn_to_key(max(first, 1))):
-                for key, value in cursor:
-                    yield key_to_lsn(bytes(key)), value
+        last, is_done = max(first, 1) - 1, False
+        while not is_done:
+            size, is_done = 0, True
+            with self._guard, _as_storage_error("read"), self._begin(buffers=True) as txn:
+                cursor = txn.cursor()
+                for key, value in cursor if cursor.set_range(lsn_to_key(last + 1)) else ():
+                    if self.is_shared and size >= SCAN_BYTES:
+                        is_done = False
+                        break
+                    last = key_to_lsn(bytes(key))
+                    size += len(value)
+                    yield last, value
+                count = txn.stat(self._env.open_db(txn=txn))["entries"]
+        if count > last + 1:  # the meta record is one
+            raise JournalCorrupt(f"{self.path} holds {count - 1} records; {last} can be reached")
+
+    def last_lsn(self) -> int:
+        """LSN of the last record, 0 without one, as LMDB counts them: there are no gaps."""
+        with self._guard, _as_storage_error("read"), self._begin() as txn:
+            entries: int = txn.stat(self._env.open_db(txn=txn))["entries"]
+            return max(0, entries - 1)
+
+    def used_bytes(self) -> int:
+        """Bytes of the pages that hold something; the file may be larger."""
+        with self._guard, _as_storage_error("read"), self._begin() as txn:
+            return self._used_pages(txn) * PAGE_SIZE
 
     def write(self, records: Sequence[tuple[int, bytes]], *, is_append: bool = True) -> None:
         """Commit the records in one transaction; durable when this returns.
@@ -140,6 +167,8 @@ class Store:
         need_bytes = sum(_pages(len(value)) for _, value in records) * PAGE_SIZE
         self.is_proven = False
         try:
+            if not is_append:
+                self._env.reader_check()  # a checker killed beside us would keep freed pages pinned
             with self._env.begin(write=True) as txn:
                 if is_append:
                     self._check_room(txn, need_bytes)
@@ -215,6 +244,9 @@ class Store:
         except OSError as error:
             os.close(self._lock_fd)
             self._lock_fd = -1
+            if self._is_offline:
+                self.is_shared = True
+                return
             raise StoreLocked(
                 f"{self.path} is open in another process", hint="stop the engine that holds it"
             ) from error
@@ -223,7 +255,10 @@ class Store:
         data = self.path / "data.mdb"
         if self._is_offline and not data.exists():
             raise StorageUnavailable(f"{self.path} holds no store")
-        options: dict[str, Any] = {"readonly": True, "lock": False} if self._is_offline else {}
+        options: dict[str, Any] = {}
+        if self._is_offline:
+            # Beside a writer, LMDB's own lock file says which pages are still being read.
+            options = {"readonly": True, "lock": self.is_shared}
         reserve_bytes = max(MIN_RESERVE_BYTES, self._limit_bytes // 64)
         map_size = -(-(self._limit_bytes + reserve_bytes) // PAGE_SIZE) * PAGE_SIZE
         try:
@@ -242,6 +277,8 @@ class Store:
                 ) from error
             raise JournalCorrupt(f"{data} is damaged, or no store at all") from error
         except lmdb.Error as error:
+            if self.is_shared and "already open" in str(error):
+                raise StoreLocked(f"{self.path} is open in this process") from error
             raise self._classify(error, PAGE_SIZE * 8) from error
         self._check_length(data)
         if not self._is_offline:
@@ -306,8 +343,7 @@ class Store:
         Pages that forgetting has freed inside the file are room too, when they are many: LMDB
         grows the file when the free ones lie scattered, and half of the floor is kept even then.
         """
-        stat = txn.stat(self._env.open_db(txn=txn))
-        used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        used = self._used_pages(txn)
         if used * PAGE_SIZE + need_bytes > self._limit_bytes:
             raise StorageFull(
                 f"{self.path} has reached its limit of {self._limit_bytes} bytes",
@@ -325,6 +361,11 @@ class Store:
                 f"{self.path}: less than {floor_bytes} bytes are free on its file system",
                 hint="make room there; what was acknowledged is safe",
             )
+
+    def _used_pages(self, txn: Any) -> int:
+        stat = txn.stat(self._env.open_db(txn=txn))
+        used: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return used
 
     def _classify(self, error: Exception, need_bytes: int) -> EngineError:
         """Which of our errors a failed LMDB call is.

@@ -1,104 +1,247 @@
-"""Offline checks of a store: checksums, chains, runs against content, and whether the keys open it.
+"""Checks of a whole store: checksums, chains, runs against rows and details, keys against both.
 
-Works on a stopped engine's store or on a copy of it, changes nothing, and never shows persons: a
-report holds counts, sequence numbers, days and faults.
+Works on a stopped engine's store, on a copy, and beside a running engine; changes nothing, and
+never shows persons: a report holds counts, sequence numbers, days and faults. What a fault means
+and what to do is in docs/operations.md.
 """
 
 from __future__ import annotations
 
 import bisect
 import contextlib
+import faulthandler
+import multiprocessing
 import os
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
 
 from engine import control_lmdb, group, journal_lmdb
-from engine.errors import JournalCorrupt, KeyMissing
+from engine.clock import day_to_date, day_to_ms
+from engine.errors import EngineError, JournalCorrupt, KeyDestroyed, KeyMissing, SealBroken
 from engine.journal import Mark
-from engine.keys import KeyRing
+from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, KeyRing
+from engine.registry import Registry
 from engine.store_lmdb import Store
 
 JOURNAL_DIR = "journal"
 CONTROL_DIR = "control"
 PROBLEM_LIMIT = 1000  # a store damaged throughout still gives a report one can read
 
+RECORD_MIN_BYTES: Final = 16
+
+# Code of a fault -> what it means. docs/operations.md says what to do; a test compares.
+FAULTS: Final = {
+    "store.damaged": "the file cannot be read as a store, or not all of it",
+    "group.missing": "numbers of groups are left out",
+    "group.damaged": "layout, checksum or content hash of a group is wrong",
+    "group.misplaced": "a group stands under another's number",
+    "group.sealed": "the day's key does not open the rows of a group",
+    "chain.broken": "a group or record does not follow the one before it",
+    "chain.noted": "the log is not the one whose head was noted, or it was cut since",
+    "key.missing": "a day has rows and no key",
+    "run.invalid": "a run is not a range of sequence numbers",
+    "run.twice": "a sequence number was stored twice",
+    "run.incomplete": "a run in several groups lacks a part",
+    "run.gap": "sequence numbers of class 0 below the watermark are in no run",
+    "rows.count": "runs and rows of a group do not agree in number",
+    "rows.twice": "two rows of one message have the same place in it",
+    "rows.day": "a row stands in the group of another day",
+    "details.damaged": "sealed names of a group do not open, or do not belong to its rows",
+    "record.missing": "numbers of control records are left out",
+    "record.damaged": "a control record cannot be read",
+}
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that is wrong. code: of FAULTS. log: "scan" or "control". lsn: 0 where none."""
+
+    code: str
+    log: str
+    lsn: int
+    text: str
+
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What was found. A store is sound when `problems` is empty.
+    """What was found. A store is sound when `faults` is empty.
 
-    rows: rows stored, expired ones included; rows_opened: those a key ring opened.
-    watermarks: (gateway, epoch, class) to last sequence number. days: civil day to rows.
-    chain_head, control_head: 32 bytes each, to compare with what was noted elsewhere.
+    rows: rows stored, expired ones included; rows_opened: those a key ring opened; details_opened:
+    groups whose sealed details opened and belong to their rows. watermarks: (gateway, epoch, class)
+    to last sequence number. days: civil day to rows. chain_head, control_head: 32 bytes each, to
+    compare with what was noted elsewhere. is_live: read beside a running engine.
     """
 
     groups: int = 0
     groups_expired: int = 0
     rows: int = 0
     rows_opened: int = 0
+    details_opened: int = 0
     runs: int = 0
     last_lsn: int = 0
     chain_head: bytes = b""
     control_records: int = 0
+    control_last: int = 0
     control_head: bytes = b""
+    is_live: bool = False
     watermarks: dict[Mark, int] = field(default_factory=dict)
     days: Counter[int] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
 
     @property
     def is_sound(self) -> bool:
-        return not self.problems
+        return not self.faults
 
-    def add(self, problem: str) -> None:
-        if len(self.problems) < PROBLEM_LIMIT:
-            self.problems.append(problem)
+    @property
+    def problems(self) -> list[str]:
+        return [fault.text for fault in self.faults]
+
+    def add(self, code: str, text: str, lsn: int = 0, log: str = "scan") -> None:
+        if len(self.faults) < PROBLEM_LIMIT:
+            self.faults.append(Fault(code, log, lsn, text))
 
 
-def verify_store(path: str | os.PathLike[str], ring: KeyRing | None = None) -> VerifyReport:
+Noted = Mapping[str, tuple[int, str]]  # log -> (lsn, first hex digits of its link then)
+
+
+def verify_store(
+    path: str | os.PathLike[str],
+    ring: KeyRing | None = None,
+    desk: DeskKeys | None = None,
+    noted: Noted | None = None,
+) -> VerifyReport:
     """Check the store under `path` (with `journal/` and `control/`, or one of them).
 
-    With a key ring every group that is not forgotten must open. The store is locked meanwhile.
-    Raises StoreLocked while an engine runs on it, StoreVersion, StorageUnavailable when there is
-    no store. Damage is in the report, never an exception.
+    With a key ring every group that is not forgotten must open, with the desk's keys its details
+    too. A store that no engine holds is locked meanwhile. Raises StoreLocked when this process has
+    it open, StoreVersion, StorageUnavailable when there is no store. Damage is in the report, never
+    an exception.
     """
     root = Path(path)
     report = VerifyReport()
-    _verify_journal(root / JOURNAL_DIR, ring, report)
+    noted = noted or {}
+    with _opened(root / JOURNAL_DIR, journal_lmdb.KIND, report, "scan") as store:
+        if store is not None:
+            report.is_live = store.is_shared
+            start = group.genesis(store.meta.store_id)
+            check = _JournalCheck(report, ring, desk, start, noted.get("scan"))
+            for lsn, value in _values(store, report, "scan"):
+                check.take(lsn, value)
+            check.finish()
     if (root / CONTROL_DIR).exists():
-        _verify_control(root / CONTROL_DIR, report)
+        with _opened(root / CONTROL_DIR, control_lmdb.KIND, report, "control") as store:
+            if store is not None:
+                _verify_control(store, report, noted.get("control"))
     return report
 
 
-def _verify_journal(path: Path, ring: KeyRing | None, report: VerifyReport) -> None:
-    with _opened(path, journal_lmdb.KIND, report) as store:
-        if store is None:
-            return
-        check = _JournalCheck(report, ring, group.genesis(store.meta.store_id))
-        for lsn, value in _values(store, report):
-            check.take(lsn, value)
-        check.finish()
-        report.chain_head = check.chain
-        report.watermarks = check.watermarks
+def verify_apart(path: Path, *, with_keys: bool = True, noted: Noted | None = None) -> VerifyReport:
+    """`verify_store` in a process of its own, with the keys beside the store.
+
+    A bit flipped in LMDB's own pages may kill whoever reads them; then the report says at which
+    group. Raises KeyMissing too.
+    """
+    context = multiprocessing.get_context("fork")
+    at = context.Value("Q", 0)
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_watch, initargs=(at,)) as pool:
+        try:
+            return pool.submit(_verify_with_keys, path, with_keys, dict(noted or {})).result()
+        except BrokenProcessPool:
+            report = VerifyReport()
+            lsn = int(at.value)
+            report.add("store.damaged", f"reading behind group {lsn} ended the reader", lsn)
+            return report
 
 
-def _verify_control(path: Path, report: VerifyReport) -> None:
-    with _opened(path, control_lmdb.KIND, report) as store:
-        if store is None:
-            return
-        chain, last = control_lmdb.genesis(store.meta.store_id), 0
-        for lsn, value in _values(store, report):
-            report.control_records += 1
-            try:
-                record = control_lmdb.bytes_to_record(lsn, bytes(value))
-                control_lmdb.check_record(record, last, chain)
-            except JournalCorrupt as error:
-                report.add(str(error))
-            else:
-                chain = record.chain
-            last = lsn
-        report.control_head = chain
+_at: Any = None
+
+
+def _watch(at: Any) -> None:
+    global _at
+    _at = at
+    faulthandler.disable()  # what kills this process is told by the report
+
+
+def _verify_with_keys(path: Path, with_keys: bool, noted: Noted) -> VerifyReport:
+    if not with_keys:
+        return verify_store(path, None, None, noted)
+    ring, desk = FileKeyRing(path / "keys"), None
+    with contextlib.suppress(KeyMissing):  # the private halves may be another user's
+        desk = DeskKeys(path / "keys" / DESK_DIR)
+    return verify_store(path, ring, desk, noted)
+
+
+def report_to_json(report: VerifyReport) -> dict[str, Any]:
+    """The report for programs; docs/operations.md names the fields."""
+    return {
+        "is_sound": report.is_sound,
+        "is_live": report.is_live,
+        "groups": report.groups,
+        "groups_expired": report.groups_expired,
+        "rows": report.rows,
+        "rows_opened": report.rows_opened,
+        "details_opened": report.details_opened,
+        "runs": report.runs,
+        "head": f"{report.last_lsn}:{report.chain_head.hex()}",
+        "control_records": report.control_records,
+        "control_head": f"{report.control_last}:{report.control_head.hex()}",
+        "watermarks": [
+            {"gateway": gateway, "epoch": f"{epoch:016x}", "class": cls, "last": last}
+            for (gateway, epoch, cls), last in sorted(report.watermarks.items())
+        ],
+        "days": {day_to_date(day): rows for day, rows in sorted(report.days.items())},
+        "faults": [msgspec.to_builtins(fault) for fault in report.faults],
+    }
+
+
+def _verify_control(store: Store, report: VerifyReport, noted: tuple[int, str] | None) -> None:
+    chain, last = control_lmdb.genesis(store.meta.store_id), 0
+    registry = Registry()
+    for lsn, value in _values(store, report, "control"):
+        report.control_records += 1
+        if lsn != last + 1:
+            report.add("record.missing", _missing("control record", last + 1, lsn - 1), lsn,
+                       "control")  # fmt: skip
+        last = lsn
+        try:
+            record = control_lmdb.bytes_to_record(lsn, bytes(value))
+        except JournalCorrupt as error:
+            report.add("record.damaged", str(error), lsn, "control")
+            continue
+        try:
+            control_lmdb.check_record(record, lsn - 1, chain)
+        except JournalCorrupt as error:
+            report.add("chain.broken", str(error), lsn, "control")
+        try:
+            registry.apply(record)
+        except EngineError as error:
+            report.add("record.damaged", f"control record {lsn}: {error}", lsn, "control")
+        chain = record.chain
+        _check_noted(report, noted, lsn, chain, "control")
+    _check_cut(report, noted, last, "control")
+    report.control_last, report.control_head = last, chain
+
+
+def _check_noted(
+    report: VerifyReport, noted: tuple[int, str] | None, lsn: int, link: bytes, log: str
+) -> None:
+    if noted is not None and noted[0] == lsn and not link.hex().startswith(noted[1]):
+        report.add("chain.noted", f"the {log} log was rewritten at or before {lsn}", lsn, log)
+
+
+def _check_cut(report: VerifyReport, noted: tuple[int, str] | None, last: int, log: str) -> None:
+    if noted is not None and last < noted[0]:
+        text = f"the {log} log ends at {last}; {noted[0]} was noted: its tail is gone"
+        report.add("chain.noted", text, last, log)
 
 
 class Ranges:
@@ -107,6 +250,10 @@ class Ranges:
     def __init__(self) -> None:
         self._first: list[int] = []
         self._last: list[int] = []
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """(first, last) of each range, ascending."""
+        return zip(self._first, self._last, strict=True)
 
     def add(self, first: int, last: int) -> bool:
         """False, and no change, when some of first..last is in the set."""
@@ -134,35 +281,59 @@ class Ranges:
         at = bisect.bisect_right(self._first, first)
         return at > 0 and self._last[at - 1] >= last
 
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """(first, last) of what is missing from 1 up to the last number."""
+        expected = 1
+        for first, last in self:
+            if first > expected:
+                yield expected, first - 1
+            expected = last + 1
+
 
 class _JournalCheck:
     """Walks the groups once, in the order of their LSNs."""
 
-    def __init__(self, report: VerifyReport, ring: KeyRing | None, chain: bytes) -> None:
-        self.chain = chain
-        self.watermarks: dict[Mark, int] = {}
+    def __init__(
+        self,
+        report: VerifyReport,
+        ring: KeyRing | None,
+        desk: DeskKeys | None,
+        chain: bytes,
+        noted: tuple[int, str] | None,
+    ) -> None:
         self._report = report
         self._ring = ring
+        self._desk = desk
+        self._chain = chain
+        self._noted = noted
         self._stored: dict[Mark, Ranges] = {}
         self._pieces: dict[tuple[Mark, int, int], set[int]] = {}
-        self._lost_days: set[int] = set()
+        self._lost_days: set[int] = set()  # without a key for rows
+        self._nameless_days: set[int] = set()  # without a key for details
+        self._has_holes = False  # groups that are not there may have held anything
 
     def take(self, lsn: int, value: memoryview) -> None:
         report = self._report
         report.groups += 1
         if lsn != report.last_lsn + 1:
-            report.add(f"group {report.last_lsn + 1} is missing")
+            self._has_holes = True
+            report.add("group.missing", _missing("group", report.last_lsn + 1, lsn - 1), lsn)
         report.last_lsn = lsn
+        if _at is not None:
+            _at.value = lsn
         try:
             raw = group.bytes_to_raw(value)
         except JournalCorrupt as error:
-            report.add(f"at {lsn}: {error}")
+            self._has_holes = True
+            report.add("group.damaged", f"at {lsn}: {error}", lsn)
             return
         if raw.lsn != lsn:
-            report.add(f"group {lsn} calls itself {raw.lsn}")
-        if raw.chain != self.chain:
-            report.add(f"group {lsn} does not follow the group before it")
-        self.chain = raw.link
+            report.add("group.misplaced", f"group {lsn} calls itself {raw.lsn}", lsn)
+        if raw.chain != self._chain:
+            text = f"group {lsn} does not follow the group before it"
+            report.add("chain.broken", text, lsn)
+        self._chain = raw.link
+        _check_noted(report, self._noted, lsn, raw.link, "scan")
         report.groups_expired += raw.is_expired
         report.rows += raw.row_count
         if raw.row_count:
@@ -171,14 +342,15 @@ class _JournalCheck:
         self._open(raw)
 
     def _take_runs(self, raw: group.RawGroup) -> None:
+        report = self._report
         rows_of_runs = 0
         for gateway, cls, piece, rows, epoch, first, last in raw.iter_runs():
-            self._report.runs += 1
+            report.runs += 1
             rows_of_runs += rows
             mark = (gateway, epoch, cls)
             name = f"group {raw.lsn}: run {first}..{last} of gateway {gateway}, class {cls}"
             if not 0 < first <= last:
-                self._report.add(f"{name} is not a range")
+                report.add("run.invalid", f"{name} is not a range", raw.lsn)
                 continue
             if not piece:
                 is_new = self._stored.setdefault(mark, Ranges()).add(first, last)
@@ -189,49 +361,142 @@ class _JournalCheck:
                 is_new = piece not in pieces or piece == group.LAST_PIECE
                 pieces.add(piece)
             if not is_new:
-                self._report.add(f"{name} was stored before")
-            self.watermarks[mark] = max(self.watermarks.get(mark, 0), last)
+                report.add("run.twice", f"{name} was stored before", raw.lsn)
+            report.watermarks[mark] = max(report.watermarks.get(mark, 0), last)
         if rows_of_runs != raw.row_count:
-            self._report.add(
-                f"group {raw.lsn}: its runs brought {rows_of_runs} rows, it holds {raw.row_count}"
-            )
+            text = f"its runs brought {rows_of_runs} rows, it holds {raw.row_count}"
+            report.add("rows.count", f"group {raw.lsn}: {text}", raw.lsn)
 
     def finish(self) -> None:
-        """Every run in pieces must have all of them, from the first on."""
+        """What can be said only when all was seen: split runs and numbers that are in no run."""
+        report = self._report
         for (mark, first, last), pieces in self._pieces.items():
+            name = f"run {first}..{last} of gateway {mark[0]}"
             stored = self._stored.get(mark, Ranges())
             if max(pieces) != len(pieces) or not stored.covers(first, last):
-                self._report.add(f"run {first}..{last} of gateway {mark[0]} is not complete")
+                report.add("run.incomplete", f"{name} is not complete")
+        for mark, stored in self._stored.items():
+            # Class 0 leaves nothing out, what a gateway lost is a run too. Where groups are missing
+            # it has been said already.
+            for first, last in stored.gaps() if mark[2] == 0 and not self._has_holes else ():
+                text = f"{first}..{last} of gateway {mark[0]} epoch {mark[1]:016x} are in no run"
+                report.add("run.gap", text)
+        _check_cut(report, self._noted, report.last_lsn, "scan")
+        report.chain_head = self._chain
+
+    # ---- what the keys open ----
 
     def _open(self, raw: group.RawGroup) -> None:
         if self._ring is None or raw.is_expired or raw.day in self._lost_days:
             return
+        report = self._report
         try:
             opened = group.open_group(raw, self._ring)
         except JournalCorrupt as error:
-            self._report.add(str(error))
+            report.add("group.sealed", str(error), raw.lsn)
         except KeyMissing as error:
             self._lost_days.add(raw.day)
-            self._report.add(f"day {raw.day} cannot be opened: {error}")
+            text = f"day {raw.day} ({day_to_date(raw.day)}) cannot be opened: {error}"
+            report.add("key.missing", text, raw.lsn)
         else:
-            self._report.rows_opened += len(opened.rows)
+            report.rows_opened += len(opened.rows)
+            if len(opened.rows):
+                self._check_rows(opened)
+                self._check_details(raw, opened)
+
+    def _check_rows(self, opened: group.Group) -> None:
+        lsn, rows, runs = opened.lsn, opened.rows, opened.runs
+        begin_ms = day_to_ms(opened.day)
+        times = rows["time_ms"]
+        strange = int(((times < begin_ms) | (times >= day_to_ms(opened.day + 1))).sum())
+        if strange:
+            text = f"group {lsn}: {strange} rows are not of {day_to_date(opened.day)}"
+            self._report.add("rows.day", text, lsn)
+        if int(runs["rows"].sum()) != len(rows):
+            return  # said already
+        # A row's place n is unique within its sequence number, and a run of k numbers may hold it k
+        # times at most.
+        of_run = np.repeat(np.arange(len(runs)), runs["rows"])
+        places, counts = np.unique((of_run << 16) | rows["n"], return_counts=True)
+        spans = np.maximum(runs["last"], runs["first"]) - runs["first"] + np.uint64(1)
+        for at in np.unique(places[counts.astype(np.uint64) > spans[places >> 16]] >> 16):
+            run = runs[at]
+            text = f"group {lsn}: run {run['first']}..{run['last']} of gateway {run['gateway']}"
+            self._report.add("rows.twice", f"{text} has two rows in one place", lsn)
+
+    def _check_details(self, raw: group.RawGroup, opened: group.Group) -> None:
+        if self._desk is None or self._ring is None or not opened.details_sealed:
+            return
+        if raw.day in self._nameless_days:
+            return
+        lsn = raw.lsn
+        try:
+            sealed = group.raw_to_details(raw, self._ring)
+            plain = self._desk.open_details(raw.day, sealed.sealed, sealed.aad)
+            group.split_details(plain, raw.row_count)
+        except KeyDestroyed:
+            if raw.day not in self._ring.days():
+                return  # forgotten while we looked
+            self._nameless_days.add(raw.day)
+            text = f"the details of day {raw.day} ({day_to_date(raw.day)}) have no key"
+            self._report.add("key.missing", text, lsn)
+        except (SealBroken, KeyMissing, ValueError) as error:
+            text = str(error) if isinstance(error, ValueError) else "they do not open"
+            self._report.add("details.damaged", f"group {lsn}: details: {text}", lsn)
+        else:
+            self._report.details_opened += 1
+
+
+def _missing(what: str, first: int, last: int) -> str:
+    if first == last:
+        return f"{what} {first} is missing"
+    return f"{what}s {first} to {last} are missing"
+
+
+# ---- opening, and reading past what cannot be read ----------------------------------------------
 
 
 @contextlib.contextmanager
-def _opened(path: Path, kind: str, report: VerifyReport) -> Iterator[Store | None]:
-    """The store for reading, or None when it is too damaged to be read."""
-    try:
-        store = Store(path, kind=kind, is_offline=True)
-    except JournalCorrupt as error:
-        report.add(str(error))
-        yield None
-        return
-    with store:
+def _opened(path: Path, kind: str, report: VerifyReport, log: str) -> Iterator[Store | None]:
+    """The store for reading, or None when it is too damaged to be read.
+
+    Of a file that was cut short, what is left is read in a copy that is made whole with zeros.
+    """
+    with contextlib.ExitStack() as exits:
+        store: Store | None = None
+        try:
+            store = exits.enter_context(Store(path, kind=kind, is_offline=True))
+        except JournalCorrupt as error:
+            report.add("store.damaged", str(error), 0, log)
+            with contextlib.suppress(EngineError, OSError):
+                copy = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="chot-verify-")))
+                shutil.copyfile(path / "data.mdb", copy / "data.mdb")
+                store = exits.enter_context(Store(copy, kind=kind))
         yield store
 
 
-def _values(store: Store, report: VerifyReport) -> Iterator[tuple[int, memoryview]]:
-    try:
-        yield from store.scan(1)
-    except JournalCorrupt as error:
-        report.add(f"{store.path}: {error}")
+def _values(store: Store, report: VerifyReport, log: str) -> Iterator[tuple[int, memoryview]]:
+    """Every record that can be read, up to the one that is last now."""
+    # What LMDB counts may be damaged too; no group or record is smaller than this.
+    last = min(store.last_lsn(), (store.path / "data.mdb").stat().st_size // RECORD_MIN_BYTES)
+    next_lsn, is_told = 1, False
+    start = 1
+    while True:
+        try:
+            for lsn, value in store.scan(start):
+                if store.is_shared and lsn > last:
+                    return
+                yield lsn, value
+                next_lsn = start = lsn + 1
+        except JournalCorrupt as error:
+            if not is_told:
+                report.add("store.damaged", f"{store.path}: {error}", next_lsn, log)
+                is_told = True
+            start += 1  # step over what cannot be read, one number at a time
+            if start <= last:
+                continue
+        if next_lsn <= last:
+            what = "group" if log == "scan" else "control record"
+            code = "group.missing" if log == "scan" else "record.missing"
+            report.add(code, _missing(what, next_lsn, last), next_lsn, log)
+        return

@@ -740,7 +740,7 @@ def test_a_second_engine_and_a_port_that_is_taken(tmp_path: Path) -> None:
         status, line = refused_start(*other, *taken, lines=2)
         assert status != 0
         assert api_port in line
-        assert run_chot("verify", str(made.engine.data)).returncode == 1  # it is in use
+        assert run_chot("verify", str(made.engine.data)).returncode == 0  # beside the engine
         assert made.engine.stop() == 0
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import engine
 from bench.__main__ import CASES
-from engine import errors, registry, settings, telemetry
+from engine import errors, registry, settings, telemetry, verify
 from engine.cli import build_parser
 from engine.rows import REASONS, Kind
 from engine.wire import FrameType
@@ -133,6 +133,12 @@ def test_every_error_code_is_described() -> None:
         assert row["HTTP"] == str(cls.status), name
         assert row["wire"] == (str(cls.wire) if cls.wire else "–"), name
         assert row["when"] and row["what to do"], name
+
+
+def test_every_fault_of_verify_is_described() -> None:
+    rows = table("docs/operations.md", "fault", "what it means", "what to do")
+    assert [word(row["fault"]) for row in rows] == list(verify.FAULTS)
+    assert all(row["what it means"] and row["what to do"] for row in rows)
 
 
 def test_every_reason_is_described() -> None:

@@ -240,6 +240,19 @@ def test_a_file_cut_short_is_damage_and_no_crash(path, ring):
         assert (done.returncode, done.stdout) == (0, "corrupt\n"), done.stderr
 
 
+def test_groups_that_the_tree_does_not_lead_to_are_missed(path, ring):
+    """A bit in a page of LMDB's own can hide the end of the log: it must not be written over."""
+    fill(path, ring)
+    data = bytearray((path / "data.mdb").read_bytes())
+    for meta in (0, 4096):
+        entries = meta + 120  # MDB_meta.mm_dbs[1].md_entries
+        assert int.from_bytes(data[entries : entries + 8], "little") in (3, 4)
+        data[entries] += 1
+    (path / "data.mdb").write_bytes(data)
+    with pytest.raises(JournalCorrupt, match="can be reached"):
+        open_journal(path, ring)
+
+
 def test_the_limit_is_met_and_room_made_by_forgetting(path, ring):
     limit = 600_000
 
