@@ -26,13 +26,14 @@ from engine import admin, api
 from engine.clock import Clock, SystemClock
 from engine.control_lmdb import ControlLog
 from engine.decode_pool import DecodePool
-from engine.dedup import SeenWindow
+from engine.dedup import KEPT_MS, SeenWindow
 from engine.desk import Desk
 from engine.errors import EngineError, EngineUnreachable, SettingInvalid
 from engine.group import Group
 from engine.index import CoLocationIndex
 from engine.ingest import IngestServer
 from engine.journal_lmdb import LmdbJournal
+from engine.judge import Judge
 from engine.keys import DESK_DIR, FileKeyRing
 from engine.payloads import make_venue_code, venue_body
 from engine.pipeline import Pipeline
@@ -97,7 +98,7 @@ class Engine:
         self.registry = Registry()
         for record in self.control.read():
             self.registry.apply(record)
-        self.seen = SeenWindow(self.registry.rule("seen_window_s") * 1000)
+        self.seen = SeenWindow(self.registry.spans())
         self._rules = (self.registry.place_rules(), self.registry.visit_rules())
         self.index = CoLocationIndex(PlaceRules(self._rules[0]), self._rules[1])
         self.tallies = Tallies()
@@ -144,8 +145,9 @@ class Engine:
         self._exits.push_async_callback(self.journal.close)
 
     async def _open_doors(self) -> None:
+        judge = Judge(self.seen, self.metrics)
         pipeline = Pipeline(
-            self.settings, self.clock, self.registry, self.keyring, self.seen, self.metrics
+            self.settings, self.clock, self.registry, self.keyring, judge, self.metrics
         )
         self.ingest = IngestServer(
             self.settings, self.clock, self.registry, self.keyring, pipeline, self.pool,
@@ -189,7 +191,7 @@ class Engine:
         last = self.journal.last_lsn()
         if not last:
             return
-        newest_ms = self.clock.now_ms() - self.seen.window_ms
+        newest_ms = self.clock.now_ms() - KEPT_MS
         async for group in self.journal.read(0):
             self._derive(group)
             recent = group.rows[group.rows["time_ms"] >= newest_ms]
@@ -219,7 +221,7 @@ class Engine:
             self.failed.set()
 
     async def _registry_changed(self) -> None:
-        self.seen.window_ms = self.registry.rule("seen_window_s") * 1000
+        self.seen.set_spans(self.registry.spans())
         rules = (self.registry.place_rules(), self.registry.visit_rules())
         if rules != self._rules:
             self._rules = rules

@@ -21,7 +21,7 @@ from engine.cli_parser import (
 )
 
 # Those of engine.registry_csv, which takes long to import; a test compares.
-TABLES: Final = ("areas", "posts", "venues", "gateways", "rules", "grants")
+TABLES: Final = ("areas", "posts", "roads", "venues", "gateways", "rules", "grants")
 _DATA_HELP: Final = "data folder of the running engine (setting: data)"
 
 

@@ -20,7 +20,6 @@ import numpy as np
 
 from engine import payloads, people
 from engine.clock import Clock, ms_to_day
-from engine.dedup import SeenWindow
 from engine.errors import (
     ImageInvalid,
     ImageTooLarge,
@@ -31,11 +30,12 @@ from engine.errors import (
 )
 from engine.group import TALLY
 from engine.journal import Part, RecordBatch, Run
+from engine.judge import Candidate, Judge
 from engine.keys import KeyRing
-from engine.people import Details, Identity
+from engine.people import Identity
 from engine.records import decode_credential, decode_extras, decode_manual
 from engine.registry import Registry, Venue
-from engine.rows import NO_TEMPERATURE, REASONS, Direction, Flag, Kind, Source
+from engine.rows import REASONS, Direction, Flag, Kind, Source
 from engine.settings import Settings
 from engine.telemetry import Metrics
 from engine.wire import FORM_BIN, FORM_ID, Verdict
@@ -115,22 +115,6 @@ class Entry(NamedTuple):
         return body[self.aux_off : self.aux_off + self.aux_len]
 
 
-@dataclass(slots=True)
-class _Candidate:
-    """A record that names a person: everything that verdict and row need."""
-
-    n: int
-    kind: Kind
-    lane: int
-    time_ms: int
-    place: int
-    direction: int
-    source: Source
-    person: bytes
-    details: Details
-    flags: int = 0
-
-
 class _Refused(Exception):
     """Ends the stages of one record early; never leaves this module."""
 
@@ -148,14 +132,14 @@ class Pipeline:
         clock: Clock,
         registry: Registry,
         keyring: KeyRing,
-        seen: SeenWindow,
+        judge: Judge,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._registry = registry
         self._keyring = keyring
-        self._seen = seen
+        self._judge = judge
         self._metrics = metrics
         self._rows = RowBuffer()
         self._read = {
@@ -188,23 +172,23 @@ class Pipeline:
         error = WireMalformed("this record and those behind it cannot be read")
         faults = [Fault(fault, error)] if fault >= 0 else []
 
-        def read(i: int) -> _Candidate:
+        def read(i: int) -> Candidate:
             return self._read[Kind(records[i].kind)](origin, records[i], body)
 
-        return self._judge(origin, heads, read, faults)
+        return self._steps(origin, heads, read, faults)
 
     def take_codes(self, origin: Origin, lane: int, time_ms: int, codes: list[bytes]) -> Outcome:
         """Codes that came into view in a camera frame; each is a scan of that lane."""
         heads = [(n, lane, time_ms) for n in range(len(codes))]
 
-        def read(i: int) -> _Candidate:
+        def read(i: int) -> Candidate:
             return self._scan(origin, heads[i], codes[i], flags=0)
 
-        return _last(self._judge(origin, heads, read, []))
+        return _last(self._steps(origin, heads, read, []))
 
     def take_fault(self, origin: Origin, error: InputError) -> Outcome:
         """A message that is consumed although nothing of it can be read."""
-        return _last(self._judge(origin, [], _never, [Fault(0, error)]))
+        return _last(self._steps(origin, [], _never, [Fault(0, error)]))
 
     def take_lost(self, origin: Origin, count: int) -> Outcome:
         """Sequence numbers that the gateway lost: the hole is recorded with its size."""
@@ -213,7 +197,7 @@ class Pipeline:
 
     # ---- reading a record -------------------------------------------------------------------
 
-    def _read_scan(self, origin: Origin, entry: Entry, body: bytes) -> _Candidate:
+    def _read_scan(self, origin: Origin, entry: Entry, body: bytes) -> Candidate:
         _check_lane(origin, entry.lane)
         flags = Flag.LOCAL_VERDICT if entry.flags & LOCAL_VERDICT else 0
         head = (entry.n, entry.lane, entry.time_ms)
@@ -221,11 +205,11 @@ class Pipeline:
 
     def _scan(
         self, origin: Origin, head: tuple[int, int, int], payload: bytes, flags: int
-    ) -> _Candidate:
+    ) -> Candidate:
         parsed = self._parse_person(payload)
         return self._candidate(Kind.SCAN, head, _post(origin), Direction.NONE, parsed, flags)
 
-    def _read_checkin(self, origin: Origin, entry: Entry, body: bytes) -> _Candidate:
+    def _read_checkin(self, origin: Origin, entry: Entry, body: bytes) -> Candidate:
         if origin.post:
             # A lane's box that somebody opened must not be able to place people at a market.
             raise _Refused("unsupported_context")
@@ -242,7 +226,7 @@ class Pipeline:
             )
             if isinstance(identity, payloads.Refusal):
                 raise _Refused(identity.reason)
-            made = _Candidate(
+            made = Candidate(
                 entry.n, Kind.CHECKIN, extras.room, entry.time_ms, place, entry.direction,
                 people.identity_to_source(identity), self._key(identity),
                 people.identity_to_details(identity),
@@ -256,7 +240,7 @@ class Pipeline:
             )
         return made
 
-    def _read_manual(self, origin: Origin, entry: Entry, body: bytes) -> _Candidate:
+    def _read_manual(self, origin: Origin, entry: Entry, body: bytes) -> Candidate:
         _check_lane(origin, entry.lane)
         fields, officer, why = decode_manual(entry.who(body), entry.aux(body))
         parsed = people.fields_to_parsed(fields)
@@ -270,14 +254,14 @@ class Pipeline:
         made.details = msgspec.structs.replace(made.details, officer=officer[:64], why=why[:256])
         return made
 
-    def _nameless(self, origin: Origin, entry: Entry, parsed: payloads.Parsed) -> _Candidate:
+    def _nameless(self, origin: Origin, entry: Entry, parsed: payloads.Parsed) -> Candidate:
         """Somebody without papers, whom an officer wrote down (DE-5): nobody is missed.
 
         A name is no identity, so this entry is a person of its own until somebody merges it. The
         key comes from the delivery, which makes it the same when the entry is sent again.
         """
         canonical = f"{origin.gateway}/{origin.epoch}/{origin.seq}/{entry.n}"
-        return _Candidate(
+        return Candidate(
             entry.n, Kind.MANUAL, entry.lane, entry.time_ms, _post(origin), Direction.NONE,
             Source.PAPER, self._keyring.person_key("entry", "", canonical),
             people.parsed_to_details(parsed), Flag.REVIEW,
@@ -303,14 +287,14 @@ class Pipeline:
         direction: int,
         parsed: payloads.Parsed,
         flags: int,
-    ) -> _Candidate:
+    ) -> Candidate:
         identity = people.identify(parsed)
         if identity is None:
             raise _Refused("malformed_id")
         if parsed.verdict == "review":
             flags |= Flag.REVIEW
         n, lane, time_ms = head
-        return _Candidate(
+        return Candidate(
             n, kind, lane, time_ms, place, direction, people.parsed_to_source(parsed),
             self._key(identity), people.parsed_to_details(parsed), flags,
         )  # fmt: skip
@@ -340,16 +324,16 @@ class Pipeline:
 
     # ---- judging ----------------------------------------------------------------------------
 
-    def _judge(
+    def _steps(
         self,
         origin: Origin,
         heads: list[tuple[int, int, int]],
-        read: Callable[[int], _Candidate],
+        read: Callable[[int], Candidate],
         faults: list[Fault],
     ) -> Iterator[Outcome | None]:
         """heads: (n, lane, time_ms) of each record; read: the record at an index, or raises."""
         outcome = Outcome(faults=faults)
-        taken: list[_Candidate] = []
+        taken: list[Candidate] = []
         now_ms = self._clock.now_ms()
         tallies: Tallies = Counter(
             (origin.post, 0, _reason(fault.error), now_ms) for fault in faults
@@ -375,37 +359,18 @@ class Pipeline:
                 at_ms = now_ms if is_clock else time_ms
                 tallies[origin.post, lane, _reason(error), at_ms] += 1
                 outcome.faults.append(Fault(n, error))
-        outcome.verdicts += self._lights(taken)
+        outcome.verdicts += self._judge.judge(taken)
         if taken or tallies or not origin.cls:
             outcome.batch = self._batch(origin, taken, tallies)
         for verdict in outcome.verdicts:
             self._metrics.count("chot_verdicts", verdict.verdict)
         yield outcome
 
-    def _lights(self, taken: list[_Candidate]) -> list[Verdict]:
-        """Accepted or seen, for those who stand at a post; a venue's check-in has no light."""
-        at_post = [c for c in taken if c.kind != Kind.CHECKIN]
-        if not at_post:
-            return []
-        persons = b"".join([c.person for c in at_post])
-        places = np.array([c.place for c in at_post], "<u4").tobytes()
-        times = np.array([c.time_ms for c in at_post], "<i8").tobytes()
-        seen = self._seen.see(persons, places, times)
-        return [
-            Verdict(
-                verdict="seen" if is_seen else "accepted",
-                lane=candidate.lane,
-                n=candidate.n,
-                name=people.mask_name(candidate.details.name),
-            )
-            for candidate, is_seen in zip(at_post, seen, strict=True)
-        ]
-
     # ---- packing ----------------------------------------------------------------------------
 
-    def _batch(self, origin: Origin, taken: list[_Candidate], tallies: Tallies) -> RecordBatch:
+    def _batch(self, origin: Origin, taken: list[Candidate], tallies: Tallies) -> RecordBatch:
         """Rows and details, parted by civil day because each day has its own keys."""
-        by_day: dict[int, list[_Candidate]] = {}
+        by_day: dict[int, list[Candidate]] = {}
         for candidate in taken:
             by_day.setdefault(ms_to_day(candidate.time_ms), []).append(candidate)
         parts = [Part(day, *self._pack(candidates)) for day, candidates in by_day.items()]
@@ -417,12 +382,12 @@ class Pipeline:
         run = Run(origin.gateway, origin.epoch, origin.cls, origin.first, origin.seq)
         return RecordBatch(run, parts, packed.tobytes())
 
-    def _pack(self, candidates: list[_Candidate]) -> tuple[bytes, bytes]:
+    def _pack(self, candidates: list[Candidate]) -> tuple[bytes, bytes]:
         details = bytearray()
         for c in candidates:
             self._rows.append(
                 c.person, c.time_ms, c.place, c.lane, c.n, c.direction, c.kind, c.source, c.flags,
-                NO_TEMPERATURE, 0, 0,
+                c.temperature_cc, 0, 0,
             )  # fmt: skip
             data = people.details_to_bytes(c.details)
             details += _SIZE.pack(len(data))
@@ -449,7 +414,7 @@ def _last(steps: Iterator[Outcome | None]) -> Outcome:
     return outcome
 
 
-def _never(index: int) -> _Candidate:
+def _never(index: int) -> Candidate:
     raise AssertionError("a message without records has none to read")
 
 

@@ -1,4 +1,4 @@
-"""The registry: areas, posts, venues, gateways, rules and grants as dated records.
+"""The registry: areas, posts, roads, venues, gateways, rules and grants as dated records.
 
 Each change is a record of the control log ("registry.venue" and so on) and the registry is what
 applying them in order gives. A record says from when it holds; the newest one of a key that has
@@ -9,185 +9,69 @@ number, once given, belongs to its key for ever: rows of the scan log refer to i
 
 from __future__ import annotations
 
-import enum
 import unicodedata
 from bisect import bisect_right, insort
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Final, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol
 
 import msgspec
-from msgspec import Meta
 
 from engine.access import AREA_BOUND, Grant, is_same_hash
 from engine.clock import MINUTE_MS
-from engine.errors import JournalCorrupt, RegistryInvalid, StoreVersion
-from engine.payloads.venue import ISSUE_MAX
+from engine.dedup import Spans
+from engine.errors import RegistryInvalid
+from engine.registry_records import (
+    BATCH_KIND,
+    DEFAULT_STAY_MINUTES,
+    KIND_PREFIX,
+    LATEST_MS,
+    RULES,
+    TYPES,
+    Area,
+    Category,
+    Change,
+    Gateway,
+    Key,
+    Place,
+    Post,
+    PostKind,
+    Road,
+    Rule,
+    Venue,
+    change_to_key,
+    change_to_text,
+    changes_to_record,
+    record_to_changes,
+)
 from engine.visits import PlaceRule, VisitRules
 
-# Above any instant a clock can show: "the newest record, whenever it begins".
-_LATEST_MS: Final = 1 << 62
+__all__ = [  # the registry's whole vocabulary, with the records of engine.registry_records
+    "BATCH_KIND",
+    "DEFAULT_STAY_MINUTES",
+    "RULES",
+    "TYPES",
+    "Area",
+    "Category",
+    "Change",
+    "Gateway",
+    "Key",
+    "Place",
+    "Post",
+    "PostKind",
+    "Record",
+    "Registry",
+    "Road",
+    "Rule",
+    "Venue",
+    "change_to_key",
+    "change_to_text",
+    "changes_to_record",
+    "fold",
+    "is_in_force",
+    "record_to_changes",
+]
+
 _AREA_DEPTH_MAX: Final = 16
-_KIND_PREFIX: Final = "registry."
-BATCH_KIND: Final = "registry.batch"
-
-Number = Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)]
-Code = Annotated[str, Meta(pattern=r"^[0-9A-Za-z._-]{1,32}\Z")]
-CodeOrNone = Annotated[str, Meta(pattern=r"^[0-9A-Za-z._-]{0,32}\Z")]
-Name = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}\Z")]
-Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,200}\Z")]
-Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
-Instant = Annotated[int, Meta(ge=0, le=_LATEST_MS)]
-Lane = Annotated[int, Meta(ge=1, le=0xFFFF)]
-
-
-class PostKind(enum.StrEnum):
-    """Kinds of checkpoint (AC-12)."""
-
-    ROAD = "road"
-    BORDER = "border"
-    PORT = "port"
-    STATION = "station"
-
-
-class Category(enum.StrEnum):
-    """The 14 kinds of venue (VE-1, VE-2)."""
-
-    OFFICE = "office"
-    SCHOOL = "school"
-    HOSPITAL = "hospital"
-    COMPANY = "company"
-    MARKET = "market"
-    SUPERMARKET = "supermarket"
-    LODGING = "lodging"
-    EATERY = "eatery"
-    CAFE = "cafe"
-    PUBLIC_TRANSPORT = "public_transport"
-    CROWD = "crowd"
-    LEISURE = "leisure"
-    SPORT = "sport"
-    CHECKPOINT = "checkpoint"
-
-
-# Minutes a visit lasts when nobody checked out; starting values, each venue may have its own.
-# A lodging's guest stays until noon of the next day and a passenger for the whole trip, which no
-# number of minutes says: theirs stand in for that rule where it cannot be applied.
-DEFAULT_STAY_MINUTES: Final[Mapping[Category, int]] = {
-    Category.OFFICE: 480,
-    Category.SCHOOL: 300,
-    Category.HOSPITAL: 120,
-    Category.COMPANY: 480,
-    Category.MARKET: 45,
-    Category.SUPERMARKET: 45,
-    Category.LODGING: 1080,
-    Category.EATERY: 60,
-    Category.CAFE: 60,
-    Category.PUBLIC_TRANSPORT: 240,
-    Category.CROWD: 120,
-    Category.LEISURE: 120,
-    Category.SPORT: 90,
-    Category.CHECKPOINT: 10,
-}
-
-# Rules that may be set, with the value that holds while no record says otherwise. Spans in
-# seconds, the temperature in 0.01 degrees Celsius.
-RULES: Final[Mapping[str, int]] = {
-    "fever_threshold_cc": 3750,
-    "passage_window_s": 600,
-    "queue_window_s": 300,
-    "seen_window_s": 600,
-    "travel_s": 0,
-    "visit_gap_s": 900,
-}
-
-
-class Area(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="area"):
-    """A unit of the map: province, district, commune. number: what rows say; parent: a code.
-
-    As in all records: valid_from_ms is the first instant at which it holds, 0 for "since ever";
-    valid_to_ms the first at which it holds no longer, None for open.
-    """
-
-    number: Number
-    code: Code
-    name: Name
-    parent: CodeOrNone = ""
-    valid_from_ms: Instant = 0
-    valid_to_ms: Instant | None = None
-
-
-class Post(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="post"):
-    """A checkpoint. lanes: how many control points it has, numbered from 1 (CP-3)."""
-
-    number: Number
-    code: Code
-    name: Name
-    road: Text = ""
-    kind: PostKind = PostKind.ROAD
-    lanes: Lane = 1
-    area: CodeOrNone = ""
-    valid_from_ms: Instant = 0
-    valid_to_ms: Instant | None = None
-
-
-class Venue(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="venue"):
-    """A place with a posted code.
-
-    default_stay_minutes: 0 takes the category's. rooms: how many it tells apart. issue: issue
-    number of its posted code; a code of another issue is revoked (VE-7).
-    """
-
-    number: Number
-    name: Name
-    category: Category
-    area: CodeOrNone = ""
-    address: Text = ""
-    default_stay_minutes: Annotated[int, Meta(ge=0, le=1440)] = 0
-    rooms: Annotated[int, Meta(ge=0, le=0xFFFF)] = 0
-    issue: Annotated[int, Meta(ge=0, le=ISSUE_MAX)] = 1
-    valid_from_ms: Instant = 0
-    valid_to_ms: Instant | None = None
-
-
-class Gateway(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="gateway"):
-    """A program that may send scans.
-
-    post: code of its post, "" for the back end of an app. lanes: the control points it serves, none
-    for a back end. token_sha256: as in a grant.
-    """
-
-    number: Number
-    name: Code
-    post: CodeOrNone = ""
-    lanes: tuple[Lane, ...] = ()
-    token_sha256: Digest = ""
-    valid_from_ms: Instant = 0
-    valid_to_ms: Instant | None = None
-
-
-class Rule(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="rule"):
-    """A dated value; its name stands in RULES."""
-
-    name: Code
-    value: Annotated[int, Meta(ge=0, le=1 << 40)]
-    valid_from_ms: Instant = 0
-    valid_to_ms: Instant | None = None
-
-
-Change = Area | Post | Venue | Gateway | Rule | Grant
-Place = Post | Venue
-Key = str | int
-
-TYPES: Final[Mapping[str, type[Change]]] = {
-    "area": Area,
-    "post": Post,
-    "venue": Venue,
-    "gateway": Gateway,
-    "rule": Rule,
-    "grant": Grant,
-}
-_NAMES: Final = {cls: name for name, cls in TYPES.items()}
-_decode_change = msgspec.msgpack.Decoder(Change).decode
-_decode_batch = msgspec.msgpack.Decoder(list[Change]).decode
 
 
 class Record(Protocol):
@@ -199,47 +83,6 @@ class Record(Protocol):
     def kind(self) -> str: ...
     @property
     def body(self) -> bytes: ...
-
-
-def change_to_key(change: Change) -> tuple[str, Key]:
-    """("venue", 1001): the kind, and what names the thing for ever."""
-    kind = _NAMES[type(change)]
-    if isinstance(change, Area | Post):
-        return kind, change.code
-    if isinstance(change, Venue):
-        return kind, change.number
-    return kind, change.name
-
-
-def change_to_text(change: Change) -> str:
-    """For messages: "venue 1001"."""
-    return " ".join(map(str, change_to_key(change)))
-
-
-def changes_to_record(changes: Sequence[Change]) -> tuple[str, bytes]:
-    """(kind, body) of the control record that brings these changes, all together or none.
-
-    One change is a record of its own kind ("registry.venue"), several are a "registry.batch".
-    """
-    if len(changes) == 1:
-        return _KIND_PREFIX + _NAMES[type(changes[0])], msgspec.msgpack.encode(changes[0])
-    return BATCH_KIND, msgspec.msgpack.encode(list(changes))
-
-
-def record_to_changes(kind: str, body: bytes) -> list[Change]:
-    """Raises StoreVersion for a kind that a newer version wrote, JournalCorrupt for bad bytes."""
-    name = kind.removeprefix(_KIND_PREFIX)
-    if kind != BATCH_KIND and name not in TYPES:
-        raise StoreVersion(f"the control log holds a record of unknown kind {kind!r}")
-    try:
-        if kind == BATCH_KIND:
-            return _decode_batch(body)
-        change = _decode_change(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise JournalCorrupt(f"a record of kind {kind!r} is not readable") from None
-    if type(change) is not TYPES[name]:
-        raise JournalCorrupt(f"a record of kind {kind!r} holds another kind")
-    return [change]
 
 
 def fold(text: str) -> str:
@@ -278,7 +121,7 @@ class Registry:
 
         Raises StoreVersion and JournalCorrupt.
         """
-        if record.kind.startswith(_KIND_PREFIX):
+        if record.kind.startswith(KIND_PREFIX):
             for change in record_to_changes(record.kind, record.body):
                 self.take(change)
 
@@ -323,12 +166,12 @@ class Registry:
     def is_known(self, change: Change) -> bool:
         """The newest record that begins at that very instant says the same."""
         records = self._history.get(change_to_key(change), [])
-        end = bisect_right(records, (change.valid_from_ms, _LATEST_MS))
+        end = bisect_right(records, (change.valid_from_ms, LATEST_MS))
         return end > 0 and records[end - 1][2] == change
 
     def _keep_token(self, change: Change) -> Change:
         if isinstance(change, Gateway | Grant) and not change.token_sha256:
-            held = self._at(change_to_key(change), _LATEST_MS, is_ended=True)
+            held = self._at(change_to_key(change), LATEST_MS, is_ended=True)
             if isinstance(held, Gateway | Grant) and held.token_sha256:
                 return msgspec.structs.replace(change, token_sha256=held.token_sha256)
         return change
@@ -445,6 +288,30 @@ class Registry:
             queue_ms=self.rule("queue_window_s", at_ms) * 1000,
         )
 
+    def spans(self) -> list[Spans]:
+        """What makes a scan *seen* or a copy, from when on; ascending, the first since ever."""
+        keys: list[tuple[str, Key]] = [("rule", "seen_window_s"), ("rule", "two_lanes_s")]
+        keys += [("road", key) for key in self._by_kind["road"]]
+        changes = [change for key in keys for _, _, change in self._history.get(key, [])]
+        begins = {0, *(change.valid_from_ms for change in changes)}
+        begins |= {change.valid_to_ms for change in changes if change.valid_to_ms is not None}
+        return [self._spans_at(at_ms) for at_ms in sorted(begins)]
+
+    def _spans_at(self, at_ms: int) -> Spans:
+        roads = []
+        for road in self.entries("road", at_ms):
+            assert isinstance(road, Road)
+            post, other = self.post(road.post), self.post(road.other)
+            if post and other and road.least_minutes:
+                roads.append((post.number, other.number, road.least_minutes * MINUTE_MS))
+        lanes_s = self.rule("two_lanes_s", at_ms)
+        return Spans(
+            from_ms=at_ms,
+            window_ms=self.rule("seen_window_s", at_ms) * 1000,
+            lanes_ms=lanes_s * 1000 + 1 if lanes_s else 0,
+            roads=tuple(roads),
+        )
+
     def _at(
         self, key: tuple[str, Key], at_ms: int | None, *, is_ended: bool = False
     ) -> Change | None:
@@ -454,7 +321,7 @@ class Registry:
             return None
         if at_ms is None:
             return records[-1][2]
-        end = bisect_right(records, (at_ms, _LATEST_MS))
+        end = bisect_right(records, (at_ms, LATEST_MS))
         if not end:
             return None
         found = records[end - 1][2]
@@ -508,6 +375,8 @@ class _Checker:
             case Post() | Venue():
                 yield from self._check_number("place", change.number, change_to_text(change))
                 yield from self._check_area(change.area)
+            case Road():
+                yield from self._check_road(change)
             case Gateway():
                 yield from self._check_number("gateway", change.number, change.name)
                 yield from self._check_lanes(change)
@@ -544,6 +413,13 @@ class _Checker:
             above = self._areas.get(code) or self._registry.area(code)
             code = above.parent if above else ""
         yield f"lies in itself or more than {_AREA_DEPTH_MAX} areas deep"
+
+    def _check_road(self, road: Road) -> Iterator[str]:
+        if road.post == road.other:
+            yield "leads to the post where it begins"
+        for code in (road.post, road.other):
+            if code not in self._posts and self._registry.post(code) is None:
+                yield f"post {code!r} is not known"
 
     def _check_lanes(self, gateway: Gateway) -> Iterator[str]:
         if not gateway.post:

@@ -29,6 +29,7 @@ _DATES: Final = {"valid_from": "valid_from_ms", "valid_to": "valid_to_ms"}
 TABLES: Final[Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "areas": ("area", ("number", "code", "name", "parent"), tuple(_DATES)),
     "posts": ("post", ("number", "code", "name", "road", "kind", "lanes", "area"), tuple(_DATES)),
+    "roads": ("road", ("post", "other", "least_minutes"), tuple(_DATES)),
     "venues": (
         "venue",
         ("number", "name", "category", "area"),
@@ -39,7 +40,7 @@ TABLES: Final[Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "grants": ("grant", ("name", "role", "unit", "area"), ("token_sha256", *_DATES)),
 }
 # Order in which tables can be taken in: each names only what stands in those before it.
-TABLE_ORDER: Final = ("areas", "posts", "venues", "gateways", "rules", "grants")
+TABLE_ORDER: Final = ("areas", "posts", "roads", "venues", "gateways", "rules", "grants")
 
 # The wording of the source documents, folded, for lists that were not written for us (VE-1, VE-2).
 _CATEGORY_WORDS: Final[Mapping[str, Category]] = {

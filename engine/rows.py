@@ -66,6 +66,7 @@ class Flag(enum.IntFlag):
     CLOCK_CORRECTED = 2
     LOCAL_VERDICT = 4
     REVIEW = 8
+    COPIED = 16  # shown in two lanes at once, or at two posts faster than the road allows
 
 
 # Why something was refused. The position is stored in tallies: append only, never reorder.

@@ -1,6 +1,18 @@
-from typing import final
+from collections.abc import Iterable
+from typing import Final, final
 
 from typing_extensions import Buffer
+
+HERE: Final[int]
+LANES: Final[int]
+ROAD: Final[int]
+PERSON_MAX: Final[int]
+
+@final
+class SeenRules:
+    def __new__(
+        cls, window_ms: int, lanes_ms: int = 0, roads: Iterable[tuple[int, int, int]] = ()
+    ) -> SeenRules: ...
 
 @final
 class SeenTable:
@@ -8,5 +20,7 @@ class SeenTable:
     def __len__(self) -> int: ...
     def capacity(self) -> int: ...
     def memory_bytes(self) -> int: ...
-    def see(self, persons: Buffer, places: Buffer, times_ms: Buffer, window_ms: int) -> bytes: ...
+    def see(
+        self, persons: Buffer, places: Buffer, lanes: Buffer, times_ms: Buffer, rules: SeenRules
+    ) -> bytes: ...
     def expire(self, before_ms: int) -> int: ...

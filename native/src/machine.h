@@ -37,6 +37,13 @@ static inline uint32_t load_u32(const uint8_t *at)
     return value;
 }
 
+static inline uint16_t load_u16(const uint8_t *at)
+{
+    uint16_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
 static inline uint64_t load_be64(const uint8_t *at) { return __builtin_bswap64(load_u64(at)); }
 static inline uint32_t load_be32(const uint8_t *at) { return __builtin_bswap32(load_u32(at)); }
 static inline uint16_t load_be16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }

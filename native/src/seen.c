@@ -55,7 +55,7 @@ size_t seen_expire(seen_table *table, int64_t before_ms)
         /* Invariant 2: only a group with an empty slot may get more of them. */
         const int has_empty = memchr(tags, SEEN_EMPTY, SEEN_GROUP) != NULL;
         for (int i = 0; i < SEEN_GROUP; i++) {
-            if (tags[i] >= SEEN_EMPTY || slots[i].last_ms >= before_ms)
+            if (tags[i] >= SEEN_EMPTY || slots[i].time_ms >= before_ms)
                 continue;
             tags[i] = has_empty ? SEEN_EMPTY : SEEN_GONE;
             table->used -= (size_t)has_empty;
@@ -66,7 +66,7 @@ size_t seen_expire(seen_table *table, int64_t before_ms)
     return removed;
 }
 
-uint64_t seen_hash(const uint64_t hash_key[2], const uint64_t person[2], uint32_t place)
+uint64_t seen_hash(const uint64_t hash_key[2], const uint64_t person[2])
 {
-    return siphash_20(hash_key, person, place);
+    return siphash_16(hash_key, person);
 }

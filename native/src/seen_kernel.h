@@ -17,60 +17,65 @@ enum { AHEAD = 16 };
 #define NO_SLOT SIZE_MAX
 
 typedef struct {
-    uint64_t person[2];
+    seen_slot sighting;
     uint64_t hash;
-    uint32_t place;
 } seen_key;
 
 static inline uint8_t hash_tag(uint64_t hash) { return (uint8_t)(hash >> 57); }
 
-static inline int is_slot_of(const seen_slot *slot, const seen_key *key)
+/* Distance without overflow: the difference of two i64 fits u64. */
+static inline uint64_t distance(int64_t a, int64_t b)
 {
-    return slot->person[0] == key->person[0] && slot->person[1] == key->person[1] &&
-           slot->place == key->place;
+    return a > b ? (uint64_t)a - (uint64_t)b : (uint64_t)b - (uint64_t)a;
 }
 
-/* Distance without overflow: the difference of two i64 fits u64. */
-static inline int is_within(int64_t a, int64_t b, uint64_t window_ms)
+/* The order of a person's sightings. */
+static inline int is_later(const seen_slot *a, const seen_slot *b)
 {
-    const uint64_t distance = a > b ? (uint64_t)a - (uint64_t)b : (uint64_t)b - (uint64_t)a;
-    return distance <= window_ms;
+    if (a->time_ms != b->time_ms)
+        return a->time_ms > b->time_ms;
+    return a->place != b->place ? a->place > b->place : a->lane > b->lane;
+}
+
+static inline uint64_t road_ms(const seen_rules *rules, uint32_t a, uint32_t b)
+{
+    const uint32_t low = a < b ? a : b, high = a < b ? b : a;
+    size_t first = 0, end = rules->road_count;
+    while (first < end) {
+        const size_t middle = first + (end - first) / 2;
+        const seen_road *road = &rules->roads[middle];
+        if (road->low == low && road->high == high)
+            return road->least_ms;
+        if (road->low < low || (road->low == low && road->high < high))
+            first = middle + 1;
+        else
+            end = middle;
+    }
+    return 0;
+}
+
+/* What two different sightings of one person are to each other. */
+static inline uint8_t compare(const seen_rules *rules, const seen_slot *a, const seen_slot *b)
+{
+    const uint64_t apart_ms = distance(a->time_ms, b->time_ms);
+    if (a->place == b->place)
+        return (uint8_t)((apart_ms <= rules->window_ms ? SEEN_HERE : 0) |
+                         (a->lane != b->lane && apart_ms < rules->lanes_ms ? SEEN_LANES : 0));
+    if (apart_ms >= rules->road_max_ms)
+        return 0;
+    return apart_ms < road_ms(rules, a->place, b->place) ? SEEN_ROAD : 0;
 }
 
 static inline seen_key load_key(const seen_table *table, const seen_batch *batch, size_t i)
 {
-    seen_key key;
-    key.person[0] = load_u64(batch->persons + 16 * i);
-    key.person[1] = load_u64(batch->persons + 16 * i + 8);
-    key.place = load_u32(batch->places + 4 * i);
-    key.hash = siphash_20(table->hash_key, key.person, key.place);
+    seen_key key = {.sighting = {
+        .person = {load_u64(batch->persons + 16 * i), load_u64(batch->persons + 16 * i + 8)},
+        .time_ms = (int64_t)load_u64(batch->times_ms + 8 * i),
+        .place = load_u32(batch->places + 4 * i),
+        .lane = load_u16(batch->lanes + 2 * i),
+    }};
+    key.hash = siphash_16(table->hash_key, key.sighting.person);
     return key;
-}
-
-/* The slot of key, or NO_SLOT and in *vacant the slot where it belongs. */
-SEEN_TARGET static inline size_t find(const seen_table *table, const seen_key *key, size_t *vacant)
-{
-    const size_t mask = table->group_count - 1;
-    size_t group = key->hash & mask;
-    *vacant = NO_SLOT;
-    for (size_t step = 1; step <= table->group_count; step++) {
-        const uint8_t *tags = table->tags + group * SEEN_GROUP;
-        uint32_t matches = group_match(tags, hash_tag(key->hash));
-        for (; matches != 0; matches &= matches - 1) {
-            const size_t slot = group * SEEN_GROUP + (size_t)__builtin_ctz(matches);
-            if (is_slot_of(&table->slots[slot], key))
-                return slot;
-        }
-        if (*vacant == NO_SLOT) {
-            const uint32_t free_slots = group_vacant(tags);
-            if (free_slots != 0)
-                *vacant = group * SEEN_GROUP + (size_t)__builtin_ctz(free_slots);
-        }
-        if (group_match(tags, SEEN_EMPTY) != 0)
-            break;
-        group = (group + step) & mask;
-    }
-    return NO_SLOT;
 }
 
 /* Asks for the memory that key will need; wrong guesses cost nothing but the asking. */
@@ -83,26 +88,57 @@ SEEN_TARGET static inline void prefetch_slot(const seen_table *table, const seen
         __builtin_prefetch(&table->slots[group * SEEN_GROUP + (size_t)__builtin_ctz(likely)], 1);
 }
 
-/* seen iff |t - last| <= window; last = max(last, t) either way. */
-SEEN_TARGET static inline uint8_t see_one(seen_table *table, const seen_key *key, int64_t time_ms,
-                                          uint64_t window_ms)
+/* One walk over the person's sightings: compares with each, and finds where this one belongs. A
+ * sighting that is there already is the same scan sent again; it is not held against itself. */
+SEEN_TARGET static inline uint8_t see_one(seen_table *table, const seen_key *key,
+                                          const seen_rules *rules)
 {
-    size_t vacant;
-    const size_t found = find(table, key, &vacant);
-    if (found != NO_SLOT) {
-        seen_slot *slot = &table->slots[found];
-        const int is_seen = is_within(time_ms, slot->last_ms, window_ms);
-        if (time_ms > slot->last_ms)
-            slot->last_ms = time_ms;
-        return (uint8_t)is_seen;
+    const size_t mask = table->group_count - 1;
+    const seen_slot *new = &key->sighting;
+    size_t group = key->hash & mask, vacant = NO_SLOT, oldest = NO_SLOT;
+    unsigned held = 0;
+    int is_known = 0;
+    uint8_t answer = 0;
+    for (size_t step = 1; step <= table->group_count; step++) {
+        const uint8_t *tags = table->tags + group * SEEN_GROUP;
+        uint32_t matches = group_match(tags, hash_tag(key->hash));
+        for (; matches != 0; matches &= matches - 1) {
+            const size_t at = group * SEEN_GROUP + (size_t)__builtin_ctz(matches);
+            const seen_slot *slot = &table->slots[at];
+            if (slot->person[0] != new->person[0] || slot->person[1] != new->person[1])
+                continue;
+            held++;
+            if (slot->time_ms == new->time_ms && slot->place == new->place &&
+                slot->lane == new->lane) {
+                is_known = 1;
+                continue;
+            }
+            answer |= compare(rules, slot, new);
+            if (oldest == NO_SLOT || is_later(&table->slots[oldest], slot))
+                oldest = at;
+        }
+        if (vacant == NO_SLOT) {
+            const uint32_t free_slots = group_vacant(tags);
+            if (free_slots != 0)
+                vacant = group * SEEN_GROUP + (size_t)__builtin_ctz(free_slots);
+        }
+        if (group_match(tags, SEEN_EMPTY) != 0)
+            break;
+        group = (group + step) & mask;
+    }
+    if (is_known)
+        return answer;
+    if (held >= SEEN_PERSON_MAX) {
+        if (is_later(new, &table->slots[oldest]))
+            table->slots[oldest] = *new;
+        return answer;
     }
     assert(vacant != NO_SLOT);
     table->used += table->tags[vacant] == SEEN_EMPTY;
     table->live += 1;
     table->tags[vacant] = hash_tag(key->hash);
-    table->slots[vacant] = (seen_slot){
-        .person = {key->person[0], key->person[1]}, .last_ms = time_ms, .place = key->place};
-    return 0;
+    table->slots[vacant] = *new;
+    return answer;
 }
 
 SEEN_TARGET static void see(seen_table *table, const seen_batch *batch)
@@ -118,10 +154,8 @@ SEEN_TARGET static void see(seen_table *table, const seen_batch *batch)
         }
         for (size_t i = 0; i < count; i++)
             prefetch_slot(table, &keys[i]);
-        for (size_t i = 0; i < count; i++) {
-            const int64_t time_ms = (int64_t)load_u64(batch->times_ms + 8 * (start + i));
-            batch->answers[start + i] = see_one(table, &keys[i], time_ms, batch->window_ms);
-        }
+        for (size_t i = 0; i < count; i++)
+            batch->answers[start + i] = see_one(table, &keys[i], batch->rules);
     }
 }
 
@@ -132,7 +166,7 @@ SEEN_TARGET static void move(seen_table *target, const seen_table *source)
         if (source->tags[from] >= SEEN_EMPTY)
             continue;
         const seen_slot *slot = &source->slots[from];
-        const uint64_t hash = siphash_20(target->hash_key, slot->person, slot->place);
+        const uint64_t hash = siphash_16(target->hash_key, slot->person);
         size_t group = hash & mask;
         uint32_t free_slots = group_vacant(target->tags + group * SEEN_GROUP);
         for (size_t step = 1; free_slots == 0 && step < target->group_count; step++) {

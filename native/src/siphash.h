@@ -1,4 +1,4 @@
-/* SipHash-1-3 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", section 2) of 20 bytes.
+/* SipHash-1-3 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", section 2) of 16 bytes.
  *
  * One compression round a word, three at the end: what CPython and Rust use for their tables.
  */
@@ -22,10 +22,10 @@ static inline void sip_round(uint64_t v[4])
     v[2] = sip_rotate(v[2], 32);
 }
 
-static inline uint64_t siphash_20(const uint64_t key[2], const uint64_t head[2], uint32_t tail)
+static inline uint64_t siphash_16(const uint64_t key[2], const uint64_t data[2])
 {
-    /* The last word holds the remaining bytes and, in its top byte, the length. */
-    const uint64_t words[3] = {head[0], head[1], (uint64_t)20 << 56 | tail};
+    /* The last word holds what is left, here nothing, and in its top byte the length. */
+    const uint64_t words[3] = {data[0], data[1], (uint64_t)16 << 56};
     uint64_t v[4] = {
         key[0] ^ UINT64_C(0x736f6d6570736575), key[1] ^ UINT64_C(0x646f72616e646f6d),
         key[0] ^ UINT64_C(0x6c7967656e657261), key[1] ^ UINT64_C(0x7465646279746573),

@@ -1,28 +1,46 @@
-"""Slow twin of native.dedup: a dict, one pair after the other."""
+"""Slow twin of native.dedup: every sighting against every other one of its person."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
-class SeenDict:
-    """(person, place) -> last time in ms."""
+HERE, LANES, ROAD = 1, 2, 4
+PERSON_MAX = 32
+
+Scan = tuple[bytes, int, int, int]  # person, place, lane, time_ms
+Roads = Sequence[tuple[int, int, int]]
+
+
+class SeenList:
+    """person -> its sightings as (time_ms, place, lane)."""
 
     def __init__(self) -> None:
-        self.last: dict[tuple[bytes, int], int] = {}
+        self.known: dict[bytes, set[tuple[int, int, int]]] = {}
 
     def __len__(self) -> int:
-        return len(self.last)
+        return sum(map(len, self.known.values()))
 
-    def see(self, scans: list[tuple[bytes, int, int]], window_ms: int) -> bytes:
-        """scans: (person, place, time_ms). One byte each: 0 new, 1 seen."""
+    def see(self, scans: list[Scan], window_ms: int, lanes_ms: int = 0, roads: Roads = ()) -> bytes:
+        least = {frozenset((one, two)): least_ms for one, two, least_ms in roads}
         answers = bytearray()
-        for person, place, time_ms in scans:
-            last = self.last.get((person, place))
-            answers.append(last is not None and abs(time_ms - last) <= window_ms)
-            self.last[person, place] = time_ms if last is None else max(last, time_ms)
+        for person, place, lane, time_ms in scans:
+            sightings = self.known.setdefault(person, set())
+            answer = 0
+            for other_ms, other, other_lane in sightings - {(time_ms, place, lane)}:
+                apart_ms = abs(time_ms - other_ms)
+                if other != place:
+                    answer |= ROAD * (apart_ms < least.get(frozenset((place, other)), 0))
+                    continue
+                answer |= HERE * (apart_ms <= window_ms)
+                answer |= LANES * (lane != other_lane and apart_ms < lanes_ms)
+            answers.append(answer)
+            sightings.add((time_ms, place, lane))
+            if len(sightings) > PERSON_MAX:
+                sightings.remove(min(sightings))
         return bytes(answers)
 
     def expire(self, before_ms: int) -> int:
-        old = [pair for pair, last in self.last.items() if last < before_ms]
-        for pair in old:
-            del self.last[pair]
-        return len(old)
+        before = len(self)
+        for person, sightings in list(self.known.items()):
+            self.known[person] = {s for s in sightings if s[0] >= before_ms}
+        return before - len(self)

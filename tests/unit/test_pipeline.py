@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.clock import DAY_MS, ManualClock, day_to_ms, iso_to_ms, ms_to_day
+from engine.clock import DAY_MS, MINUTE_MS, ManualClock, day_to_ms, iso_to_ms, ms_to_day
 from engine.dedup import SeenWindow
 from engine.errors import ImageInvalid, InputError, SealBroken, WireClock, WireMalformed
 from engine.group import TALLY, walk_details
 from engine.journal import check_batch
+from engine.judge import Judge
 from engine.payloads import make_venue_code, venue_body
 from engine.payloads.venue import check_characters
 from engine.people import Details, bytes_to_details
@@ -75,7 +76,7 @@ class Bench:
         self.metrics = Metrics()
         self.pipeline = Pipeline(
             Settings(**settings), self.clock, self.registry, self.ring,  # type: ignore[arg-type]
-            SeenWindow(600_000), self.metrics,
+            Judge(SeenWindow(self.registry.spans()), self.metrics), self.metrics,
         )  # fmt: skip
 
     def take(self, *records: bytes, origin: Origin = LANE_GATEWAY) -> Outcome:
@@ -97,10 +98,16 @@ class Bench:
         return make_venue_code(number, issue, tag, "QR.CHOT.VN").encode()
 
     def refused(self) -> dict[str, float]:
+        return self._by_reason("chot_refused")
+
+    def alerts(self) -> dict[str, float]:
+        return self._by_reason("chot_alerts")
+
+    def _by_reason(self, metric: str) -> dict[str, float]:
         return {
             labels[0]: value
             for (name, labels), value in self.metrics.samples().items()
-            if name == "chot_refused"
+            if name == metric
         }
 
 
@@ -161,7 +168,7 @@ def test_the_second_sight_is_seen_and_still_a_row(bench: Bench) -> None:
     outcome = bench.take(
         encode_scan(NOON_MS, 1, CARD),
         encode_scan(NOON_MS, 1, APP),
-        encode_scan(NOON_MS + 1000, 2, CARD),  # another lane of the same post (CP-3)
+        encode_scan(NOON_MS + 3000, 2, CARD),  # another lane of the same post (CP-3)
     )
     assert lights(outcome) == [("accepted", None), ("accepted", None), ("seen", None)]
     assert len(rows(outcome)) == 3
@@ -169,6 +176,43 @@ def test_the_second_sight_is_seen_and_still_a_row(bench: Bench) -> None:
     assert [v.n for v in outcome.verdicts] == list(rows(outcome)["n"]) == [0, 1, 2]
     assert outcome.batch is not None
     assert outcome.batch.run == msgspec.structs.replace(outcome.batch.run, first=1, last=1)
+
+
+def test_a_code_in_two_lanes_at_once_was_copied(bench: Bench) -> None:
+    outcome = bench.take(
+        encode_scan(NOON_MS, 1, CARD),
+        encode_scan(NOON_MS + 2000, 2, CARD),
+        encode_scan(NOON_MS + 4001, 1, CARD),
+    )
+    assert lights(outcome) == [("accepted", None), ("alert", "two_lanes"), ("seen", None)]
+    assert list(rows(outcome)["flags"]) == [0, Flag.COPIED, 0]
+    assert [v.name for v in outcome.verdicts] == ["Nguyễn Th***"] * 3
+    assert bench.alerts() == {"two_lanes": 1}
+
+
+def test_a_code_at_two_posts_faster_than_the_road_was_copied(bench: Bench) -> None:
+    """VL-1A and HL-1A are 45 minutes apart in the example registry."""
+    south = Origin(gateway=4, epoch=7, cls=0, seq=1, first=1, post=2, lanes=(1,))
+    bench.take(encode_scan(NOON_MS, 1, CARD), encode_scan(NOON_MS, 1, APP))
+    bench.clock.advance(50 * MINUTE_MS)
+    early = bench.take(encode_scan(NOON_MS + 45 * MINUTE_MS - 1, 1, CARD), origin=south)
+    assert lights(early) == [("alert", "two_posts")]
+    assert list(rows(early)["flags"]) == [Flag.COPIED]
+    fair = bench.take(encode_scan(NOON_MS + 45 * MINUTE_MS, 1, APP), origin=south)
+    assert lights(fair) == [("accepted", None)]
+    # Before the road's valid_from nobody says how long it takes.
+    bench = Bench(iso_to_ms("2021-06-10T20:00"))
+    bench.take(encode_scan(bench.clock.now_ms(), 1, CARD))
+    assert lights(bench.take(encode_scan(bench.clock.now_ms(), 1, CARD), origin=south)) == [
+        ("accepted", None)
+    ]
+
+
+def test_a_scan_sent_again_alarms_nobody(bench: Bench) -> None:
+    """After a refusal of the store the same message comes again and gets the same answer."""
+    records = [encode_scan(NOON_MS, 1, CARD), encode_scan(NOON_MS + 90_000, 2, APP)]
+    assert lights(bench.take(*records)) == lights(bench.take(*records)) == [("accepted", None)] * 2
+    assert bench.alerts() == {}
 
 
 def test_a_light_that_the_gateway_showed_is_marked(bench: Bench) -> None:
@@ -381,7 +425,7 @@ def manual(fields: dict[str, str], **changes: Any) -> bytes:
 
 
 def test_an_entry_with_a_number_is_the_person_of_the_card(bench: Bench) -> None:
-    bench.take(encode_scan(NOON_MS, 1, CARD))
+    bench.take(encode_scan(NOON_MS - 60_000, 1, CARD))
     outcome = bench.take(manual({"cccd": "045190999001", "name": "Nguyễn Thị Hồng Ánh"}))
     assert lights(outcome) == [("seen", None)]
     (row,) = rows(outcome)

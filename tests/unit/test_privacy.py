@@ -28,7 +28,7 @@ from engine.access import is_case, make_token
 from engine.api import OpenedDetails
 from engine.clock import DAY_MS, ManualClock, day_to_ms
 from engine.control_lmdb import ControlLog
-from engine.dedup import SeenWindow
+from engine.dedup import SeenWindow, Spans
 from engine.desk import suppress
 from engine.errors import (
     JournalCorrupt,
@@ -42,6 +42,7 @@ from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.ingest import TURN_MESSAGES, IngestServer, Link
 from engine.journal import MemoryJournal, Part, RecordBatch, Run
 from engine.journal_lmdb import LmdbJournal
+from engine.judge import Judge
 from engine.keys import DeskKeys, FileKeyRing
 from engine.pipeline import STEP_RECORDS, Pipeline
 from engine.questions import SUPPRESSED
@@ -455,7 +456,8 @@ class Door:
             self.registry.take(change)
         made = Settings(**settings)
         metrics = Metrics()
-        pipeline = Pipeline(made, self.clock, self.registry, ring, SeenWindow(60_000), metrics)
+        judge = Judge(SeenWindow([Spans(0, 60_000)]), metrics)
+        pipeline = Pipeline(made, self.clock, self.registry, ring, judge, metrics)
         self.server = IngestServer(
             made, self.clock, self.registry, ring, pipeline, cast(Any, None),
             MemoryJournal(ring, self.clock), metrics,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from engine.access import Grant, Role
 from engine.clock import iso_to_ms
+from engine.dedup import Spans
 from engine.errors import JournalCorrupt, RegistryInvalid, StoreVersion
 from engine.registry import (
     DEFAULT_STAY_MINUTES,
@@ -27,6 +28,7 @@ from engine.registry import (
     Gateway,
     Post,
     Registry,
+    Road,
     Rule,
     Venue,
     change_to_text,
@@ -319,6 +321,43 @@ def test_the_example_has_venues_of_every_category() -> None:
     assert {g.role for g in example_registry().entries("grant") if isinstance(g, Grant)} == (
         set(Role) - {Role.GATEWAY}
     )
+
+
+# ---- spans --------------------------------------------------------------------------------------
+
+
+def test_spans_are_dated_like_what_they_are_made_of() -> None:
+    registry = make_registry(
+        Post(number=1, code="A", name="A"),
+        Post(number=2, code="B", name="B"),
+        Road(post="B", other="A", least_minutes=40, valid_from_ms=1000, valid_to_ms=5000),
+        Rule(name="seen_window_s", value=60, valid_from_ms=2000),
+        Rule(name="two_lanes_s", value=0, valid_from_ms=3000),
+    )
+    road = ((2, 1, 40 * 60_000),)
+    assert registry.spans() == [
+        Spans(0, 600_000, 2001, ()),
+        Spans(1000, 600_000, 2001, road),
+        Spans(2000, 60_000, 2001, road),
+        Spans(3000, 60_000, 0, road),
+        Spans(5000, 60_000, 0, ()),
+    ]
+    assert Registry().spans() == [Spans(0, 600_000, 2001, ())]
+
+
+def test_a_road_is_one_in_both_directions() -> None:
+    registry = make_registry(
+        Post(number=1, code="A", name="A"),
+        Post(number=2, code="B", name="B"),
+        Road(post="A", other="B", least_minutes=40),
+    )
+    registry.take(Road(post="B", other="A", least_minutes=0))
+    assert registry.spans()[0].roads == (), "no road any more"
+    road = Road(post="A", other="B", least_minutes=1)
+    back = Road(post="B", other="A", least_minutes=2)
+    assert "is given twice" in faults(registry, road, back)
+    assert "where it begins" in faults(registry, Road(post="A", other="A", least_minutes=1))
+    assert "'C' is not known" in faults(registry, Road(post="A", other="C", least_minutes=1))
 
 
 # ---- tables -------------------------------------------------------------------------------------

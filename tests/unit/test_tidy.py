@@ -17,10 +17,13 @@ RANKS = [
     ["errors", "clock", "settings", "telemetry"],
     ["rows", "records", "wire", "session", "payloads", "people", "visits", "contacts", "story"],
     [
-        *["images", "decode", "decode_pool", "held", "dedup", "keys", "group", "journal"],
+        *["images", "decode", "decode_pool", "held", "dedup", "judge", "keys", "group", "journal"],
         *["tallies", "index", "access"],
     ],
-    ["store_lmdb", "journal_lmdb", "control_lmdb", "spool_lmdb", "registry", "registry_csv"],
+    [
+        *["store_lmdb", "journal_lmdb", "control_lmdb", "spool_lmdb"],
+        *["registry_records", "registry", "registry_csv"],
+    ],
     ["tracing", "pipeline", "retention", "verify"],
     [
         *["questions", "desk", "streams", "ingest"],
