@@ -13,6 +13,7 @@ from msgspec import Meta
 from engine.clock import Clock
 from engine.errors import SettingInvalid
 from engine.gear.cameras import MjpegCamera, SnapshotCamera
+from engine.gear.readers import LineReaders
 from engine.sources import STDIN, FrameSource, RecordSource, Source
 from engine.wire import GatewayName
 
@@ -67,7 +68,18 @@ class MjpegConfig(CameraConfig, frozen=True, kw_only=True, tag="mjpeg"):
     """A camera that answers one GET with a stream of JPEGs (multipart/x-mixed-replace)."""
 
 
-AnySource: TypeAlias = FrameConfig | RecordConfig | SnapshotConfig | MjpegConfig
+class ListenConfig(SourceConfig, frozen=True, kw_only=True):
+    """Gear that comes to the box."""
+
+    host: Annotated[str, _help("address to listen on; one of the post's own network")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535), _help("TCP port to listen on")]
+
+
+class ReaderConfig(ListenConfig, frozen=True, kw_only=True, tag="readers"):
+    """Handheld readers of one lane that send a line a scan."""
+
+
+AnySource: TypeAlias = FrameConfig | RecordConfig | SnapshotConfig | MjpegConfig | ReaderConfig
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,6 +146,8 @@ def _make_source(source: AnySource, clock: Clock) -> Source:
         )
     if isinstance(source, CameraConfig):
         return _make_camera(source, clock)
+    if isinstance(source, ReaderConfig):
+        return LineReaders(source.host, source.port, lane=source.lane, clock=clock)
     return RecordSource(source.path, rate=source.rate, lane=source.lane, clock=clock)
 
 

@@ -82,7 +82,9 @@ class Source(Protocol):
     lane: int
     is_live: bool
     fps_max: float
-    problem: str
+
+    @property
+    def problem(self) -> str: ...
 
     @property
     def skipped(self) -> int: ...

@@ -1,0 +1,153 @@
+"""Readers: handheld scanners that connect over TCP and send a line a scan.
+
+Zebra DataWedge, terminal servers and most others can do this: the payload of the code, then CR, LF
+or both. There is no answer on that hop, so readers belong to the post's own network; the lane's
+light shows what became of the scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Final
+
+from engine.clock import Clock
+from engine.errors import SettingInvalid
+from engine.records import PAYLOAD_MAX, encode_scan, encode_scans
+from engine.sources import Records
+from engine.telemetry import Log
+
+READERS_MAX: Final = 8  # connections of one lane; the longest silent one gives way to a new one
+LINES_PER_S: Final = 100  # of one reader; what comes faster waits in its own connection
+_WAITING_MAX: Final = 64  # bodies that wait for the gateway
+_CHUNK: Final = 4096
+_ENDS: Final = re.compile(rb"[\r\n]+")
+
+_log = Log("gateway")
+
+
+class LineSplitter:
+    """Chunks to lines that end with CR, LF or CRLF; blank ones are left out.
+
+    A line longer than size_max is stepped over to its end and counted in `overlong`.
+    """
+
+    def __init__(self, size_max: int = PAYLOAD_MAX) -> None:
+        self.overlong = 0
+        self._size_max = size_max
+        self._kept = b""
+        self._is_overlong = False
+
+    @property
+    def has_rest(self) -> bool:
+        """A line was begun and not ended."""
+        return bool(self._kept) or self._is_overlong
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Lines that are complete with this chunk."""
+        *lines, rest = _ENDS.split(self._kept + data)
+        if lines and self._is_overlong:
+            lines[0] = b""  # its head was thrown away before
+            self._is_overlong = False
+        found = [line for line in lines if 0 < len(line) <= self._size_max]
+        self.overlong += sum(len(line) > self._size_max for line in lines)
+        if len(rest) > self._size_max:
+            self.overlong += not self._is_overlong
+            self._is_overlong = True
+        self._kept = b"" if self._is_overlong else rest
+        return found
+
+
+class LineReaders:
+    """Listens for the readers of one lane. Raises SettingInvalid when the port cannot be had."""
+
+    kind = "readers"
+    is_live = True
+    fps_max = 0.0
+
+    def __init__(self, host: str, port: int, *, lane: int, clock: Clock) -> None:
+        self.lane = lane
+        self.port = port  # the one that was bound, once it is open
+        self.skipped = 0
+        self._host = host
+        self._clock = clock
+        self._heard_ns: dict[asyncio.StreamWriter, int] = {}
+        self._waiting: asyncio.Queue[Records] = asyncio.Queue(_WAITING_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_open = False
+
+    @property
+    def problem(self) -> str:
+        if not self._is_open:
+            return "not open"
+        return "" if self._heard_ns else "no reader is connected"
+
+    async def items(self) -> AsyncGenerator[Records]:
+        try:
+            server = await asyncio.start_server(
+                self._accept, self._host, self.port, limit=_CHUNK, backlog=READERS_MAX
+            )
+        except OSError as error:
+            raise SettingInvalid(
+                f"readers: cannot listen on {self._host}:{self.port}: {error.strerror}"
+            ) from None
+        self.port = server.sockets[0].getsockname()[1]
+        self._is_open = True
+        _log.info("readers_open", lane=self.lane, port=self.port)
+        try:
+            while True:
+                yield await self._waiting.get()
+        finally:
+            self._is_open = False
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection to its end."""
+        if len(self._heard_ns) >= READERS_MAX:
+            # A reader that lost its power leaves a connection that nobody will ever close.
+            silent = min(self._heard_ns, key=self._heard_ns.__getitem__)
+            self._heard_ns.pop(silent)
+            silent.transport.abort()
+        _keep_alive(writer)
+        self._heard_ns[writer] = self._clock.monotonic_ns()
+        splitter = LineSplitter()
+        try:
+            with suppress(OSError):
+                while data := await reader.read(_CHUNK):
+                    self._heard_ns[writer] = self._clock.monotonic_ns()
+                    overlong = splitter.overlong
+                    lines = splitter.feed(data)
+                    self.skipped += splitter.overlong - overlong
+                    if lines:
+                        await self._waiting.put(self._records(lines))
+                        await asyncio.sleep(len(lines) / LINES_PER_S)
+        finally:
+            # What has no end may be half a payload, and half a number is another person's.
+            self.skipped += splitter.has_rest
+            self._heard_ns.pop(writer, None)
+            writer.close()
+
+    def _records(self, lines: list[bytes]) -> Records:
+        now_ms = self._clock.now_ms()
+        records = [encode_scan(now_ms, self.lane, line) for line in lines]
+        return Records(encode_scans(records), len(records), self.lane)
+
+
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    """The system asks a silent peer whether it still lives, and closes when it does not."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
