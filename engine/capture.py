@@ -9,34 +9,48 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, TypeAlias
 
+import numpy as np
+
+from engine.clock import Clock
 from engine.gateway_status import GatewayStats
-from engine.sources import Picture, Records, Source
+from engine.records import ENTRY, decode_scans, encode_scan, encode_scans
+from engine.rows import Kind
+from engine.sources import Picture, Reading, Records, Source
+from engine.spool_lmdb import Draft
+from engine.ties import ScanRef, Ties
+from engine.wire import FrameType, Report, report_to_body
 
+READINGS_MAX: Final = 64  # that wait for their scan
 _LONG_AGO_NS: Final = -(1 << 62)
+
+# A message, the records in it, and whether the world waits meanwhile as a recording does: the
+# future of its (epoch, seq), given after waiting for room.
+Store: TypeAlias = Callable[[Draft, int, bool], Awaitable["asyncio.Future[tuple[int, int]]"]]
 
 
 class Capture:
-    """Runs sources until all have ended.
-
-    take_frame: a frame for the engine. take_records: a body for the spool, after waiting for room
-    (the argument: whether the world waits meanwhile, as a recording does).
-    """
+    """Runs sources until all have ended. take_frame: a frame for the engine."""
 
     def __init__(
         self,
         sources: Sequence[Source],
         *,
         take_frame: Callable[[Picture], None],
-        take_records: Callable[[Records, bool], Awaitable[None]],
+        store: Store,
+        clock: Clock,
         stats: GatewayStats,
     ) -> None:
         self.fps = 0  # frames a second that the engine wants of a lane, 0 for all
         self._sources = sources
         self._take_frame = take_frame
-        self._take_records = take_records
+        self._store = store
         self._stats = stats
+        self._ties = Ties(clock)
+        # Only scans of these lanes can be asked for by a terminal.
+        self._thermal_lanes = {source.lane for source in sources if source.kind == "thermal"}
+        self._readings: set[asyncio.Task[None]] = set()
         self._taken_ns: dict[int, int] = {}  # by lane, time of the last frame
 
     @property
@@ -49,7 +63,9 @@ class Capture:
         tasks = [asyncio.create_task(self._run_source(source)) for source in self._sources]
         try:
             await asyncio.gather(*tasks)
+            await asyncio.gather(*self._readings)
         finally:
+            tasks += self._readings
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -57,10 +73,17 @@ class Capture:
     async def _run_source(self, source: Source) -> None:
         async with aclosing(source.items()) as items:
             async for item in items:
-                if isinstance(item, Picture):
-                    self._take_picture(item, source.fps_max)
-                else:
-                    await self._take_records(item, source.is_live)
+                match item:
+                    case Picture():
+                        self._take_picture(item, source.fps_max)
+                    case Records():
+                        await self._take_records(item, source.is_live)
+                    case Reading():
+                        while len(self._readings) >= READINGS_MAX:
+                            await asyncio.wait(self._readings, return_when=asyncio.FIRST_COMPLETED)
+                        task = asyncio.create_task(self._take_reading(item))
+                        self._readings.add(task)
+                        task.add_done_callback(self._readings.discard)
 
     def _take_picture(self, picture: Picture, fps_max: float) -> None:
         self._stats.frames_captured += 1
@@ -72,3 +95,63 @@ class Capture:
             return
         self._taken_ns[picture.lane] = picture.ts_ns
         self._take_frame(picture)
+
+    async def _take_records(
+        self, records: Records, is_live: bool
+    ) -> asyncio.Future[tuple[int, int]]:
+        draft = Draft(FrameType.SCANS, 0, records.lane, records.body)
+        stored = await self._store(draft, records.count, is_live)
+        if records.lane in self._thermal_lanes:
+            stored.add_done_callback(lambda done: self._offer_scans(records, done))
+        if records.stored is not None:
+            _follow(stored, records.stored)
+        return stored
+
+    def _offer_scans(self, records: Records, stored: asyncio.Future[tuple[int, int]]) -> None:
+        """Scans of a lane with a terminal, for readings to be tied to."""
+        if stored.cancelled():
+            return
+        epoch, seq = stored.result()
+        packed, _ = decode_scans(records.body)
+        for entry in np.frombuffer(packed, ENTRY):
+            if entry["kind"] in (Kind.SCAN, Kind.MANUAL):
+                ref = ScanRef(epoch, seq, int(entry["n"]))
+                self._ties.scanned(int(entry["lane"]), int(entry["time_ms"]), ref)
+
+    async def _take_reading(self, reading: Reading) -> None:
+        """One EVENT, tied to the scan that came with it or that is nearest."""
+        scan: ScanRef | None
+        if reading.payload:
+            record = encode_scan(reading.ts_ms, reading.lane, reading.payload)
+            body = encode_scans([record])
+            stored = await self._take_records(Records(body, 1, reading.lane), True)
+            scan = ScanRef(*await asyncio.shield(stored), 0)
+        else:
+            scan = await self._ties.scan_of(
+                reading.lane, reading.device, reading.ts_ms, reading.tie_ms
+            )
+        report = Report(
+            kind="thermal",
+            ts_ms=reading.ts_ms,
+            device=reading.device,
+            value=reading.value,
+            unit=reading.unit or None,
+            calibration=reading.calibration or None,
+            scan=(scan.seq, scan.n) if scan else None,
+        )
+        draft = Draft(FrameType.EVENT, 0, reading.lane, report_to_body(report))
+        done = await self._store(draft, 0, True)
+        self._stats.readings_stored += 1
+        self._stats.readings_tied += scan is not None
+        if reading.stored is not None:
+            _follow(done, reading.stored)
+
+
+def _follow(stored: asyncio.Future[tuple[int, int]], told: asyncio.Future[None]) -> None:
+    """`told` is done when `stored` is."""
+
+    def tell(done: asyncio.Future[tuple[int, int]]) -> None:
+        if not told.done():
+            told.cancel() if done.cancelled() else told.set_result(None)
+
+    stored.add_done_callback(tell)

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from random import Random
 from typing import Final, TypeVar
 
@@ -21,7 +22,7 @@ from engine.errors import StorageError
 from engine.gateway_config import GatewayConfig, make_sources
 from engine.gateway_status import GatewayStats
 from engine.link import FrameBuffer
-from engine.sources import Picture, Records, Source
+from engine.sources import Picture, Source
 from engine.spool_lmdb import Draft, Spool
 from engine.telemetry import Log
 from engine.uplink import Uplink
@@ -34,7 +35,13 @@ _log = Log("gateway")
 T = TypeVar("T")
 
 
-# ---- the gateway --------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Waiting:
+    """A message that waits for the spool. stored: its (epoch, seq), once it is on disk."""
+
+    draft: Draft
+    count: int
+    stored: asyncio.Future[tuple[int, int]]
 
 
 class Gateway:
@@ -60,7 +67,7 @@ class Gateway:
         self._on_result = on_result
         self._sleep = sleep
         self._frames = FrameBuffer(config.frames_size_max)
-        self._drafts: deque[tuple[Draft, int]] = deque()
+        self._drafts: deque[_Waiting] = deque()
         self._acked = spool.acked  # durable at the engine; the spool follows behind
         self._uplink = Uplink(
             config,
@@ -74,7 +81,8 @@ class Gateway:
         self._capture = Capture(
             sources,
             take_frame=self._take_frame,
-            take_records=self._take_records,
+            store=self._enqueue,
+            clock=clock or SystemClock(),
             stats=self.stats,
         )
         self._is_source_done = False
@@ -143,13 +151,16 @@ class Gateway:
         self._frames.capture(picture)
         self._uplink.wake()
 
-    async def _take_records(self, records: Records, is_live: bool) -> None:
+    async def _enqueue(
+        self, draft: Draft, count: int, is_live: bool
+    ) -> asyncio.Future[tuple[int, int]]:
         while self._is_crowded(is_live):
             self._room.clear()
             await self._room.wait()
-        draft = Draft(wire.FrameType.SCANS, 0, records.lane, records.body)
-        self._drafts.append((draft, records.count))
+        waiting = _Waiting(draft, count, asyncio.get_running_loop().create_future())
+        self._drafts.append(waiting)
         self._to_store.set()
+        return waiting.stored
 
     def _is_crowded(self, is_live: bool) -> bool:
         """Memory has a limit; and a recording can wait where it is, instead of in the spool."""
@@ -163,13 +174,19 @@ class Gateway:
             self._to_store.clear()
             while self._drafts:
                 batch = list(self._drafts)
-                if not await self.write(self._spool.append, [draft for draft, _ in batch]):
+                seqs: list[int] = []
+                if not await self.write(self._append, [w.draft for w in batch], seqs):
                     continue
-                for _, count in batch:
+                for waiting, seq in zip(batch, seqs, strict=True):
                     self._drafts.popleft()
-                    self.stats.records_stored += count
+                    self.stats.records_stored += waiting.count
+                    if not waiting.stored.done():
+                        waiting.stored.set_result((self._spool.epoch, seq))
                 self._room.set()
                 self._uplink.wake()
+
+    def _append(self, drafts: list[Draft], seqs: list[int]) -> None:
+        seqs += self._spool.append(drafts)
 
     async def _trim(self) -> None:
         """Deletes what is durable at the engine, behind the receipts and not in their way."""

@@ -14,6 +14,7 @@ from engine.clock import Clock
 from engine.errors import SettingInvalid
 from engine.gear.cameras import MjpegCamera, SnapshotCamera
 from engine.gear.readers import LineReaders
+from engine.gear.thermal import Fields, ThermalTerminals
 from engine.sources import STDIN, FrameSource, RecordSource, Source
 from engine.wire import GatewayName
 
@@ -79,7 +80,23 @@ class ReaderConfig(ListenConfig, frozen=True, kw_only=True, tag="readers"):
     """Handheld readers of one lane that send a line a scan."""
 
 
-AnySource: TypeAlias = FrameConfig | RecordConfig | SnapshotConfig | MjpegConfig | ReaderConfig
+class ThermalConfig(ListenConfig, frozen=True, kw_only=True, tag="thermal"):
+    """Thermal terminals of one lane that POST JSON or XML."""
+
+    fields: Annotated[Fields, _help("where a terminal's document has what; names and dots")] = (
+        Fields()
+    )
+    device: Annotated[str, Meta(max_length=64), _help("where the document names none")] = ""
+    unit: Annotated[str, Meta(max_length=64), _help("where the document names none")] = "C"
+    calibration: Annotated[str, Meta(max_length=64), _help("where it names none")] = ""
+    tie_s: Annotated[
+        float, Meta(ge=0, le=10), _help("how far apart a reading and its scan may be")
+    ] = 3
+
+
+AnySource: TypeAlias = (
+    FrameConfig | RecordConfig | SnapshotConfig | MjpegConfig | ReaderConfig | ThermalConfig
+)
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,6 +165,18 @@ def _make_source(source: AnySource, clock: Clock) -> Source:
         return _make_camera(source, clock)
     if isinstance(source, ReaderConfig):
         return LineReaders(source.host, source.port, lane=source.lane, clock=clock)
+    if isinstance(source, ThermalConfig):
+        return ThermalTerminals(
+            source.host,
+            source.port,
+            lane=source.lane,
+            clock=clock,
+            fields=source.fields,
+            device=source.device,
+            unit=source.unit,
+            calibration=source.calibration,
+            tie_s=source.tie_s,
+        )
     return RecordSource(source.path, rate=source.rate, lane=source.lane, clock=clock)
 
 

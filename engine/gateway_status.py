@@ -11,6 +11,8 @@ class GatewayStats:
     """What one run did. verdicts: by name. errors: by code, of links and of the spool."""
 
     records_stored: int = 0
+    readings_stored: int = 0  # of thermal terminals
+    readings_tied: int = 0  # to a scan
     scans_sent: int = 0
     scans_resent: int = 0
     lost_sent: int = 0

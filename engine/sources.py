@@ -63,11 +63,40 @@ class Picture:
 
 @dataclass(slots=True)
 class Records:
-    """A plain SCANS body of `count` records. lane: channel of the message, 0 of a back end."""
+    """A plain SCANS body of `count` records. lane: channel of the message, 0 of a back end.
+
+    stored: resolved once the records are on the box's disk.
+    """
 
     body: bytes
     count: int
     lane: int
+    stored: asyncio.Future[None] | None = None
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a thermal terminal measured, as it said it (SY-4). ts_ms: when, by its clock or ours.
+
+    tie_ms: how far its scan may be from it. payload: of the code that it read with it, empty for
+    none. stored: as in Records.
+    """
+
+    lane: int
+    ts_ms: int
+    device: str
+    value: float
+    unit: str
+    calibration: str
+    tie_ms: int
+    payload: bytes = b""
+    stored: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Reading(lane={self.lane}, ts_ms={self.ts_ms})"
+
+
+Item = Picture | Records | Reading
 
 
 class Source(Protocol):
@@ -89,7 +118,7 @@ class Source(Protocol):
     @property
     def skipped(self) -> int: ...
 
-    def items(self) -> AsyncGenerator[Picture | Records]:
+    def items(self) -> AsyncGenerator[Item]:
         """What was captured, in order; ends when the source does."""
 
 
@@ -236,7 +265,7 @@ class FrameSource:
     def skipped(self) -> int:
         return self.damaged
 
-    async def items(self) -> AsyncGenerator[Picture | Records]:
+    async def items(self) -> AsyncGenerator[Item]:
         start_ns = (self._clock.now_ms() if self._start_ms is None else self._start_ms) * 1_000_000
         began_ns = self._clock.monotonic_ns()
         number = 0
@@ -430,7 +459,7 @@ class RecordSource:
     def skipped(self) -> int:
         return self.refused
 
-    async def items(self) -> AsyncGenerator[Picture | Records]:
+    async def items(self) -> AsyncGenerator[Item]:
         room = RECORDS_PER_BODY
         if self._rate:
             room = max(1, min(room, int(self._rate * LINGER_S)))

@@ -20,7 +20,7 @@ from engine.clock import Clock
 from engine.errors import SettingInvalid
 from engine.gear.multipart import MultipartSplitter
 from engine.images import PNG_MAGIC
-from engine.sources import IMAGE_MAX, Picture
+from engine.sources import IMAGE_MAX, Item, Picture
 from engine.telemetry import Log
 from engine.wire import Codec
 
@@ -78,7 +78,7 @@ class _Camera:
     def skipped(self) -> int:
         return self.damaged
 
-    async def items(self) -> AsyncGenerator[Picture]:
+    async def items(self) -> AsyncGenerator[Item]:
         failures = 0
         async with self._session() as session:
             while True:

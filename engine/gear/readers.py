@@ -17,7 +17,7 @@ from typing import Final
 from engine.clock import Clock
 from engine.errors import SettingInvalid
 from engine.records import PAYLOAD_MAX, encode_scan, encode_scans
-from engine.sources import Records
+from engine.sources import Item, Records
 from engine.telemetry import Log
 
 READERS_MAX: Final = 8  # connections of one lane; the longest silent one gives way to a new one
@@ -85,7 +85,7 @@ class LineReaders:
             return "not open"
         return "" if self._heard_ns else "no reader is connected"
 
-    async def items(self) -> AsyncGenerator[Records]:
+    async def items(self) -> AsyncGenerator[Item]:
         try:
             server = await asyncio.start_server(
                 self._accept, self._host, self.port, limit=_CHUNK, backlog=READERS_MAX

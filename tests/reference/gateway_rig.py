@@ -137,7 +137,7 @@ async def welcome_all(peer: Peer) -> None:
         await peer.until(lambda n=done: len(peer.got) > n or peer.is_closed)  # type: ignore[misc]
         for message in peer.got[done:]:
             done += 1
-            if isinstance(message, wire.Scans | wire.Lost):
+            if isinstance(message, wire.Scans | wire.Event | wire.Lost):
                 peer.ack(message.seq)
             elif isinstance(message, wire.FrameImage):
                 peer.ack(message.seq, cls=1)

@@ -28,16 +28,8 @@ RANKS = [
     [
         *["questions", "desk", "streams", "ingest"],
         *["answers", "openapi", "api", "client", "admin"],
-        *[
-            "sources",
-            "gear",
-            "gateway_config",
-            "link",
-            "gateway_status",
-            "capture",
-            "uplink",
-            "gateway",
-        ],
+        *["sources", "gear", "gateway_config", "link", "gateway_status", "ties", "capture"],
+        *["uplink", "gateway"],
     ],
     ["app", "demo", "cli_parser", "cli_registry", "cli_trace", "cli", "__main__"],
 ]
