@@ -18,10 +18,10 @@ import msgspec
 from engine import registry_csv
 from engine.access import Grant, make_token
 from engine.errors import NotFound, RegistryInvalid, ServiceError
+from engine.question_socket import QuestionClient
 from engine.questions import (
     AskKit,
     Kit,
-    QuestionClient,
     RegistryChange,
     RegistryEntries,
     RegistryList,

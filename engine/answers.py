@@ -20,7 +20,16 @@ from engine.clock import day_to_date, iso_to_ms, ms_to_iso
 from engine.errors import QuestionInvalid
 from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.people import Details
-from engine.questions import SUPPRESSED, Figures, PersonRef, PlaceInfo, Traced, key_to_handle
+from engine.questions import (
+    SUPPRESSED,
+    Delivered,
+    Figures,
+    PersonRef,
+    PlaceInfo,
+    Traced,
+    key_to_handle,
+)
+from engine.record_lines import Line
 from engine.rows import Direction
 from engine.tracing import (
     KEY_SIZE,
@@ -34,6 +43,7 @@ from engine.tracing import (
 
 _DIRECTIONS: Final = {int(Direction.IN): "in", int(Direction.OUT): "out"}
 LIMIT_DEFAULT: Final = 1000
+RECORDS_MAX: Final = 256  # of one POST /v1/ingest
 ROWS_MAX: Final = 10_000
 
 When = Annotated[
@@ -83,6 +93,12 @@ class ContactsBody(PersonBody, frozen=True, kw_only=True, forbid_unknown_fields=
     linger_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
 
 
+class IngestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Records as a gateway's JSON lines have them; none at all consumes the number alike."""
+
+    records: Annotated[tuple[Line, ...], Meta(max_length=RECORDS_MAX)]
+
+
 # ---- answers ------------------------------------------------------------------------------------
 
 
@@ -98,6 +114,35 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     """The one shape of every failure."""
 
     error: ErrorInfo
+
+
+class VerdictAnswer(msgspec.Struct, frozen=True):
+    """What a lane shows of record n. reason: of refused and alert. name: masked."""
+
+    n: int
+    lane: int
+    verdict: str
+    reason: str = ""
+    name: str = ""
+
+
+class FaultAnswer(msgspec.Struct, frozen=True):
+    """Record n was not taken and will not be: code as of a failure. The others were."""
+
+    n: int
+    code: str
+    message: str
+
+
+class IngestAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A receipt: everything that came under this key is durable, once.
+
+    verdicts: of each record at a post and of each refused one, as when it first came.
+    """
+
+    key: str
+    verdicts: tuple[VerdictAnswer, ...]
+    faults: tuple[FaultAnswer, ...]
 
 
 class PlaceAnswer(msgspec.Struct, frozen=True):
@@ -393,6 +438,17 @@ def traced_to_answer(
         **common,
         question="venue" if isinstance(answer, tracing.VenueAnswer) else "person",
         visits=tuple(_visit(row, persons[row.person], names) for row in visits),
+    )
+
+
+def delivered_to_answer(key: str, found: Delivered) -> IngestAnswer:
+    verdicts = sorted(found.verdicts, key=lambda verdict: verdict.n)
+    return IngestAnswer(
+        key=key,
+        verdicts=tuple(
+            VerdictAnswer(v.n, v.lane, v.verdict, v.reason or "", v.name or "") for v in verdicts
+        ),
+        faults=tuple(FaultAnswer(f.n, f.code, f.message) for f in found.faults),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
@@ -23,10 +24,12 @@ from engine.answers import (
     ErrorAnswer,
     ErrorInfo,
     HealthAnswer,
+    IngestBody,
     PersonBody,
     TraceBody,
     VenueBody,
     WhoamiAnswer,
+    delivered_to_answer,
     figures_to_answer,
     places_to_answer,
     traced_to_answer,
@@ -39,6 +42,7 @@ from engine.errors import (
     EngineError,
     EngineUnreachable,
     InputError,
+    LineInvalid,
     MethodWrong,
     QuestionInvalid,
     RequestSlow,
@@ -49,9 +53,12 @@ from engine.errors import (
 )
 from engine.group import SealedDetails, split_details
 from engine.keys import DeskKeys
-from engine.openapi import ROUTES, Route, document
+from engine.openapi import KEY_PATTERN, ROUTES, Route, document
 from engine.people import Details, bytes_to_details
-from engine.questions import QuestionClient, Reply
+from engine.question_socket import QuestionClient
+from engine.questions import Reply
+from engine.record_lines import Line, parsed_to_record
+from engine.records import encode_scans
 from engine.telemetry import Log, Metrics
 from engine.visits import REF_ROW_BITS
 
@@ -62,12 +69,14 @@ _TOKEN_SIZE_MAX: Final = 256
 _CACHE_SIZE_MAX: Final = 32 << 20
 _CACHE_AGE_NS: Final = 300 * 1_000_000_000
 _CACHE_SWEEP_S: Final = 30.0
+_KEY: Final = re.compile(KEY_PATTERN)
+_U64_MAX: Final = (1 << 64) - 1
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 _log = Log("api")
-B = TypeVar("B", bound=TraceBody)
+B = TypeVar("B", bound=msgspec.Struct)
 R = TypeVar("R")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -131,7 +140,8 @@ class Api:
         self._opened = OpenedDetails(clock)
         self._document = msgspec.json.encode(document())
         self._decoders: dict[type, msgspec.json.Decoder[Any]] = {
-            body: msgspec.json.Decoder(body) for body in (VenueBody, PersonBody, ContactsBody)
+            body: msgspec.json.Decoder(body)
+            for body in (VenueBody, PersonBody, ContactsBody, IngestBody)
         }
         self._is_engine_up = False
         self._metrics.add_source(lambda: [("chot_api_engine_up", (), self._is_engine_up)])
@@ -177,6 +187,19 @@ class Api:
             **_common(request, body),
         )
         return await self._trace(question)
+
+    async def ingest(self, request: web.Request) -> web.Response:
+        """Nothing is taken of a body with a record that is none: mend it and send it again."""
+        gateway, epoch, seq = _key(request)
+        body = await self._body(request, IngestBody)
+        records = await asyncio.to_thread(_lines_to_records, body.records)
+        ask = questions.Deliver(
+            token=_token(request), gateway=gateway, epoch=epoch, seq=seq, body=encode_scans(records)
+        )
+        found = await self._ask(ask, questions.Delivered)
+        response = _answer(delivered_to_answer(f"{gateway}:{epoch}:{seq}", found))
+        response.headers["Idempotency-Replayed"] = str(found.is_repeat).lower()
+        return response
 
     async def figures(self, request: web.Request) -> web.Response:
         token = _token(request)
@@ -451,6 +474,26 @@ def _common(request: web.Request, body: TraceBody) -> dict[str, Any]:
         "limit": body.limit,
         "is_unmasked": body.unmasked,
     }
+
+
+def _key(request: web.Request) -> tuple[str, int, int]:
+    """(gateway, epoch, seq) of the idempotency key. Raises BodyInvalid."""
+    text = request.headers.get("Idempotency-Key", "").strip()
+    match = _KEY.fullmatch(text.removeprefix('"').removesuffix('"'))
+    if match is None or max(int(match[2]), int(match[3])) > _U64_MAX:
+        raise BodyInvalid("Idempotency-Key is missing or none", hint="gateway:epoch:seq")
+    return match[1], int(match[2]), int(match[3])
+
+
+def _lines_to_records(lines: Iterable[Line]) -> list[bytes]:
+    """Raises LineInvalid, which names the record by its position."""
+    records = []
+    for n, line in enumerate(lines):
+        try:
+            records.append(parsed_to_record(line, lane=0))
+        except LineInvalid as error:
+            raise LineInvalid(f"record {n}: {error}") from None
+    return records
 
 
 def _token(request: web.Request) -> str:

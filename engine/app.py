@@ -27,6 +27,7 @@ from engine.clock import Clock, SystemClock
 from engine.control_lmdb import ControlLog
 from engine.decode_pool import DecodePool
 from engine.dedup import KEPT_MS, SeenWindow
+from engine.deliveries import Deliveries
 from engine.desk import Desk
 from engine.errors import EngineError, EngineUnreachable, SettingInvalid
 from engine.group import Group
@@ -37,7 +38,8 @@ from engine.judge import Judge
 from engine.keys import DESK_DIR, FileKeyRing
 from engine.payloads import make_venue_code, venue_body
 from engine.pipeline import Pipeline
-from engine.questions import Kit, QuestionServer, RegistryTaken
+from engine.question_socket import QuestionServer
+from engine.questions import Kit, RegistryTaken
 from engine.registry import Registry, Venue
 from engine.retention import Retention
 from engine.settings import Settings
@@ -165,6 +167,7 @@ class Engine:
             metrics=self.metrics,
             health=self._health,
             kit=self._kit,
+            deliver=Deliveries(self.ingest).take,
             rows_max=self.settings.answer_rows_max,
             on_registry=self._registry_changed,
         )

@@ -37,6 +37,7 @@ from engine.index import Figures as IndexFigures
 from engine.keys import KeyRing, seal
 from engine.payloads.outcome import Refusal
 from engine.people import credential_to_identity
+from engine.question_socket import Peer
 from engine.questions import (
     SUPPRESSED,
     AskContacts,
@@ -48,6 +49,8 @@ from engine.questions import (
     AskPersons,
     AskPlaces,
     AskVenue,
+    Deliver,
+    Delivered,
     Details,
     FetchDetails,
     Figures,
@@ -55,7 +58,6 @@ from engine.questions import (
     Identity,
     Kit,
     MetricsText,
-    Peer,
     PersonRef,
     PlaceInfo,
     Places,
@@ -136,11 +138,13 @@ class Desk:
         metrics: Metrics,
         health: Callable[[], dict[str, Any]],
         kit: Callable[[], Kit],
+        deliver: Callable[[Deliver], Awaitable[Delivered]],
         rows_max: int = ROWS_MAX,
         on_registry: Callable[[], Awaitable[None]] | None = None,
         threads: int = 2,
     ) -> None:
         """figures, tallies: counts and refusals of a day. kit: what its owner needs of the engine.
+        deliver: takes records of a gateway (engine.deliveries).
 
         on_registry: told after each change of the registry. threads: for questions, at lower
         priority than the lanes' work.
@@ -156,6 +160,7 @@ class Desk:
         self._metrics = metrics
         self._health = health
         self._kit = kit
+        self._deliver = deliver
         self._rows_max = min(rows_max, ROWS_MAX)
         self._on_registry = on_registry
         self._changing = asyncio.Lock()
@@ -212,6 +217,8 @@ class Desk:
                 grant, _ = self._check(question.token, access.Question.WHOAMI)
                 may = tuple(sorted(access.ALLOWED[grant.role]))
                 return Identity(grant.name, grant.role, grant.unit, grant.area, may)
+            case Deliver():
+                return await self._deliver(question)
             case AskMetrics():
                 return MetricsText(self._metrics.text())
             case AskHealth():

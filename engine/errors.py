@@ -115,6 +115,13 @@ class WireClock(InputError):
     wire = 12
 
 
+class KeyReused(InputError):
+    """An idempotency key that another body was taken under."""
+
+    code = "ingest.key_reused"
+    status = 409
+
+
 class LineInvalid(InputError):
     """A line of a gateway's record file that is no record; says where, never what stood there."""
 

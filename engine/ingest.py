@@ -82,7 +82,7 @@ class IngestServer:
         self._held: dict[tuple[int, int], HeldCodes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._is_draining = False
+        self.is_draining = False
         self._opened_ms = clock.now_ms()
         self._offsets_ms: dict[str, int] = {}
         metrics.add_source(self._samples)
@@ -102,7 +102,7 @@ class IngestServer:
 
     async def stop(self) -> None:
         """Drains: no new work, GOAWAY, everything taken is settled, then the links close."""
-        self._is_draining = True
+        self.is_draining = True
         if self._server is not None:
             self._server.close()
         for link in list(self.links):
@@ -152,7 +152,7 @@ class IngestServer:
 
     def check_hello(self, hello: wire.Hello) -> Gateway:
         """The gateway behind a HELLO. Raises WireVersion, WireUnknownGateway, WireAuth."""
-        if self._is_draining:
+        if self.is_draining:
             raise WireDraining("the engine is going down")
         if hello.version != wire.VERSION:
             raise WireVersion(f"this engine speaks version {wire.VERSION}")
@@ -226,7 +226,8 @@ class IngestServer:
         self.streams.take_back()
         # A code in view is to be a scan again when its frame comes again (D-5).
         self._held.clear()
-        for link in list(self.links):
+        carriers = [state.link for state in self.streams if state.link is not None]
+        for link in [*self.links, *carriers]:
             link.fail(WireStoreFull("the store takes no scans now"))
 
     def _samples(self) -> Iterator[Sample]:
@@ -423,9 +424,7 @@ class Link(asyncio.Protocol):
             self.server.metrics.count("chot_resends_dropped")
             self.acknowledge(cls)  # its sender may have missed the receipt
             return False
-        if self.state.settled.is_set():
-            self.state.open_since_ms = self.server.clock.now_ms()
-        self.state.settled.clear()
+        self.state.note_open(self.server.clock.now_ms())
         return True
 
     def _origin(self, cls: int, seq: int, first: int) -> Origin:

@@ -16,6 +16,8 @@ from engine.answers import (
     ErrorAnswer,
     FiguresAnswer,
     HealthAnswer,
+    IngestAnswer,
+    IngestBody,
     PersonBody,
     PlacesAnswer,
     VenueBody,
@@ -24,11 +26,13 @@ from engine.answers import (
 )
 from engine.errors import leaves
 
+# Name of a gateway, its epoch, the number of the message: decimal, u64.
+KEY_PATTERN: Final = r"^([A-Za-z0-9._-]{1,64}):([0-9]{1,20}):([1-9][0-9]{0,19})$"
 _REF: Final = "#/components/schemas/{name}"
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """A parameter of the query string. schema: JSON Schema of its text."""
+    """A parameter of the query string or a header. schema: JSON Schema of its text."""
 
     name: str
     about: str
@@ -46,6 +50,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     answer: type | str
     body: type | None = None
     parameters: tuple[Parameter, ...] = ()
+    headers: tuple[Parameter, ...] = ()
     is_open: bool = False
 
 
@@ -73,6 +78,22 @@ ROUTES: Final = (
         about="Who met this person, for how many minutes, and where?",
         body=ContactsBody,
         answer=ContactsAnswer,
+    ),
+    Route(
+        name="ingest",
+        method="POST",
+        path="/v1/ingest",
+        about="Records of a gateway; the answer is the receipt. The token is the gateway's",
+        body=IngestBody,
+        answer=IngestAnswer,
+        headers=(
+            Parameter(
+                "Idempotency-Key",
+                "gateway:epoch:seq; a number means one message for ever",
+                {"type": "string", "pattern": KEY_PATTERN},
+                is_required=True,
+            ),
+        ),
     ),
     Route(
         name="figures",
@@ -180,16 +201,17 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.body is not None:
         body = {"application/json": {"schema": _ref(route.body)}}
         found["requestBody"] = {"required": True, "content": body}
-    if route.parameters:
+    places = [("query", p) for p in route.parameters] + [("header", p) for p in route.headers]
+    if places:
         found["parameters"] = [
             {
                 "name": parameter.name,
-                "in": "query",
+                "in": place,
                 "required": parameter.is_required,
                 "description": parameter.about,
                 "schema": parameter.schema,
             }
-            for parameter in route.parameters
+            for place, parameter in places
         ]
     return found
 

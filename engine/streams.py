@@ -42,6 +42,12 @@ class StreamState:
         self.undecided: list[int] = []
         self.released = 0  # newest number in a batch that is durable or on its way
 
+    def note_open(self, now_ms: int) -> None:
+        """A message was taken."""
+        if self.settled.is_set():
+            self.open_since_ms = now_ms
+        self.settled.clear()
+
     def settle(self, cls: int, seq: int) -> None:
         """The message is durable, or had nothing to keep."""
         moved = self.stream.windows[cls].settle(seq)

@@ -25,13 +25,14 @@ from engine.access import AUDIT_KIND, AuditEntry, Grant, body_to_entry, make_tok
 from engine.api import run_api
 from engine.clock import ManualClock, day_to_ms, iso_to_ms, ms_to_day
 from engine.desk import Desk
-from engine.errors import EngineError
+from engine.errors import EngineError, WireUnknownGateway
 from engine.group import pack_details
 from engine.index import CoLocationIndex
 from engine.journal import MemoryJournal, Part, RecordBatch, Run
 from engine.keys import DeskKeys, FileKeyRing
 from engine.people import Details, details_to_bytes
-from engine.questions import Kit, QuestionClient, QuestionServer
+from engine.question_socket import QuestionClient, QuestionServer
+from engine.questions import Deliver, Delivered, Kit
 from engine.registry import Registry
 from engine.registry_csv import TABLE_ORDER, read_csv
 from engine.rows import NO_TEMPERATURE, ROW, Direction, Kind, Source
@@ -91,6 +92,10 @@ class FakeControl:
             raise self.error
         self.records.append((kind, by, body, at_ms))
         return len(self.records)
+
+
+async def _nothing(delivery: Deliver) -> Delivered:
+    raise WireUnknownGateway("this stand takes no records")
 
 
 class Stand:
@@ -205,6 +210,7 @@ class Stand:
             metrics=self.metrics,
             health=lambda: {"groups": self.journal.last_lsn()},
             kit=lambda: Kit("127.0.0.1:7401", self.keyring.ingest_public(), {}),
+            deliver=_nothing,
         )
 
     async def _fill(self) -> None:

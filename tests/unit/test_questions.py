@@ -26,6 +26,7 @@ from engine.errors import (
     leaves,
 )
 from engine.group import SealedDetails
+from engine.question_socket import MESSAGE_SIZE_MAX, Peer, QuestionClient, QuestionServer
 from engine.questions import (
     AskHealth,
     AskMetrics,
@@ -35,12 +36,9 @@ from engine.questions import (
     FetchDetails,
     Health,
     MetricsText,
-    Peer,
     PersonRef,
     Places,
     Question,
-    QuestionClient,
-    QuestionServer,
     RegistryChange,
     RegistryTaken,
     Reply,
@@ -74,7 +72,7 @@ async def answer(question: Question, peer: Peer) -> Reply:
         case AskPlaces(text="rows"):
             raise RegistryInvalid("two faults", rows=["line 1: a", "line 2: b"])
         case AskPlaces(text="big"):
-            return MetricsText(b"x" * (questions.MESSAGE_SIZE_MAX + 1))
+            return MetricsText(b"x" * (MESSAGE_SIZE_MAX + 1))
         case RegistryChange(changes=changes):
             return RegistryTaken(len(changes), 0)
         case FetchDetails(refs=refs):
@@ -292,7 +290,7 @@ FRAMES = st.one_of(
 
 
 def test_any_bytes_end_in_an_answer_or_a_closed_connection(path: Path) -> None:
-    ready = struct.pack(">I", questions.MESSAGE_SIZE_MAX + 1)
+    ready = struct.pack(">I", MESSAGE_SIZE_MAX + 1)
 
     async def work(client: QuestionClient) -> None:
         @settings(max_examples=60, deadline=None)

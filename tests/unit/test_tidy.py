@@ -15,7 +15,18 @@ ROOT = Path(__file__).resolve().parents[2]
 # its own rank.
 RANKS = [
     ["errors", "clock", "settings", "telemetry"],
-    ["rows", "records", "wire", "session", "payloads", "people", "visits", "contacts", "story"],
+    [
+        "rows",
+        "records",
+        "record_lines",
+        "wire",
+        "session",
+        "payloads",
+        "people",
+        "visits",
+        "contacts",
+        "story",
+    ],
     [
         *["images", "decode", "decode_pool", "held", "dedup", "judge", "keys", "group", "journal"],
         *["tallies", "index", "access"],
@@ -26,7 +37,7 @@ RANKS = [
     ],
     ["tracing", "pipeline", "retention", "verify"],
     [
-        *["questions", "desk", "streams", "ingest"],
+        *["questions", "question_socket", "desk", "streams", "ingest", "deliveries"],
         *["answers", "openapi", "api", "client", "admin"],
         *["sources", "gear", "gateway_config", "link", "gateway_status", "ties", "capture"],
         *["uplink", "gateway"],

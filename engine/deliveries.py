@@ -1,0 +1,176 @@
+"""Deliveries: records that come one message at a time over HTTP, on the streams of CKP/1.
+
+For back ends and gear that speak no CKP/1. A delivery is one SCANS message: it has its place in a
+(gateway, epoch), is taken in order and once, and is answered when it is durable: the answer is the
+receipt. The same number again gets the same answer and is stored once. docs/api.md has the rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from engine.access import is_same_hash, token_to_hash
+from engine.errors import (
+    EngineError,
+    KeyReused,
+    WireAuth,
+    WireDraining,
+    WireMalformed,
+    WireReplaced,
+    WireStoreFull,
+    WireUnknownGateway,
+)
+from engine.ingest import IngestServer
+from engine.pipeline import Origin, Outcome
+from engine.questions import Deliver, Delivered, DeliveryFault
+from engine.records import ENTRY, decode_scans
+from engine.registry import Gateway
+from engine.session import DURABLE
+from engine.streams import StreamState
+
+ANSWERS_KEPT: Final = 4096  # so that a repeat gets the very same; later it is judged anew
+
+_Key = tuple[int, int, int]  # gateway, epoch, seq
+
+
+class Door:
+    """What carries a stream while deliveries of it are under way; the link of engine.streams."""
+
+    def __init__(self) -> None:
+        self.state: StreamState | None = None
+        self.order = asyncio.Lock()  # taken and handed to the journal one after the other
+        self.guests = 0
+        self._waiting: dict[asyncio.Future[None], int] = {}
+
+    def fail(self, error: EngineError) -> None:
+        """The store refused, or a link took the stream over: nobody gets a receipt."""
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+
+    def acknowledge(self, cls: int) -> None:
+        assert self.state is not None
+        acked = self.state.stream.windows[DURABLE].acked
+        for future, seq in list(self._waiting.items()):
+            if seq <= acked:
+                del self._waiting[future]
+                if not future.done():
+                    future.set_result(None)
+
+    async def durable(self, seq: int) -> None:
+        """Returns when the number is durable. Raises what stands against that."""
+        assert self.state is not None
+        if self.state.link is not self:
+            raise WireReplaced("a link of this gateway and epoch took over")
+        if self.state.stream.windows[DURABLE].acked >= seq:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = seq
+        try:
+            await future
+        finally:
+            self._waiting.pop(future, None)
+
+
+class Deliveries:
+    """One instance an engine; used from its event loop."""
+
+    def __init__(self, server: IngestServer) -> None:
+        self._server = server
+        self._doors: dict[tuple[int, int], Door] = {}
+        # (digest of the body, answer) of what was taken lately.
+        self._answers: OrderedDict[_Key, tuple[bytes, Delivered]] = OrderedDict()
+
+    async def take(self, delivery: Deliver) -> Delivered:
+        """The answer, once everything in it is durable.
+
+        Raises WireUnknownGateway, WireAuth, WireDraining, WireGap, WireOverCredit, WireReplaced,
+        KeyReused, and StorageError or WireStoreFull when nothing was stored.
+        """
+        gateway = self._enrolled(delivery)
+        name = (gateway.number, delivery.epoch)
+        door = self._doors.setdefault(name, Door())
+        door.guests += 1
+        try:
+            async with door.order:
+                if door.state is None or door.state.link is not door:
+                    streams = self._server.streams
+                    door.state = await streams.open(door, gateway.number, delivery.epoch)
+                answer = await self._take(door.state, gateway, delivery)
+            await door.durable(delivery.seq)
+        finally:
+            door.guests -= 1
+            if not door.guests:
+                del self._doors[name]
+                if door.state is not None and door.state.link is door:
+                    door.state.link = None
+            self._server.note_end(gateway)
+        return answer
+
+    def _enrolled(self, delivery: Deliver) -> Gateway:
+        server = self._server
+        if server.is_draining:
+            raise WireDraining("the engine is going down")
+        gateway = server.registry.gateway(delivery.gateway, server.clock.now_ms())
+        if gateway is None:
+            raise WireUnknownGateway("this gateway is not in the registry")
+        if not is_same_hash(gateway.token_sha256, token_to_hash(delivery.token)):
+            raise WireAuth("the token does not open this gateway")
+        return gateway
+
+    async def _take(self, state: StreamState, gateway: Gateway, delivery: Deliver) -> Delivered:
+        """Judges it and hands it to the journal, or finds the answer it had."""
+        key = (gateway.number, delivery.epoch, delivery.seq)
+        digest = hashlib.sha256(delivery.body).digest()
+        window = state.stream.windows[DURABLE]
+        is_new = window.take(delivery.seq, len(delivery.body))
+        if not is_new:
+            self._server.metrics.count("chot_resends_dropped")
+            known, answer = self._answers.get(key, (digest, None))
+            if known != digest:
+                raise KeyReused("another body was taken under this key")
+            if answer is not None:
+                return msgspec.structs.replace(answer, is_repeat=True)
+        else:
+            state.note_open(self._server.clock.now_ms())
+        outcome = await self._judge(gateway, delivery)
+        answer = _outcome_to_answer(outcome, not is_new)
+        if is_new:
+            if not window.is_open(delivery.seq):
+                raise WireStoreFull("the store takes no scans now")
+            assert outcome.batch is not None
+            self._server.append(state, DURABLE, delivery.seq, outcome.batch)
+            self._answers[key] = digest, answer
+            if len(self._answers) > ANSWERS_KEPT:
+                self._answers.popitem(last=False)
+        return answer
+
+    async def _judge(self, gateway: Gateway, delivery: Deliver) -> Outcome:
+        """In steps, so that lanes get their turn between them (CP-3)."""
+        server = self._server
+        packed, fault = decode_scans(delivery.body)
+        entries = np.frombuffer(packed, ENTRY)
+        if len(entries):
+            server.note_time(gateway, int(entries["time_ms"].max()))
+        post = server.registry.post(gateway.post) if gateway.post else None
+        origin = Origin(
+            gateway.number, delivery.epoch, DURABLE, delivery.seq, delivery.seq,
+            post.number if post else 0, tuple(gateway.lanes),
+        )  # fmt: skip
+        for outcome in server.pipeline.record_steps(origin, entries, delivery.body, fault):
+            if outcome is not None:
+                return outcome
+            await asyncio.sleep(0)
+        raise WireMalformed("the message has no end")
+
+
+def _outcome_to_answer(outcome: Outcome, is_repeat: bool) -> Delivered:
+    faults = [DeliveryFault(f.n, f.error.code, str(f.error)) for f in outcome.faults]
+    return Delivered(tuple(outcome.verdicts), tuple(faults), is_repeat)
