@@ -113,14 +113,12 @@ async def enrol_gateway(owner: Owner, name: str, *, spool: Path) -> str:
     token, digest = make_token()
     await change(owner, [msgspec.structs.replace(found[0], token_sha256=digest)])
     engine = await kit(owner)
-    host, _, port = engine.ingest.rpartition(":")
     lines = {
         "name": name,
         "token": token,
         "ingest_public": engine.ingest_public.hex(),
         "spool": str(spool),
-        "host": host,
-        "port": int(port),
+        "url": engine.ingest,
     }
     # A JSON string or number is a TOML one as well.
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())

@@ -23,13 +23,14 @@ import uvloop
 import engine
 import native.cpu
 from engine import admin, api
+from engine.address import Address, parse_address, parse_addresses
 from engine.clock import Clock, SystemClock
 from engine.control_lmdb import ControlLog
 from engine.decode_pool import DecodePool
 from engine.dedup import KEPT_MS, SeenWindow
 from engine.deliveries import Deliveries
 from engine.desk import Desk
-from engine.errors import EngineError, EngineUnreachable, SettingInvalid
+from engine.errors import EngineError, EngineUnreachable
 from engine.group import Group
 from engine.index import CoLocationIndex
 from engine.ingest import IngestServer
@@ -49,7 +50,6 @@ from engine.tracing import Completeness, GatewayState, Tracer
 from engine.verify import CONTROL_DIR, JOURNAL_DIR
 from engine.visits import PlaceRules
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 API_RESTART_S = 1.0
 FORGET_S = 900  # between looks for days that are due
 
@@ -60,16 +60,16 @@ class Engine:
     """Everything that runs in the engine's process. `async with Engine(settings): ...`"""
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
-        if settings.ingest_host not in LOOPBACK:
-            raise SettingInvalid(
-                "ingest_host: plain TCP is for loopback only",
-                hint="let gateways come in through a TLS tunnel that ends on this machine",
-            )
+        host = f"[{settings.ingest_host}]" if ":" in settings.ingest_host else settings.ingest_host
+        self._addresses = [
+            parse_address(f"tcp://{host}:{settings.ingest_port}"),
+            *parse_addresses(settings.ingest_listen),
+        ]
         self.settings = settings
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
         self.failed = asyncio.Event()  # the engine must not go on
-        self.ingest_port = 0
+        self.addresses: list[Address] = []  # where gateways are heard, plain TCP first
         self._applied_rows = 0
         self._exits = contextlib.AsyncExitStack()
         self._data = Path(settings.data)
@@ -123,7 +123,7 @@ class Engine:
             "engine open",
             version=engine.__version__,
             cpu=native.cpu.active(),
-            port=self.ingest_port,
+            port=self.addresses[0].port,
             groups=self.journal.last_lsn(),
             ms=(self._opened_ns - started_ns) // 1_000_000,
         )
@@ -172,7 +172,7 @@ class Engine:
             on_registry=self._registry_changed,
         )
         self._exits.callback(self.desk.close)
-        self.ingest_port = await self.ingest.start()
+        self.addresses = await self.ingest.start(self._addresses)
         self._exits.push_async_callback(self.ingest.stop)
         questions = QuestionServer(
             self._data / admin.SOCKET_NAME,
@@ -257,8 +257,7 @@ class Engine:
             for venue in self.registry.entries("venue")
             if isinstance(venue, Venue)
         }
-        ingest = f"{self.settings.ingest_host}:{self.ingest_port}"
-        return Kit(ingest, self.keyring.ingest_public(), codes)
+        return Kit(str(self.addresses[0]), self.keyring.ingest_public(), codes)
 
     def _samples(self) -> Iterator[Sample]:
         counters, pool = self.journal.counters, self.pool
@@ -306,9 +305,11 @@ async def _serve(
         if registry_dir is not None:
             await running.import_tables(registry_dir)
         doors = {
-            "ingest": f"{settings.ingest_host}:{running.ingest_port}",
+            "ingest": str(running.addresses[0]),
             "data": str(settings.data),
         }
+        if running.addresses[1:]:
+            doors["listen"] = " ".join(map(str, running.addresses[1:]))
         child: asyncio.Task[None] | None = None
         if with_api:
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -111,7 +111,7 @@ class Deliveries:
                 del self._doors[name]
                 if door.state is not None and door.state.link is door:
                     door.state.link = None
-            self._server.note_end(gateway)
+            self._server.gateways.note_end(gateway.name)
         return answer
 
     def _enrolled(self, delivery: Deliver) -> Gateway:
@@ -158,7 +158,7 @@ class Deliveries:
         packed, fault = decode_scans(delivery.body)
         entries = np.frombuffer(packed, ENTRY)
         if len(entries):
-            server.note_time(gateway, int(entries["time_ms"].max()))
+            server.gateways.note_time(gateway.name, int(entries["time_ms"].max()))
         post = server.registry.post(gateway.post) if gateway.post else None
         origin = Origin(
             gateway.number, delivery.epoch, DURABLE, delivery.seq, delivery.seq,

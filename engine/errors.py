@@ -122,6 +122,12 @@ class KeyReused(InputError):
     status = 409
 
 
+class WireTls(InputError):
+    """No TLS 1.3 came about, the certificate does not hold, or another protocol was meant."""
+
+    code = "wire.tls"
+
+
 class LineInvalid(InputError):
     """A line of a gateway's record file that is no record; says where, never what stood there."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -103,14 +101,20 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """One gateway process, readable from a TOML file."""
 
     name: Annotated[GatewayName, _help("as in the registry")]
-    token: Annotated[str, Meta(max_length=256), _help("opens this gateway's session")]
     ingest_public: Annotated[
         str, Meta(pattern=r"\A[0-9a-f]{64}\Z"), _help("the engine's ingest key, 64 hex digits")
     ]
     spool: Annotated[str, _help("folder of the spool; one gateway each")]
     sources: Annotated[list[AnySource], Meta(min_length=1, max_length=64)]
-    host: Annotated[str, _help("engine's address; loopback only until TLS is there")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=1, le=65535), _help("engine's TCP port")] = 7401
+    token: Annotated[
+        str, Meta(max_length=256), _help("opens this gateway's session; none with a certificate")
+    ] = ""
+    url: Annotated[str, _help("engine's address; tls or wss, and tcp or ws on loopback")] = (
+        "tcp://127.0.0.1:7401"
+    )
+    ca: Annotated[str, _help("PEM file of CAs that sign the server; none: the system's")] = ""
+    cert: Annotated[str, _help("PEM file of this gateway's certificate chain")] = ""
+    key: Annotated[str, _help("PEM file of its key, not locked")] = ""
     spool_size_max: Annotated[int, Meta(ge=65536), _help("bytes of records kept")] = 536_870_912
     frames_size_max: Annotated[int, Meta(ge=65536), _help("bytes of frames kept")] = 67_108_864
     drain_timeout_s: Annotated[
@@ -131,19 +135,6 @@ def load_config(path: Path) -> GatewayConfig:
         raise SettingInvalid(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SettingInvalid(f"{path}: {error}") from None
-
-
-def check_loopback(host: str) -> str:
-    """The address to connect to. Raises SettingInvalid for any but loopback: there is no TLS."""
-    if host == "localhost":
-        return "127.0.0.1"
-    with suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return host
-    raise SettingInvalid(
-        f"plain TCP goes to loopback addresses only, not to {host}",
-        hint="reach another machine through an encrypted tunnel",
-    )
 
 
 def make_sources(config: GatewayConfig, clock: Clock) -> list[Source]:

@@ -10,6 +10,7 @@ from collections import deque
 from typing import Final
 
 from engine import wire
+from engine.carriers import Carrier
 from engine.errors import EngineUnreachable
 from engine.sources import Picture
 
@@ -96,8 +97,7 @@ class FrameBuffer:
 class Link:
     """One connection: bytes in and out, and the limits that hold on it."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writer = writer
+    def __init__(self, carrier: Carrier) -> None:
         self.sent = 0  # last class 0 number sent on this link
         self.hb_s = 10.0
         self.max_frame = 0
@@ -105,16 +105,17 @@ class Link:
         self._limit = [0, 0]
         self._byte_limit = [0, 0]
         self._bytes = [0, 0]
-        self._reader = reader
+        self._carrier = carrier
         self._frames = wire.FrameReader()
         self._inbox: deque[wire.Message] = deque()
 
     async def receive(self, timeout_s: float) -> wire.Message:
-        """The next message. Raises TimeoutError, EngineUnreachable, and what FrameReader does."""
+        """The next message. Raises TimeoutError, EngineUnreachable, and what FrameReader and the
+        carrier do."""
         while not self._inbox:
             self._frames.check()
             async with asyncio.timeout(timeout_s):
-                data = await self._reader.read(65536)
+                data = await self._carrier.read()
             if not data:
                 raise EngineUnreachable("the engine closed the link")
             self._inbox.extend(self._frames.feed(data))
@@ -123,8 +124,14 @@ class Link:
     def send(self, message: wire.Message) -> int:
         """Writes one message; its bytes."""
         data = wire.encode(message)
-        self.writer.write(data)
+        self._carrier.write(data)
         return len(data)
+
+    async def drain(self) -> None:
+        await self._carrier.drain()
+
+    async def close(self) -> None:
+        await self._carrier.close()
 
     def grant(self, cls: int, limit: int, byte_limit: int) -> None:
         """Limits are absolute and never fall: a late or repeated grant is harmless."""

@@ -284,8 +284,8 @@ class RegistryEntries(msgspec.Struct, frozen=True, tag_field="reply", tag="regis
 class Kit(msgspec.Struct, frozen=True, tag_field="reply", tag="kit"):
     """What gateways and posters need of the engine.
 
-    ingest: host:port of CKP/1. ingest_public: 32 bytes that spools are sealed to. venue_codes: text
-    of the posted code by venue number, with the province's tag.
+    ingest: URL of CKP/1 on this machine. ingest_public: 32 bytes that spools are sealed to.
+    venue_codes: text of the posted code by venue number, with the province's tag.
     """
 
     ingest: str

@@ -35,10 +35,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data: Annotated[
         str, Meta(min_length=1), _help("folder of the store: scans, control log, keys, sockets")
     ] = "var/chot"
-    ingest_host: Annotated[str, _help("address for CKP/1; loopback only until TLS is there")] = (
-        "127.0.0.1"
-    )
+    ingest_host: Annotated[str, _help("address for CKP/1 in plain; loopback only")] = "127.0.0.1"
     ingest_port: Annotated[Port, _help("TCP port for CKP/1; 0 takes a free one")] = 7401
+    ingest_listen: Annotated[
+        str, _help("further addresses for CKP/1, with blanks between: tls://HOST:PORT wss://…")
+    ] = ""
+    tls_cert: Annotated[str, _help("PEM file of the server's certificate chain, for tls, wss")] = ""
+    tls_key: Annotated[str, _help("PEM file of its key, not locked")] = ""
+    tls_client_ca: Annotated[str, _help("PEM file of CAs that sign gateways' certificates")] = ""
     api_host: Annotated[str, _help("address of the HTTP API")] = "127.0.0.1"
     api_port: Annotated[Port, _help("TCP port of the HTTP API; 0 takes a free one")] = 7480
     venue_host: Annotated[str, _help("host name in our own venue codes")] = "QR.CHOT.VN"

@@ -14,6 +14,8 @@ from random import Random
 from typing import Final, Protocol
 
 from engine import wire
+from engine.address import Address, parse_address
+from engine.carriers import connect, make_context
 from engine.clock import Clock
 from engine.errors import (
     EngineError,
@@ -27,7 +29,7 @@ from engine.errors import (
     WireUnknownGateway,
     WireVersion,
 )
-from engine.gateway_config import GatewayConfig, check_loopback
+from engine.gateway_config import GatewayConfig
 from engine.gateway_status import GatewayStats
 from engine.link import FrameBuffer, Link
 from engine.spool_lmdb import Spool
@@ -95,8 +97,9 @@ class Uplink:
         self._clock = clock
         self._random = random
         self._sleep = sleep
-        self._home = (check_loopback(config.host), config.port)
-        self._next_homes: list[tuple[str, int]] = []
+        self._home = parse_address(config.url)
+        make_context(self._home, config)  # a wrong file is told now, not at the first link
+        self._next_homes: list[Address] = []
         self._inst = secrets.token_bytes(8)
         self._ever_sent = spool.next_seq - 1  # an earlier process may have sent these
         self._failures = 0
@@ -109,10 +112,10 @@ class Uplink:
     async def run(self) -> None:
         """Until everything is durable and BYE was said. Raises what trying again cannot mend."""
         while True:
-            host, port = self._next_homes.pop(0) if self._next_homes else self._home
+            address = self._next_homes.pop(0) if self._next_homes else self._home
             pause_s = 0.0
             try:
-                goaway = await self._run_link(host, port)
+                goaway = await self._run_link(address)
                 if goaway is None:
                     return
                 pause_s = goaway.retry_ms / 1000
@@ -132,11 +135,10 @@ class Uplink:
         self._failures += 1
         return self._random.uniform(0, ceiling)
 
-    async def _run_link(self, host: str, port: int) -> wire.Goaway | None:
+    async def _run_link(self, address: Address) -> wire.Goaway | None:
         """One link to its end; None when all is durable and BYE was said."""
         async with asyncio.timeout(CONNECT_S):
-            reader, writer = await asyncio.open_connection(host, port)
-        link = Link(reader, writer)
+            link = Link(await connect(address, self._config))
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._open(link)
@@ -160,10 +162,7 @@ class Uplink:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            writer.close()
-            with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(1):
-                    await writer.wait_closed()
+            await link.close()
 
     async def _open(self, link: Link) -> None:
         """HELLO and WELCOME."""
@@ -178,7 +177,7 @@ class Uplink:
             oldest=spool.oldest(),
             max_frame=wire.BODY_MAX,
             t0=now_ns,
-            token=self._config.token,
+            token=self._config.token or None,
         )
         link.send(hello)
         message = await link.receive(CONNECT_S)
@@ -250,7 +249,7 @@ class Uplink:
                 case wire.Goaway():
                     link.goaway = message
                     self._failures = 0
-                    self._next_homes = _alternates(message)
+                    self._next_homes = self._alternates(message)
                 case wire.Error():
                     raise wire.error_from_code(message.code, message.text)
                 case _:
@@ -272,6 +271,14 @@ class Uplink:
             await asyncio.sleep(link.hb_s)
             link.send(wire.Ping(self._clock.now_ms() * 1_000_000))
 
+    def _alternates(self, goaway: wire.Goaway) -> list[Address]:
+        """Addresses of a GOAWAY, over the carrier of our own."""
+        found = []
+        for host_port in goaway.alternates:
+            with suppress(SettingInvalid):
+                found.append(self._home.elsewhere(host_port))
+        return found
+
     # ---- sending --------------------------------------------------------------------------------
 
     async def _send(self, link: Link) -> None:
@@ -281,13 +288,13 @@ class Uplink:
             if link.goaway is None:
                 is_busy = await self._send_records(link)
                 is_busy = self._send_frame(link) or is_busy
-                await link.writer.drain()
+                await link.drain()
                 if is_busy:
                     await asyncio.sleep(0)
                     continue
             if self._station.is_done():
                 self._say_bye(link)
-                await link.writer.drain()
+                await link.drain()
                 return
             await self._wake.wait()
 
@@ -355,13 +362,3 @@ class Uplink:
         self.stats.frames_resent += is_resend
         self._frames.mark_sent()
         return True
-
-
-def _alternates(goaway: wire.Goaway) -> list[tuple[str, int]]:
-    """Addresses of a GOAWAY that plain TCP may go to."""
-    found = []
-    for address in goaway.alternates:
-        host, _, port = address.rpartition(":")
-        with suppress(SettingInvalid, ValueError):
-            found.append((check_loopback(host.strip("[]")), int(port)))
-    return found

@@ -18,6 +18,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -116,6 +117,7 @@ class EngineProcess:
         self.log = data.with_name(data.name + ".engine.log")
         self.port = 0
         self.api = ""
+        self.listen: dict[str, str] = {}  # URLs by scheme of what `ingest_listen` opened
         self.process: subprocess.Popen[bytes] | None = None
         self._settings = settings or {}
         self._with_api = with_api
@@ -154,6 +156,7 @@ class EngineProcess:
         doors = json.loads(line)
         self.port = int(doors["ingest"].rpartition(":")[2])
         self.api = doors.get("api", "")
+        self.listen = {url.partition(":")[0]: url for url in doors.get("listen", "").split()}
         return time.monotonic() - begun_s
 
     def kill(self) -> None:
@@ -231,7 +234,7 @@ class Enrolment:
 
     def gateway_file(self, name: str, folder: Path, port: int) -> Path:
         """A gateway's TOML file with its spool in `folder`."""
-        text = re.sub(r"^port = .*$", f"port = {port}", self.gateways[name], flags=re.M)
+        text = re.sub(r"^(url = .*:)\d+", rf"\g<1>{port}", self.gateways[name], flags=re.M)
         spool = json.dumps(str(folder / f"spool-{name}"))
         text = re.sub(r"^spool = .*$", f"spool = {spool}", text, flags=re.M)
         path = folder / f"{name}.toml"
@@ -392,8 +395,12 @@ def job(folder: Path, **options: Any) -> Iterator[Job]:
 class RawLink:
     """One CKP/1 connection that says what its test says, whether an engine likes it or not."""
 
-    def __init__(self, port: int, *, timeout_s: float = 20) -> None:
+    def __init__(
+        self, port: int, *, timeout_s: float = 20, context: ssl.SSLContext | None = None
+    ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_hostname="127.0.0.1")
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.inbox: list[wire.Message] = []
         self.is_closed = False
@@ -410,8 +417,11 @@ class RawLink:
 
     def send_bytes(self, data: bytes) -> None:
         """What the engine does not take any more is its right."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             self.socket.sendall(data)
+
+    def receive_bytes(self) -> bytes:
+        return self.socket.recv(1 << 16)
 
     def hello(self, name: str, **changes: Any) -> wire.Message:
         """HELLO; the first answer."""
@@ -422,8 +432,8 @@ class RawLink:
         """The next message. Raises EOFError when the engine closed the link."""
         while not self.inbox:
             try:
-                data = self.socket.recv(1 << 16)
-            except ConnectionResetError:
+                data = self.receive_bytes()
+            except (ConnectionResetError, ssl.SSLEOFError):
                 data = b""
             if not data:
                 self.is_closed = True

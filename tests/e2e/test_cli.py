@@ -334,7 +334,7 @@ def test_tokens_and_gateway_files(rig: Rig, tmp_path: Path) -> None:
     assert done.status == 0 and str(config) in done.out
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     made = gateway_config.load_config(config)
-    assert (made.name, made.lanes, f"{made.host}:{made.port}") == (
+    assert (made.name, made.lanes, made.url) == (
         "hl-1a-2", [2], rig.doors["ingest"],
     )  # fmt: skip
     assert made.spool == str(tmp_path / "lane.spool"), "found from every folder"
@@ -392,7 +392,7 @@ def test_what_does_not_arrive_waits_in_the_spool(rig: Rig, tmp_path: Path) -> No
     config = tmp_path / "late.toml"
     assert rig.registry("enrol", "hl-1a-3", "--out", config).status == 0
     text = config.read_text()
-    config.write_text(re.sub(r"port = \d+", "port = 1\ndrain_timeout_s = 0.2", text))
+    config.write_text(re.sub(r":\d+\"", ':1"\ndrain_timeout_s = 0.2', text))
     line = json.dumps({"kind": "scan", "ts_ms": NOW_MS, "payload": CARD}).encode()
     done = finish(start("gateway", "run", config, "--records", "-"), line)
     assert done.status == 1 and not done.lines[-1]["stats"]["is_drained"]
@@ -491,7 +491,7 @@ def test_a_store_that_is_in_use(rig: Rig, tmp_path: Path) -> None:
     port = rig.doors["ingest"].rpartition(":")[2]
     words = ("--data", tmp_path / "store", f"--set=ingest_port={port}", "--part", "engine")
     done = finish(start("serve", *words))
-    assert done.status == 1 and "address already in use" in done.err
+    assert done.status == 2 and "Address already in use" in done.err
     assert "Traceback" not in done.err
     assert "Traceback" not in finish(start("serve", "--data", __file__)).err
 

@@ -78,7 +78,7 @@ class Rig:
             ingest_public=PUBLIC.hex(),
             spool=str(self.path / "spool"),
             sources=[RecordConfig("-")],
-            port=port,
+            url=f"tcp://127.0.0.1:{port}",
             drain_timeout_s=5,
         )
         return msgspec.structs.replace(config, **changes)

@@ -39,7 +39,8 @@ from engine.errors import (
     WireUnknownGateway,
 )
 from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
-from engine.ingest import TURN_MESSAGES, IngestServer, Link
+from engine.ingest import IngestServer
+from engine.ingest_link import TURN_MESSAGES, Link
 from engine.journal import MemoryJournal, Part, RecordBatch, Run
 from engine.journal_lmdb import LmdbJournal
 from engine.judge import Judge
@@ -415,7 +416,7 @@ def test_an_exception_nobody_took_is_told_without_its_words(
 
 
 class Wire:
-    """A transport that notes what left and whether its peer is read."""
+    """A carrier that notes what left and whether its peer is read."""
 
     def __init__(self) -> None:
         self.messages: list[wire.Message] = []
@@ -471,7 +472,7 @@ class Door:
 
     async def open(self) -> tuple[Link, Wire]:
         link, out = Link(self.server), Wire()
-        link.connection_made(cast(Any, out))
+        link.enter(out, None)
         link.data_received(wire.encode(self.hello()))
         for _ in range(20):
             await asyncio.sleep(0)
@@ -521,7 +522,7 @@ def test_a_link_that_ends_amid_a_large_body_loses_nothing(door: Door) -> None:
 
     async def reopen() -> tuple[Link, Wire]:
         link, out = Link(door.server), Wire()
-        link.connection_made(cast(Any, out))
+        link.enter(out, None)
         hello = msgspec.structs.replace(door.hello(), next=(2, 1))
         link.data_received(wire.encode(hello))
         for _ in range(200):

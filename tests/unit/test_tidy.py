@@ -16,16 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RANKS = [
     ["errors", "clock", "settings", "telemetry"],
     [
-        "rows",
-        "records",
-        "record_lines",
-        "wire",
-        "session",
-        "payloads",
-        "people",
-        "visits",
-        "contacts",
-        "story",
+        *["address", "rows", "records", "record_lines", "wire", "session", "payloads", "people"],
+        *["visits", "contacts", "story"],
     ],
     [
         *["images", "decode", "decode_pool", "held", "dedup", "judge", "keys", "group", "journal"],
@@ -37,10 +29,11 @@ RANKS = [
     ],
     ["tracing", "pipeline", "retention", "verify"],
     [
-        *["questions", "question_socket", "desk", "streams", "ingest", "deliveries"],
+        *["tls", "websocket", "questions", "question_socket", "desk", "streams", "doors"],
+        *["gateways", "ingest_link", "ingest", "deliveries"],
         *["answers", "openapi", "api", "client", "admin"],
-        *["sources", "gear", "gateway_config", "link", "gateway_status", "ties", "capture"],
-        *["uplink", "gateway"],
+        *["sources", "gear", "gateway_config", "carriers", "link", "gateway_status", "ties"],
+        *["capture", "uplink", "gateway"],
     ],
     ["app", "demo", "cli_parser", "cli_registry", "cli_trace", "cli", "__main__"],
 ]
@@ -53,7 +46,7 @@ OWNERS = {
     "simplejpeg": {"images"},
     "PIL": {"images"},
     "uvloop": {"app"},
-    "aiohttp": {"api", "gear"},
+    "aiohttp": {"api", "doors", "gear", "carriers"},
     "rich": {"demo"},
     "cryptography": {"keys"},
     "prometheus_client": {"telemetry"},

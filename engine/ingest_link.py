@@ -1,0 +1,448 @@
+"""A link of the ingest server: one connection, whatever carries it, from first byte to last.
+
+Bytes come from engine.doors and go to engine.wire, rules to engine.session, work to the pipeline;
+answers go back. A verdict is sent as soon as it is known; an ACK only after the commit, one for all
+that a commit settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from engine import wire
+from engine.clock import Clock
+from engine.decode_pool import DecodePool
+from engine.doors import Carrier
+from engine.errors import (
+    EngineError,
+    InputError,
+    SealBroken,
+    WireEpochUsed,
+    WireMalformed,
+)
+from engine.gateways import Gateways
+from engine.held import HeldCodes
+from engine.journal import RecordBatch
+from engine.keys import KeyRing
+from engine.pipeline import STEP_RECORDS, Origin, Outcome, Pipeline
+from engine.registry import Gateway, Registry
+from engine.session import DURABLE, VOLATILE
+from engine.settings import Settings
+from engine.streams import Streams, StreamState
+from engine.telemetry import Log, Metrics
+from engine.tls import Peer
+
+HELLO_TIMEOUT_S = 10  # from the connection on, handshakes included
+WRITE_MAX = 4_194_304  # bytes a link may leave unread before it is cut
+TURN_MESSAGES = 64  # of one link in one turn of the loop: no flood holds up other lanes (CP-3)
+
+_log = Log("ingest")
+Sealable = TypeVar("Sealable", wire.Scans, wire.Event)
+
+
+class Host(Protocol):
+    """What the links of a server share; engine.ingest has it."""
+
+    settings: Settings
+    clock: Clock
+    registry: Registry
+    keyring: KeyRing
+    pipeline: Pipeline
+    pool: DecodePool
+    metrics: Metrics
+    streams: Streams
+    gateways: Gateways
+    links: dict[Link, None]
+
+    def check_hello(self, hello: wire.Hello, peer: Peer | None = None) -> Gateway: ...
+    def held(self, gateway: int, lane: int) -> HeldCodes: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
+    def append(self, state: StreamState, cls: int, seq: int, batch: RecordBatch) -> None: ...
+
+
+class Link:
+    """One connection. `state` is None until WELCOME left.
+
+    The carrier comes when the handshakes of its door are over. drop: ends a connection that has
+    none yet. peer: what the client's certificate says.
+    """
+
+    def __init__(self, server: Host) -> None:
+        self.server = server
+        self.gateway: Gateway | None = None
+        self.state: StreamState | None = None
+        self.peer: Peer | None = None
+        self.drop: Callable[[], object] = _nothing
+        self.heard_ns = server.clock.monotonic_ns()
+        self._epoch = 0
+        self._carrier: Carrier | None = None
+        self._reader = wire.FrameReader(wire.CONTROL_MAX)
+        self._inbox: deque[wire.Message] = deque()
+        self._is_busy = False  # with a large body; what came after it waits
+        self._is_opening = False
+        self._is_closed = False
+        self._to_acknowledge: set[int] = set()
+        self._timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self._on_hello_timeout)
+
+    # ---- carrier ----------------------------------------------------------------------------
+
+    @property
+    def has_session(self) -> bool:
+        return self.state is not None
+
+    def enter(self, carrier: Carrier, peer: Peer | None) -> None:
+        """The handshakes are over."""
+        self._carrier = carrier
+        self.peer = peer
+        if self._is_closed:
+            carrier.abort()
+
+    def turn_away(self, error: EngineError) -> None:
+        """Somebody at the door who speaks no CKP/1: counted, and no ERROR is sent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.server.metrics.count("chot_sessions_refused", error.code)
+        _log.warning("turned away", code=error.code, problem=str(error))
+        if self._carrier is not None:
+            self._carrier.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closed = True
+        self.server.links.pop(self, None)
+        self._timer.cancel()
+        if self.state is not None and self.state.link is self:
+            self.state.link = None
+            assert self.gateway is not None
+            self.server.gateways.note_end(self.gateway.name)
+
+    def data_received(self, data: bytes) -> None:
+        """A piece of the stream, cut anywhere."""
+        self._feed(data)
+        self._work_off()
+
+    def message_received(self, data: bytes) -> None:
+        """A message of a carrier that has them: whole frames."""
+        self._feed(data)
+        if len(self._reader):
+            self._reader.error = WireMalformed("a message ends within a frame")
+        self._work_off()
+
+    def _feed(self, data: bytes) -> None:
+        self.heard_ns = self.server.clock.monotonic_ns()
+        self.server.metrics.count("chot_bytes_received", by=len(data))
+        with contextlib.suppress(InputError):  # met later, behind what came before the fault
+            self._inbox.extend(self._reader.feed(data))
+
+    def _work_off(self) -> None:
+        """What came, in order. Reading goes on once all of it was taken."""
+        try:
+            for _ in range(TURN_MESSAGES):
+                if not self._inbox or self._is_busy or self._is_closed:
+                    break
+                message = self._inbox.popleft()
+                self.server.metrics.count("chot_messages_received", message.type.name)
+                self._on_message(message)
+            if not self._inbox and not self._is_busy and not self._is_closed:
+                self._reader.check()
+        except InputError as error:
+            self.fail(error)
+        if self._is_closed or self._carrier is None:
+            return
+        if not self._inbox and not self._is_busy:
+            self._carrier.resume_reading()
+            return
+        self._carrier.pause_reading()
+        if not self._is_busy:
+            asyncio.get_running_loop().call_soon(self._work_off)
+
+    def send(self, message: wire.Message) -> None:
+        if self._is_closed or self._carrier is None:
+            return
+        self._carrier.write(wire.encode(message))
+        if self._carrier.get_write_buffer_size() > WRITE_MAX:
+            self.abort()  # a peer that does not read its answers
+
+    def fail(self, error: EngineError, seq: int = 0) -> None:
+        """ERROR, then the end of the link."""
+        if self._is_closed:
+            return
+        self.server.metrics.count("chot_sessions_refused", error.code)
+        _log.warning("link ended", code=error.code, gateway=self._name())
+        self.send(wire.Error(code=error.wire or WireMalformed.wire, text=str(error), seq=seq))
+        self.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        if self._carrier is not None:
+            self._carrier.close()
+        else:
+            self.drop()
+
+    def abort(self) -> None:
+        self._is_closed = True
+        if self._carrier is not None:
+            self._carrier.abort()
+        else:
+            self.drop()
+
+    def _name(self) -> str:
+        return self.gateway.name if self.gateway else ""
+
+    def _on_hello_timeout(self) -> None:
+        if self.state is None:
+            self.fail(WireMalformed("no HELLO came in time"))
+        if self._carrier is None:
+            self.drop()  # one that was turned away and does not go
+
+    # ---- opening ----------------------------------------------------------------------------
+
+    def _on_message(self, message: wire.Message) -> None:
+        if self.state is not None:
+            self._on_session_message(message)
+        elif isinstance(message, wire.Hello) and not self._is_opening:
+            self._is_opening = True
+            self.gateway = self.server.check_hello(message, self.peer)
+            t1_ns = self.server.clock.now_ms() * 1_000_000
+            offset_ms = (message.t0 - t1_ns) // 1_000_000
+            self.server.gateways.note_offset(self.gateway.name, offset_ms)
+            self.server.spawn(self._open(message, t1_ns))
+        else:
+            raise WireMalformed("HELLO comes first, and nothing more before WELCOME")
+
+    async def _open(self, hello: wire.Hello, t1_ns: int) -> None:
+        assert self.gateway is not None
+        server = self.server
+        try:
+            state = await server.streams.open(self, self.gateway.number, hello.epoch)
+        except InputError as error:
+            self.fail(error)
+            return
+        if self._is_closed:
+            state.link = None if state.link is self else state.link
+            return
+        windows = state.stream.windows
+        if hello.next[DURABLE] <= windows[DURABLE].acked:
+            # Its next numbers are used up: what it sends would be dropped as received before.
+            self.fail(WireEpochUsed("the next numbers of this spool were received before"))
+            return
+        if len(self._reader):
+            self.fail(WireMalformed("nothing may follow HELLO before WELCOME"))
+            return
+        self.state = state
+        self._epoch = hello.epoch
+        self._reader = wire.FrameReader(server.settings.frame_size_max)
+        server.metrics.count("chot_sessions_opened")
+        self.send(
+            wire.Welcome(
+                sid=secrets.token_bytes(16),
+                acked=(windows[DURABLE].acked, windows[VOLATILE].acked),
+                limit=(windows[DURABLE].limit, windows[VOLATILE].limit),
+                byte_limit=(windows[DURABLE].byte_limit, windows[VOLATILE].byte_limit),
+                max_frame=server.settings.frame_size_max,
+                hb_s=server.settings.heartbeat_s,
+                t1=t1_ns,
+                t2=server.clock.now_ms() * 1_000_000,
+            )
+        )
+
+    # ---- session ----------------------------------------------------------------------------
+
+    def _on_session_message(self, message: wire.Message) -> None:
+        match message:
+            case wire.Scans():
+                self._on_scans(message)
+            case wire.FrameImage():
+                self._on_frame(message)
+            case wire.Lost():
+                self._on_lost(message)
+            case wire.Event():
+                self._on_event(message)
+            case wire.Ping():
+                now_ns = self.server.clock.now_ms() * 1_000_000
+                self.send(wire.Pong(t0=message.t0, t1=now_ns, t2=now_ns))
+            case wire.Pong():
+                pass
+            case wire.Bye():
+                self.close()
+            case _:
+                raise WireMalformed(f"{message.type.name} is not for a server in a session")
+
+    def _take(self, cls: int, seq: int, size: int, *, first: int | None = None) -> bool:
+        assert self.state is not None
+        if not self.state.stream.windows[cls].take(seq, size, first=first):
+            self.server.metrics.count("chot_resends_dropped")
+            self.acknowledge(cls)  # its sender may have missed the receipt
+            return False
+        self.state.note_open(self.server.clock.now_ms())
+        return True
+
+    def _origin(self, cls: int, seq: int, first: int) -> Origin:
+        assert self.gateway is not None
+        post = self.server.registry.post(self.gateway.post) if self.gateway.post else None
+        place = post.number if post else 0
+        return Origin(
+            self.gateway.number, self._epoch, cls, seq, first, place, tuple(self.gateway.lanes)
+        )
+
+    def _consume(
+        self, seq: int, work: Callable[[Origin], Outcome], *, first: int | None = None
+    ) -> None:
+        """Class 0: the outcome's answers leave now, its batch goes to the journal."""
+        self._keep(seq, work(self._origin(DURABLE, seq, first or seq)))
+
+    def _keep(self, seq: int, outcome: Outcome) -> None:
+        self._answer(DURABLE, seq, outcome)
+        assert self.state is not None and outcome.batch is not None
+        self.server.append(self.state, DURABLE, seq, outcome.batch)
+
+    def _answer(self, cls: int, seq: int, outcome: Outcome) -> None:
+        for verdict in outcome.verdicts:
+            self.send(wire.Result(cls=cls, seq=seq, verdict=verdict))
+        for fault in outcome.faults:
+            code = fault.error.wire or WireMalformed.wire
+            text = f"{fault.error.code}: {fault.error}"
+            self.send(wire.Nack(cls=cls, seq=seq, code=code, index=fault.n, text=text))
+
+    def _opened(self, message: Sealable) -> Sealable:
+        """The message unsealed. Raises SealBroken; of an EVENT, WireMalformed too."""
+        if not message.is_sealed:
+            return message
+        aad = wire.seal_aad(self._name(), self._epoch, message.seq)
+        return message.opened(self.server.keyring.open_ingest(message.body, aad))
+
+    def _on_event(self, message: wire.Event) -> None:
+        if not self._take(DURABLE, message.seq, 0):
+            return
+        fault: InputError = WireMalformed("this engine takes no events yet")
+        try:
+            message = self._opened(message)
+        except (SealBroken, WireMalformed) as error:
+            fault = error
+        self._consume(message.seq, lambda o: self.server.pipeline.take_fault(o, fault))
+
+    def _on_scans(self, message: wire.Scans) -> None:
+        if not self._take(DURABLE, message.seq, message.size):
+            return
+        pipeline = self.server.pipeline
+        try:
+            message = self._opened(message)
+        except SealBroken as error:
+            broken = error
+            self._consume(message.seq, lambda o: pipeline.take_fault(o, broken))
+            return
+        entries, body, fault = message.entries, message.body, message.fault
+        assert self.gateway is not None
+        if len(entries):
+            self.server.gateways.note_time(self.gateway.name, int(entries["time_ms"].max()))
+        if len(entries) > STEP_RECORDS:
+            self._is_busy = True
+            self.server.spawn(self._consume_slowly(message))
+        else:
+            self._consume(message.seq, lambda o: pipeline.take_records(o, entries, body, fault))
+
+    async def _consume_slowly(self, scans: wire.Scans) -> None:
+        """A large body in steps, so that other links get their turn between them (CP-3)."""
+        assert self.state is not None
+        origin = self._origin(DURABLE, scans.seq, scans.seq)
+        steps = self.server.pipeline.record_steps(origin, scans.entries, scans.body, scans.fault)
+        for outcome in steps:
+            if outcome is None:
+                await asyncio.sleep(0)
+            elif self.state.stream.windows[DURABLE].is_open(scans.seq):  # else the store failed
+                self._keep(scans.seq, outcome)
+        self._is_busy = False
+        self._work_off()
+
+    def _on_lost(self, message: wire.Lost) -> None:
+        assert self.state is not None
+        received = self.state.stream.windows[DURABLE].received
+        first = max(message.first, received + 1)
+        if not self._take(DURABLE, message.seq, 0, first=first):
+            return
+        count = message.seq - first + 1
+        self.server.metrics.count("chot_lost_scans", by=count)
+        _log.error("scans lost at the gateway", gateway=self._name(), count=count)
+        self._consume(message.seq, lambda o: self.server.pipeline.take_lost(o, count), first=first)
+
+    # ---- camera frames ----------------------------------------------------------------------
+
+    def _on_frame(self, message: wire.FrameImage) -> None:
+        assert self.state is not None
+        if not self._take(VOLATILE, message.seq, message.size):
+            return
+        self.state.undecided.append(message.seq)
+        self.server.spawn(self._frame(self.state, self.state.undecided, message))
+
+    async def _frame(
+        self, state: StreamState, undecided: list[int], message: wire.FrameImage
+    ) -> None:
+        """Decode, judge, answer; then release what is decided up to here, in order."""
+        server, gateway = self.server, self.gateway
+        assert gateway is not None
+        time_ms = message.ts_ns // 1_000_000
+        origin = self._origin(VOLATILE, message.seq, message.seq)
+        try:
+            if message.channel not in gateway.lanes:
+                raise WireMalformed("this gateway does not serve that lane")
+            codes = await server.pool.decode(
+                (gateway.number, message.channel), message.codec, message.image,
+                width=message.width, height=message.height, stride=message.stride,
+            )  # fmt: skip
+            if undecided is not state.undecided:
+                return  # the store failed meanwhile; this frame comes again
+            new = server.held(gateway.number, message.channel).new(
+                [code.data for code in codes], time_ms
+            )
+            outcome = server.pipeline.take_codes(origin, message.channel, time_ms, new)
+            server.gateways.note_time(gateway.name, time_ms)
+        except InputError as error:
+            server.metrics.count("chot_frames_invalid", error.code)
+            outcome = server.pipeline.take_fault(origin, error)
+        self._answer(VOLATILE, message.seq, outcome)
+        if undecided is state.undecided:
+            state.ready[message.seq] = outcome.batch
+            self._release(state)
+
+    def _release(self, state: StreamState) -> None:
+        while state.undecided and state.undecided[0] in state.ready:
+            seq = state.undecided.pop(0)
+            batch = state.ready.pop(seq)
+            if batch is None:
+                state.settle(VOLATILE, seq)
+                continue
+            # Frames that showed nothing since the last batch are consumed with this one.
+            run = msgspec.structs.replace(batch.run, first=state.released + 1)
+            state.released = seq
+            batch = msgspec.structs.replace(batch, run=run)
+            self.server.append(state, VOLATILE, seq, batch)
+
+    # ---- receipts ---------------------------------------------------------------------------
+
+    def acknowledge(self, cls: int) -> None:
+        """One ACK a class for everything that settles in this turn of the loop."""
+        if not self._to_acknowledge:
+            asyncio.get_running_loop().call_soon(self._send_acks)
+        self._to_acknowledge.add(cls)
+
+    def _send_acks(self) -> None:
+        classes, self._to_acknowledge = self._to_acknowledge, set()
+        if self.state is None or self.state.link is not self:
+            return
+        for cls in sorted(classes):
+            window = self.state.stream.windows[cls]
+            ack = wire.Ack(
+                cls=cls, seq=window.acked, limit=window.limit, byte_limit=window.byte_limit
+            )
+            self.send(ack)
+
+
+def _nothing() -> None:
+    """Nothing to drop yet."""
