@@ -533,7 +533,7 @@ def run_settings(options: argparse.Namespace) -> int:
     if options.json:
         print_json([msgspec.to_builtins(line) for line in origins])
         return 0
-    rows = [(line.name, str(line.value), line.origin, line.help) for line in origins]
+    rows = [(line.name, str(line.value) or "-", line.origin, line.help) for line in origins]
     rows.insert(0, ("name", "value", "from", "what it is"))
     name_width, value_width, origin_width = (max(len(row[i]) for row in rows) for i in range(3))
     for name, value, origin, text in rows:

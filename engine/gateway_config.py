@@ -101,14 +101,14 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """One gateway process, readable from a TOML file."""
 
     name: Annotated[GatewayName, _help("as in the registry")]
+    token: Annotated[
+        str, Meta(max_length=256), _help("opens this gateway's session; none with a certificate")
+    ] = ""
     ingest_public: Annotated[
         str, Meta(pattern=r"\A[0-9a-f]{64}\Z"), _help("the engine's ingest key, 64 hex digits")
     ]
     spool: Annotated[str, _help("folder of the spool; one gateway each")]
     sources: Annotated[list[AnySource], Meta(min_length=1, max_length=64)]
-    token: Annotated[
-        str, Meta(max_length=256), _help("opens this gateway's session; none with a certificate")
-    ] = ""
     url: Annotated[str, _help("engine's address; tls or wss, and tcp or ws on loopback")] = (
         "tcp://127.0.0.1:7401"
     )

@@ -121,7 +121,6 @@ class IngestServer:
             sock.close()
             return
         link = Link(self)
-        self.links[link] = None
         link.drop = self.spawn(self._open_door(door, sock, link)).cancel
 
     async def _open_door(self, door: Door, sock: socket.socket, link: Link) -> None:

@@ -90,6 +90,7 @@ class Link:
         self._is_closed = False
         self._to_acknowledge: set[int] = set()
         self._timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self._on_hello_timeout)
+        server.links[self] = None
 
     # ---- carrier ----------------------------------------------------------------------------
 

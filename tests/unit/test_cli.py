@@ -216,7 +216,9 @@ def test_settings_and_where_they_are_from(tmp_path: Path) -> None:
 
     head, *lines = chot("settings", *given, **env).out.splitlines()
     assert head.split()[:3] == ["name", "value", "from"]
-    assert [line.split()[:2] for line in lines] == [[r["name"], str(r["value"])] for r in rows]
+    assert [line.split()[:2] for line in lines] == [
+        [r["name"], str(r["value"]) or "-"] for r in rows
+    ]
     assert all(line.endswith(row["help"]) for line, row in zip(lines, rows, strict=True))
 
 
