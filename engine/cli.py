@@ -79,6 +79,7 @@ def build_parser() -> Parser:
     _add_decode(commands)
     _add_parse(commands)
     _add_verify(commands)
+    _add_doctor(commands)
     _add_settings(commands)
     add_command(
         commands,
@@ -509,6 +510,42 @@ def run_verify(options: argparse.Namespace) -> int:
         print(f"PROBLEM      {fault.code}  {fault.text}")
     print("sound" if report.is_sound else f"not sound, problems: {len(report.faults)}")
     return status
+
+
+# ---- doctor ------------------------------------------------------------------------------------
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "doctor",
+        run_doctor,
+        "is this machine fit to keep receipts?",
+        "Checks disk and what a sync costs, clock, limits, versions, settings, owners and modes,\n"
+        "keys, the logs' heads, and whether days are forgotten in time. Before an engine is\n"
+        "started and while it runs. Shows no persons. Exit status 0 when all is well, 1 with\n"
+        "warnings, 2 with errors; docs/operations.md has every code.",
+        "example:\n  chot doctor --data var/chot",
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON array")
+    add_settings_options(parser, data="data folder of the engine (setting: data)")
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """0 all is well, 1 warnings, 2 errors."""
+    from engine import doctor
+    from engine.clock import SystemClock
+
+    findings = doctor.examine(load_settings(options), SystemClock())
+    if options.json:
+        print_json([msgspec.to_builtins(finding) for finding in findings])
+        return doctor.findings_to_status(findings)
+    width = max(len(finding.code) for finding in findings)
+    for finding in findings:
+        print(f"{finding.level:7}  {finding.code:{width}}  {finding.text}")
+        if finding.todo:
+            print(f"{'':7}  {'':{width}}  -> {finding.todo}")
+    return doctor.findings_to_status(findings)
 
 
 # ---- settings and version ---------------------------------------------------------------------

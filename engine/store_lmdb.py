@@ -543,6 +543,12 @@ def _finish(futures: list[asyncio.Future[None]]) -> None:
             future.set_result(None)
 
 
+def library_version() -> str:
+    """Version of the LMDB engine that the stores are written with."""
+    major, minor, patch, *_ = lmdb.version(subpatch=True)
+    return f"{major}.{minor}.{patch}"
+
+
 def lsn_to_key(lsn: int) -> bytes:
     """Big-endian, so that the order of keys is the order of LSNs."""
     return lsn.to_bytes(8, "big")

@@ -496,6 +496,21 @@ def test_a_store_that_is_in_use(rig: Rig, tmp_path: Path) -> None:
     assert "Traceback" not in finish(start("serve", "--data", __file__)).err
 
 
+def test_doctor_beside_an_engine(asked: Rig, tmp_path: Path) -> None:
+    done = chot("doctor", "--data", asked.data, "--json")
+    found = {line["code"]: line for line in json.loads(done.out)}
+    assert "socket answers" in found["engine.state"]["text"]
+    assert re.match(r"\d+ groups, .*, days with rows: [12]$", found["log.state"]["text"])
+    assert found["control.state"]["level"] == found["keys.days"]["level"] == "ok"
+    assert found["data.mode"]["level"] == found["keys.files"]["level"] == "ok", found
+    levels = {line["level"] for line in found.values()}
+    assert done.status == (2 if "error" in levels else int("warning" in levels))
+    assert SECRET not in done.out and "Nguy" not in done.out
+    table = chot("doctor", "--data", tmp_path / "new")
+    assert re.search(r"^ok +engine.state +no engine runs here$", table.out, re.M)
+    assert_mistake(chot("doctor", "--set", "data"), "NAME=VALUE")
+
+
 def test_verify_a_store_sound_then_damaged() -> None:
     rig = Rig("--registry", TABLES, "--part", "engine")
     try:

@@ -16,7 +16,7 @@ import pytest
 
 import engine
 from bench.__main__ import CASES
-from engine import errors, registry, settings, telemetry, verify
+from engine import doctor_machine, errors, registry, settings, telemetry, verify
 from engine.cli import build_parser
 from engine.rows import REASONS, Kind
 from engine.wire import FrameType
@@ -139,6 +139,12 @@ def test_every_fault_of_verify_is_described() -> None:
     rows = table("docs/operations.md", "fault", "what it means", "what to do")
     assert [word(row["fault"]) for row in rows] == list(verify.FAULTS)
     assert all(row["what it means"] and row["what to do"] for row in rows)
+
+
+def test_every_check_of_doctor_is_described() -> None:
+    rows = table("docs/operations.md", "code", "what is looked at", "warning", "error")
+    assert [word(row["code"]) for row in rows] == list(doctor_machine.CHECKS)
+    assert all(row["what is looked at"] for row in rows)
 
 
 def test_every_reason_is_described() -> None:

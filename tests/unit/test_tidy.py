@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # ARCHITECTURE.md, "Rooms": a module imports only from a lower rank, or from an earlier module of
 # its own rank.
 RANKS = [
-    ["errors", "clock", "settings", "telemetry"],
+    ["errors", "clock", "settings", "telemetry", "machine"],
     [
         *["address", "rows", "records", "record_lines", "wire", "session", "payloads", "people"],
         *["visits", "contacts", "story"],
@@ -35,7 +35,17 @@ RANKS = [
         *["sources", "gear", "gateway_config", "carriers", "link", "gateway_status", "ties"],
         *["capture", "uplink", "gateway"],
     ],
-    ["app", "demo", "cli_parser", "cli_registry", "cli_trace", "cli", "__main__"],
+    [
+        "app",
+        "demo",
+        "doctor_machine",
+        "doctor",
+        "cli_parser",
+        "cli_registry",
+        "cli_trace",
+        "cli",
+        "__main__",
+    ],
 ]
 PLACE = {name: (rank, i) for rank, names in enumerate(RANKS) for i, name in enumerate(names)}
 
