@@ -17,11 +17,13 @@ class GatewayStats:
     scans_resent: int = 0
     lost_sent: int = 0
     frames_captured: int = 0
+    frames_decoded: int = 0  # by this gateway itself
     frames_sent: int = 0
     frames_resent: int = 0
     frames_dropped: int = 0  # gave way under pressure
     frames_thinned: int = 0  # more than the engine wants a second
     skipped: int = 0  # lines that are no record, images that are damaged
+    lights_local: int = 0  # shown by this gateway's own verdict
     links: int = 0
     nacks: int = 0
     bytes_sent: int = 0

@@ -33,7 +33,7 @@ from engine.journal import Part, RecordBatch, Run
 from engine.judge import Candidate, Judge
 from engine.keys import KeyRing
 from engine.people import Identity
-from engine.records import decode_credential, decode_extras, decode_manual
+from engine.records import LOCAL_VERDICT, decode_credential, decode_extras, decode_manual
 from engine.registry import Registry, Venue
 from engine.rows import REASONS, Direction, Flag, Kind, Source
 from engine.settings import Settings
@@ -45,7 +45,6 @@ _SIZE = struct.Struct("<I")
 # Records judged in one turn of the event loop: other lanes wait for a few milliseconds at most,
 # whatever a gateway sends (CP-3).
 STEP_RECORDS = 16
-LOCAL_VERDICT = 1  # flag of a SCAN record: the lane was shown the gateway's own verdict
 
 Tallies = Counter[tuple[int, int, str, int]]  # (place, lane, reason, instant) -> how many
 

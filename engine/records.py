@@ -22,6 +22,10 @@ from native.wire import read_records
 RECORDS_MAX: Final = 4096  # records of one body
 PAYLOAD_MAX: Final = 2953  # bytes of the largest QR code (ISO/IEC 18004, version 40-L)
 
+# Flag of a SCAN record: its lane was shown the gateway's own verdict at once, because the engine
+# was silent when it was captured.
+LOCAL_VERDICT: Final = 1
+
 FORM_ABSENT: Final = 0
 FORM_BIN: Final = 1  # offset and length are the content of a bin
 FORM_RAW: Final = 2  # offset and length are a whole MessagePack value

@@ -2,7 +2,7 @@
 
 FrameSource plays a clip (concatenated JPEGs), a folder of images or standard input at a steady
 rate; RecordSource reads JSON lines. Both are asynchronous iterators of what engine.gateway sends:
-a Picture, or Records already encoded as one SCANS body.
+a Picture, Codes, a Reading, or Records already encoded as one SCANS body.
 """
 
 from __future__ import annotations
@@ -59,6 +59,15 @@ class Records:
 
 
 @dataclass(slots=True)
+class Codes:
+    """Payloads that came into view on a lane at one time; each is a scan."""
+
+    lane: int
+    ts_ms: int
+    payloads: list[bytes]
+
+
+@dataclass(slots=True)
 class Reading:
     """What a thermal terminal measured, as it said it (SY-4). ts_ms: when, by its clock or ours.
 
@@ -80,7 +89,7 @@ class Reading:
         return f"Reading(lane={self.lane}, ts_ms={self.ts_ms})"
 
 
-Item = Picture | Records | Reading
+Item = Picture | Codes | Records | Reading
 
 
 class Source(Protocol):

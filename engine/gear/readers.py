@@ -16,8 +16,8 @@ from typing import Final
 
 from engine.clock import Clock
 from engine.errors import SettingInvalid
-from engine.records import PAYLOAD_MAX, encode_scan, encode_scans
-from engine.sources import Item, Records
+from engine.records import PAYLOAD_MAX
+from engine.sources import Codes, Item
 from engine.telemetry import Log
 
 READERS_MAX: Final = 8  # connections of one lane; the longest silent one gives way to a new one
@@ -75,7 +75,7 @@ class LineReaders:
         self._host = host
         self._clock = clock
         self._heard_ns: dict[asyncio.StreamWriter, int] = {}
-        self._waiting: asyncio.Queue[Records] = asyncio.Queue(_WAITING_MAX)
+        self._waiting: asyncio.Queue[Codes] = asyncio.Queue(_WAITING_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = False
 
@@ -130,18 +130,13 @@ class LineReaders:
                     lines = splitter.feed(data)
                     self.skipped += splitter.overlong - overlong
                     if lines:
-                        await self._waiting.put(self._records(lines))
+                        await self._waiting.put(Codes(self.lane, self._clock.now_ms(), lines))
                         await asyncio.sleep(len(lines) / LINES_PER_S)
         finally:
             # What has no end may be half a payload, and half a number is another person's.
             self.skipped += splitter.has_rest
             self._heard_ns.pop(writer, None)
             writer.close()
-
-    def _records(self, lines: list[bytes]) -> Records:
-        now_ms = self._clock.now_ms()
-        records = [encode_scan(now_ms, self.lane, line) for line in lines]
-        return Records(encode_scans(records), len(records), self.lane)
 
 
 def _keep_alive(writer: asyncio.StreamWriter) -> None:
