@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
 from engine.clock import Clock
 from engine.gateway_status import GatewayStats
-from engine.records import ENTRY, decode_scans, encode_scan, encode_scans
+from engine.lane_decoder import LaneDecoder
+from engine.lights import Expected, Lights
+from engine.records import ENTRY, LOCAL_VERDICT, decode_scans, encode_scan, encode_scans
 from engine.rows import Kind
-from engine.sources import Picture, Reading, Records, Source
+from engine.sources import Codes, Picture, Reading, Records, Source
 from engine.spool_lmdb import Draft
 from engine.ties import ScanRef, Ties
-from engine.wire import FrameType, Report, report_to_body
+from engine.wire import FrameType, Policy, Report, report_to_body
 
 READINGS_MAX: Final = 64  # that wait for their scan
 _LONG_AGO_NS: Final = -(1 << 62)
@@ -31,7 +33,10 @@ Store: TypeAlias = Callable[[Draft, int, bool], Awaitable["asyncio.Future[tuple[
 
 
 class Capture:
-    """Runs sources until all have ended. take_frame: a frame for the engine."""
+    """Runs sources until all have ended.
+
+    take_frame: a frame for the engine. decode: who reads the codes; "auto" is what the engine says.
+    """
 
     def __init__(
         self,
@@ -39,10 +44,16 @@ class Capture:
         *,
         take_frame: Callable[[Picture], None],
         store: Store,
+        lights: Lights,
         clock: Clock,
         stats: GatewayStats,
+        decode: Literal["auto", "engine", "gateway"] = "auto",
+        decode_threads: int = 2,
     ) -> None:
-        self.fps = 0  # frames a second that the engine wants of a lane, 0 for all
+        self.policy = Policy()  # of the engine, from its last WELCOME
+        self._decode = decode
+        self._decoder = LaneDecoder(self._take_codes, stats, threads=decode_threads)
+        self._lights = lights
         self._sources = sources
         self._take_frame = take_frame
         self._store = store
@@ -56,15 +67,17 @@ class Capture:
     @property
     def skipped(self) -> int:
         """Lines that were no record, images that were damaged."""
-        return sum(source.skipped for source in self._sources)
+        return sum(source.skipped for source in self._sources) + self._decoder.damaged
 
     async def run(self) -> None:
         """Until every source has ended. Raises what the first source that fails does."""
         tasks = [asyncio.create_task(self._run_source(source)) for source in self._sources]
         try:
             await asyncio.gather(*tasks)
+            await self._decoder.drain()
             await asyncio.gather(*self._readings)
         finally:
+            self._decoder.close()
             tasks += self._readings
             for task in tasks:
                 task.cancel()
@@ -76,6 +89,8 @@ class Capture:
                 match item:
                     case Picture():
                         self._take_picture(item, source.fps_max)
+                    case Codes():
+                        await self._take_codes(item)
                     case Records():
                         await self._take_records(item, source.is_live)
                     case Reading():
@@ -87,25 +102,46 @@ class Capture:
 
     def _take_picture(self, picture: Picture, fps_max: float) -> None:
         self._stats.frames_captured += 1
-        fps = min((f for f in (self.fps, fps_max) if f), default=0)
+        fps = min((f for f in (self.policy.fps, fps_max) if f), default=0)
         # A tenth of tolerance: a camera of just the wanted rate must not lose every second frame.
         since_ns = picture.ts_ns - self._taken_ns.get(picture.lane, _LONG_AGO_NS)
         if fps and 0 <= since_ns < 900_000_000 / fps:
             self._stats.frames_thinned += 1
             return
         self._taken_ns[picture.lane] = picture.ts_ns
-        self._take_frame(picture)
+        who = self.policy.decode if self._decode == "auto" else self._decode
+        if who == "gateway":
+            self._decoder.offer(picture)
+        else:
+            self._take_frame(picture)
+
+    async def _take_codes(self, codes: Codes) -> asyncio.Future[tuple[int, int]]:
+        # With a silent engine the lane is shown our own verdict at once, and the record says so.
+        flags = LOCAL_VERDICT if self._lights.is_silent else 0
+        records = [encode_scan(codes.ts_ms, codes.lane, p, flags=flags) for p in codes.payloads]
+        return await self._take_records(
+            Records(encode_scans(records), len(records), codes.lane), True
+        )
 
     async def _take_records(
         self, records: Records, is_live: bool
     ) -> asyncio.Future[tuple[int, int]]:
+        # The light does not wait for the disk.
+        is_shown = is_live and records.lane
+        expected = self._lights.expect(records) if is_shown else None
         draft = Draft(FrameType.SCANS, 0, records.lane, records.body)
         stored = await self._store(draft, records.count, is_live)
+        if expected is not None:
+            stored.add_done_callback(lambda done: self._number(expected, done))
         if records.lane in self._thermal_lanes:
             stored.add_done_callback(lambda done: self._offer_scans(records, done))
         if records.stored is not None:
             _follow(stored, records.stored)
         return stored
+
+    def _number(self, expected: Expected, stored: asyncio.Future[tuple[int, int]]) -> None:
+        if not stored.cancelled():
+            self._lights.number(expected, *stored.result())
 
     def _offer_scans(self, records: Records, stored: asyncio.Future[tuple[int, int]]) -> None:
         """Scans of a lane with a terminal, for readings to be tied to."""
@@ -122,9 +158,8 @@ class Capture:
         """One EVENT, tied to the scan that came with it or that is nearest."""
         scan: ScanRef | None
         if reading.payload:
-            record = encode_scan(reading.ts_ms, reading.lane, reading.payload)
-            body = encode_scans([record])
-            stored = await self._take_records(Records(body, 1, reading.lane), True)
+            codes = Codes(reading.lane, reading.ts_ms, [reading.payload])
+            stored = await self._take_codes(codes)
             scan = ScanRef(*await asyncio.shield(stored), 0)
         else:
             scan = await self._ties.scan_of(

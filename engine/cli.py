@@ -343,7 +343,8 @@ async def _carry(config: GatewayConfig) -> GatewayStats:
     """A gateway from start to end with its verdicts on stdout."""
     import asyncio
 
-    from engine import gateway, wire
+    from engine import gateway
+    from engine.lights import Light
     from engine.telemetry import log_faults
 
     log_faults(asyncio.get_running_loop())
@@ -351,16 +352,15 @@ async def _carry(config: GatewayConfig) -> GatewayStats:
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
 
-    def show(result: wire.Result) -> None:
-        line = {"seq": result.seq, **msgspec.to_builtins(result.verdict)}
+    def show(light: Light) -> None:
         try:
-            print_json(line)
+            print_json(msgspec.to_builtins(light))
         except BrokenPipeError:
             # Nobody reads the verdicts any more: what was captured still goes out.
             drop_output()
             stop.set()
 
-    return await gateway.run_gateway(config, on_result=show, stop=stop)
+    return await gateway.run_gateway(config, on_light=show, stop=stop)
 
 
 # ---- decode and parse -------------------------------------------------------------------------

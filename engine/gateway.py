@@ -21,6 +21,7 @@ from engine.clock import Clock, SystemClock
 from engine.errors import StorageError
 from engine.gateway_config import GatewayConfig, make_sources
 from engine.gateway_status import GatewayStats
+from engine.lights import Light, Lights, LocalJudge
 from engine.link import FrameBuffer
 from engine.sources import Picture, Source
 from engine.spool_lmdb import Draft, Spool
@@ -47,7 +48,8 @@ class _Waiting:
 class Gateway:
     """Carries sources to the engine until they have ended and all of it is durable.
 
-    on_result: called for every verdict. clock, random, sleep: replaced by tests.
+    on_light: called for every verdict, the engine's and our own. clock, random, sleep: replaced by
+    tests.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Gateway:
         sources: Sequence[Source],
         spool: Spool,
         *,
-        on_result: Callable[[wire.Result], None] | None = None,
+        on_light: Callable[[Light], None] | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -64,7 +66,7 @@ class Gateway:
         self.stats = GatewayStats()
         self._config = config
         self._spool = spool
-        self._on_result = on_result
+        self._on_light = on_light
         self._sleep = sleep
         self._frames = FrameBuffer(config.frames_size_max)
         self._drafts: deque[_Waiting] = deque()
@@ -78,12 +80,22 @@ class Gateway:
             random=random or Random(),
             sleep=sleep,
         )
+        self._lights = Lights(
+            LocalJudge(clock or SystemClock(), config.seen_window_s * 1000),
+            clock or SystemClock(),
+            self.stats,
+            self._show,
+            {spool.epoch: spool.next_seq - 1},
+        )
         self._capture = Capture(
             sources,
             take_frame=self._take_frame,
             store=self._enqueue,
+            lights=self._lights,
             clock=clock or SystemClock(),
             stats=self.stats,
+            decode=config.decode,
+            decode_threads=config.decode_threads,
         )
         self._is_source_done = False
         self._capture_task: asyncio.Task[None] | None = None
@@ -217,17 +229,23 @@ class Gateway:
         self._room.set()
 
     def note_policy(self, policy: wire.Policy) -> None:
-        self._capture.fps = policy.fps
+        self._capture.policy = policy
+
+    def note_linked(self, is_linked: bool) -> None:
+        self._lights.is_linked = is_linked
 
     def note_result(self, result: wire.Result) -> None:
-        if self._on_result is not None:
-            self._on_result(result)
+        self._lights.answered(0 if result.cls else self._spool.epoch, result)
+
+    def _show(self, light: Light) -> None:
+        if self._on_light is not None:
+            self._on_light(light)
 
 
 async def run_gateway(
     config: GatewayConfig,
     *,
-    on_result: Callable[[wire.Result], None] | None = None,
+    on_light: Callable[[Light], None] | None = None,
     stop: asyncio.Event | None = None,
     clock: Clock | None = None,
 ) -> GatewayStats:
@@ -243,7 +261,7 @@ async def run_gateway(
         ingest_public=bytes.fromhex(config.ingest_public),
         size_max=config.spool_size_max,
     )
-    gateway = Gateway(config, sources, spool, on_result=on_result, clock=clock)
+    gateway = Gateway(config, sources, spool, on_light=on_light, clock=clock)
     stopper = asyncio.ensure_future(_stop_when(gateway, stop)) if stop is not None else None
     try:
         return await gateway.run()

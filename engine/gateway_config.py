@@ -115,6 +115,14 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ca: Annotated[str, _help("PEM file of CAs that sign the server; none: the system's")] = ""
     cert: Annotated[str, _help("PEM file of this gateway's certificate chain")] = ""
     key: Annotated[str, _help("PEM file of its key, not locked")] = ""
+    decode: Annotated[
+        Literal["auto", "engine", "gateway"],
+        _help("who reads the codes in camera frames; auto is what the engine says"),
+    ] = "auto"
+    decode_threads: Annotated[int, Meta(ge=1, le=64), _help("threads that decode frames")] = 2
+    seen_window_s: Annotated[
+        int, Meta(ge=1, le=86_400), _help("of our own verdicts; as the engine's rule of this name")
+    ] = 600
     spool_size_max: Annotated[int, Meta(ge=65536), _help("bytes of records kept")] = 536_870_912
     frames_size_max: Annotated[int, Meta(ge=65536), _help("bytes of frames kept")] = 67_108_864
     drain_timeout_s: Annotated[

@@ -29,6 +29,7 @@ class LaneDecoder:
     def __init__(
         self, take_codes: Callable[[Codes], Awaitable[object]], stats: GatewayStats, *, threads: int
     ) -> None:
+        self.damaged = 0  # frames that were no picture
         self._take_codes = take_codes
         self._stats = stats
         self._pool = DecodePool(threads)
@@ -45,6 +46,8 @@ class LaneDecoder:
             self._stats.frames_dropped += 1
         task = self._tasks.get(picture.lane)
         if task is None or task.done():
+            if task is not None:
+                task.result()  # what ended it, if it was no fault of a picture
             self._tasks[picture.lane] = asyncio.create_task(self._run(picture.lane))
 
     async def _run(self, lane: int) -> None:
@@ -55,7 +58,7 @@ class LaneDecoder:
             try:
                 codes = await self._pool.decode(lane, picture.codec, picture.image)
             except InputError:
-                self._stats.skipped += 1
+                self.damaged += 1
                 continue
             self._stats.frames_decoded += 1
             ts_ms = picture.ts_ns // 1_000_000

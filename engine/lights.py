@@ -92,7 +92,9 @@ class LocalJudge:
         words = "\0".join((identity.kind, identity.issuer, identity.canonical))
         person = blake2b(words.encode(), digest_size=16, key=self._key).digest()
         place = bytes(4)  # a box stands at one post
-        flags = self._seen.see(person, place, lane.to_bytes(2, "little"), ts_ms.to_bytes(8, "little"))
+        flags = self._seen.see(
+            person, place, lane.to_bytes(2, "little"), ts_ms.to_bytes(8, "little")
+        )
         return bool(flags[0] & HERE)
 
 
@@ -100,7 +102,7 @@ def _refused(lane: int, n: int, reason: str) -> Light:
     return Light(verdict="refused", lane=lane, n=n, reason=reason, local=True)
 
 
-class _Expected:
+class Expected:
     """A message whose verdicts are awaited: our own, by record, until they are answered."""
 
     __slots__ = ("begun_ms", "lights", "seq", "timer")
@@ -133,7 +135,7 @@ class Lights:
         self._stats = stats
         self._show = show
         self._is_overdue = False  # the last scan got no answer in time
-        self._expected: OrderedDict[tuple[int, int], _Expected] = OrderedDict()
+        self._expected: OrderedDict[tuple[int, int], Expected] = OrderedDict()
         # A message can be sent and judged before the spool's thread has told us its number.
         self._early: OrderedDict[tuple[int, int], set[int]] = OrderedDict()
         self._past = past  # up to these numbers nobody waits any more
@@ -143,18 +145,35 @@ class Lights:
         """The engine would not answer now: lanes are shown our own verdict at once."""
         return self._is_overdue or not self.is_linked
 
-    def expect(self, records: Records, stored: asyncio.Future[tuple[int, int]]) -> None:
-        """A message of a lane on its way to the spool. stored: its (epoch, seq)."""
+    def expect(self, records: Records) -> Expected | None:
+        """A message of a lane on its way to the spool; None when it has nobody for a lamp.
+
+        With a silent engine our own verdict is shown now, else after SILENCE_S without an answer.
+        Give `number` what this returned, once the message has its number.
+        """
         lights = self._judge_records(records)
         if not lights:
-            return
-        expected = _Expected(lights, self._clock.now_ms())
+            return None
+        expected = Expected(lights, self._clock.now_ms())
         if self.is_silent:
             self._show_local(expected)
         else:
             loop = asyncio.get_running_loop()
             expected.timer = loop.call_later(SILENCE_S, self._give_up, expected)
-        stored.add_done_callback(lambda done: self._number(expected, done))
+        return expected
+
+    def number(self, expected: Expected, epoch: int, seq: int) -> None:
+        """The message is in the spool."""
+        expected.seq = seq
+        key = epoch, seq
+        for n in self._early.pop(key, ()):
+            expected.lights.pop(n, None)
+        self._expected[key] = expected
+        if not expected.lights:
+            self._forget(key)
+        elif len(self._expected) > EXPECTED_MAX:
+            (epoch, seq), _ = self._expected.popitem(last=False)
+            self._past[epoch] = max(seq, self._past.get(epoch, 0))
 
     def answered(self, epoch: int, result: Result) -> None:
         """A verdict of the engine; of a camera frame, epoch is 0."""
@@ -185,12 +204,15 @@ class Lights:
         )
 
     def _judge_records(self, records: Records) -> list[Light]:
-        """Our own verdict on each record of somebody at a lane; it is remembered as seen."""
+        """Our own verdict on each who stands there now; what was recorded lights no lamp."""
         packed, _ = decode_scans(records.body)
+        now_ms = self._clock.now_ms()
         lights = []
         for entry in np.frombuffer(packed, ENTRY):
             lane, n, ts_ms = int(entry["lane"]), int(entry["n"]), int(entry["time_ms"])
             who = records.body[entry["who_off"] :][: entry["who_len"]]
+            if abs(now_ms - ts_ms) > LATE_MS:
+                continue
             if entry["kind"] == Kind.SCAN:
                 lights.append(self._judge.scan(lane, n, ts_ms, who))
             elif entry["kind"] == Kind.MANUAL:
@@ -203,25 +225,12 @@ class Lights:
                     lights.append(self._judge.manual(lane, n, ts_ms, fields))
         return lights
 
-    def _number(self, expected: _Expected, stored: asyncio.Future[tuple[int, int]]) -> None:
-        if stored.cancelled():
-            return
-        key = epoch, expected.seq = stored.result()
-        for n in self._early.pop(key, ()):
-            expected.lights.pop(n, None)
-        self._expected[key] = expected
-        if not expected.lights:
-            self._forget(key)
-        elif len(self._expected) > EXPECTED_MAX:
-            (epoch, seq), _ = self._expected.popitem(last=False)
-            self._past[epoch] = max(seq, self._past.get(epoch, 0))
-
-    def _give_up(self, expected: _Expected) -> None:
+    def _give_up(self, expected: Expected) -> None:
         if expected.lights:
             self._is_overdue = True
             self._show_local(expected)
 
-    def _show_local(self, expected: _Expected) -> None:
+    def _show_local(self, expected: Expected) -> None:
         for light in expected.lights.values():
             self._stats.lights_local += 1
             self._show(msgspec.structs.replace(light, seq=expected.seq))

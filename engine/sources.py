@@ -45,7 +45,8 @@ class Picture:
     lane: int
 
 
-@dataclass(slots=True)
+# Reprs end up in logs and tracebacks, so these say nothing of what a code said.
+@dataclass(slots=True, repr=False)
 class Records:
     """A plain SCANS body of `count` records. lane: channel of the message, 0 of a back end.
 
@@ -58,7 +59,7 @@ class Records:
     stored: asyncio.Future[None] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Codes:
     """Payloads that came into view on a lane at one time; each is a scan."""
 
@@ -67,7 +68,7 @@ class Codes:
     payloads: list[bytes]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Reading:
     """What a thermal terminal measured, as it said it (SY-4). ts_ms: when, by its clock or ours.
 
@@ -84,9 +85,6 @@ class Reading:
     tie_ms: int
     payload: bytes = b""
     stored: asyncio.Future[None] | None = None
-
-    def __repr__(self) -> str:
-        return f"Reading(lane={self.lane}, ts_ms={self.ts_ms})"
 
 
 Item = Picture | Codes | Records | Reading

@@ -69,6 +69,9 @@ class Station(Protocol):
 
     def note_policy(self, policy: wire.Policy) -> None: ...
 
+    def note_linked(self, is_linked: bool) -> None:
+        """A session with the engine begins or ends."""
+
     def note_result(self, result: wire.Result) -> None: ...
 
     def is_done(self) -> bool:
@@ -142,6 +145,7 @@ class Uplink:
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._open(link)
+            self._station.note_linked(True)
             create = asyncio.get_running_loop().create_task
             tasks = [create(w) for w in (self._receive(link), self._send(link), self._beat(link))]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -159,6 +163,7 @@ class Uplink:
                 self._say_bye(link)
             raise
         finally:
+            self._station.note_linked(False)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from engine import wire
 
@@ -41,13 +41,14 @@ class Peer:
         hb_s: float = 10,
         max_frame: int = wire.BODY_MAX,
         fps: int = 0,
+        decode: Literal["engine", "gateway"] = "engine",
         version: int = 1,
     ) -> None:
         self.send(
             wire.Welcome(
                 version=version, sid=bytes(16), acked=acked, limit=limit, byte_limit=byte_limit,
                 max_frame=max_frame, hb_s=hb_s, t1=self.hello.t0, t2=self.hello.t0,
-                policy=wire.Policy(fps=fps),
+                policy=wire.Policy(fps=fps, decode=decode),
             )
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from engine.gateway_config import (
     RecordConfig,
 )
 from engine.keys import make_pair, open_sealed
+from engine.lights import Light
 from engine.records import encode_scan, encode_scans
 from engine.sources import Picture, Records
 from engine.spool_lmdb import Spool
@@ -66,7 +67,7 @@ class Rig:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.results: list[wire.Result] = []
+        self.lights: list[Light] = []
         self.slept: list[float] = []
         self.gateway: Gateway
         self._spools: list[Spool] = []
@@ -99,7 +100,7 @@ class Rig:
             self.config(port, **changes),
             [feed],
             spool or self.spool(),
-            on_result=self.results.append,
+            on_light=self.lights.append,
             random=Random(1),
             sleep=sleep,
         )
@@ -129,9 +130,9 @@ def scripts(*each: Callable[[Peer], Awaitable[None]]) -> Callable[[Peer], Awaita
     return run
 
 
-async def welcome_all(peer: Peer) -> None:
+async def welcome_all(peer: Peer, **options: Any) -> None:
     """Acknowledges everything at once."""
-    peer.welcome()
+    peer.welcome(**options)
     done = 0
     while not peer.is_closed:
         await peer.until(lambda n=done: len(peer.got) > n or peer.is_closed)  # type: ignore[misc]

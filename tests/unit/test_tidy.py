@@ -33,7 +33,7 @@ RANKS = [
         *["gateways", "ingest_link", "ingest", "deliveries"],
         *["answers", "openapi", "api", "client", "admin"],
         *["sources", "gear", "gateway_config", "carriers", "link", "gateway_status", "ties"],
-        *["capture", "uplink", "gateway"],
+        *["lights", "lane_decoder", "capture", "uplink", "gateway"],
     ],
     [
         "app",
