@@ -8,26 +8,59 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 
 from engine.clock import Clock
-from engine.telemetry import Sample
+from engine.offsets import ONE_WAY_MS, ClockRule, OffsetFilter
+from engine.telemetry import Log, Sample
+
+_log = Log("gateways")
+
+
+class GatewayClock:
+    """The clock of one gateway over all of its links: its offset, and what follows from it."""
+
+    def __init__(self, name: str, limit_ms: int) -> None:
+        self.offset = OffsetFilter()
+        self.rule = ClockRule(limit_ms)
+        self._name = name
+
+    def note_hello(self, there_ms: float, here_ms: float) -> None:
+        """One stamp, late by the way here: good enough to see a clock that is far off."""
+        if there_ms:  # 0: a client without a clock
+            self.offset.add(there_ms - here_ms, ONE_WAY_MS)
+            self._judge()
+
+    def note_pong(self, t0_ms: float, t1_ms: float, t2_ms: float, t3_ms: float) -> None:
+        if t1_ms and self.offset.add_stamps(t0_ms, t1_ms, t2_ms, t3_ms) is not None:
+            self._judge()
+
+    def _judge(self) -> None:
+        best = self.offset.best
+        if best is not None and self.rule.judge(best):
+            ms = self.rule.correction_ms
+            _log.warning("clock of a gateway is corrected", gateway=self._name, ms=ms)
 
 
 class Gateways:
     """Used from one event loop."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, offset_max_ms: int) -> None:
         self._clock = clock
+        self._offset_max_ms = offset_max_ms
         self._opened_ms = clock.now_ms()
         self._newest_ms: dict[str, int] = {}
         self._heard_ms: dict[str, int] = {}
-        self._offsets_ms: dict[str, int] = {}
+        self._clocks: dict[str, GatewayClock] = {}
 
     def note_time(self, name: str, time_ms: int) -> None:
         """A scan came that was made at this time."""
         if time_ms > self._newest_ms.get(name, 0):
             self._newest_ms[name] = time_ms
 
-    def note_offset(self, name: str, offset_ms: int) -> None:
-        self._offsets_ms[name] = offset_ms
+    def clock(self, name: str) -> GatewayClock:
+        """What is known of its clock."""
+        found = self._clocks.get(name)
+        if found is None:
+            found = self._clocks[name] = GatewayClock(name, self._offset_max_ms)
+        return found
 
     def note_end(self, name: str) -> None:
         """A link of it ended."""
@@ -54,5 +87,9 @@ class Gateways:
     def samples(self) -> Iterator[Sample]:
         for name, time_ms in self._newest_ms.items():
             yield "chot_gateway_newest_scan_seconds", (name,), time_ms / 1000
-        for name, offset_ms in self._offsets_ms.items():
-            yield "chot_gateway_clock_offset_seconds", (name,), offset_ms / 1000
+        for name, clock in self._clocks.items():
+            if clock.offset.best is not None:
+                offset_s = clock.offset.best.offset_ms / 1000
+                yield "chot_gateway_clock_offset_seconds", (name,), offset_s
+                correction_s = clock.rule.correction_ms / 1000
+                yield "chot_gateway_clock_correction_seconds", (name,), correction_s

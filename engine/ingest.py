@@ -69,7 +69,7 @@ class IngestServer:
         self.metrics = metrics
         self.links: dict[Link, None] = {}  # in order of arrival
         self.is_full = False  # the store refused the last batch
-        self.gateways = Gateways(clock)
+        self.gateways = Gateways(clock, settings.clock_offset_max_ms)
         self.streams = Streams(settings, journal)
         self._held: dict[tuple[int, int], HeldCodes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,7 +164,7 @@ class IngestServer:
                 elif link.gateway and not self._is_entitled(link, link.gateway, now_ms):
                     link.fail(WireAuth("this gateway's right to send has ended"))
                 elif link.state is not None:
-                    link.send(wire.Ping(self.clock.now_ms() * 1_000_000))
+                    link.ping()
 
     # ---- sessions ---------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from engine.journal import RecordBatch
 from engine.keys import KeyRing
 from engine.pipeline import STEP_RECORDS, Origin, Outcome, Pipeline
 from engine.registry import Gateway, Registry
+from engine.rows import Flag
 from engine.session import DURABLE, VOLATILE
 from engine.settings import Settings
 from engine.streams import Streams, StreamState
@@ -82,6 +83,9 @@ class Link:
         self.drop: Callable[[], object] = _nothing
         self.heard_ns = server.clock.monotonic_ns()
         self._epoch = 0
+        self._next = (1, 1)  # numbers from here on are of what is made under this link's eyes
+        self._then_ms: int | None = None  # what was taken off the times of what is older
+        self._ping: tuple[int, int] | None = None  # (t0, monotonic ns) of the one in flight
         self._carrier: Carrier | None = None
         self._reader = wire.FrameReader(wire.CONTROL_MAX)
         self._inbox: deque[wire.Message] = deque()
@@ -212,8 +216,8 @@ class Link:
             self._is_opening = True
             self.gateway = self.server.check_hello(message, self.peer)
             t1_ns = self.server.clock.now_ms() * 1_000_000
-            offset_ms = (message.t0 - t1_ns) // 1_000_000
-            self.server.gateways.note_offset(self.gateway.name, offset_ms)
+            clock = self.server.gateways.clock(self.gateway.name)
+            clock.note_hello(message.t0 / 1e6, t1_ns / 1e6)
             self.server.spawn(self._open(message, t1_ns))
         else:
             raise WireMalformed("HELLO comes first, and nothing more before WELCOME")
@@ -239,6 +243,8 @@ class Link:
             return
         self.state = state
         self._epoch = hello.epoch
+        self._next = hello.next
+        self._then_ms = state.correction_ms
         self._reader = wire.FrameReader(server.settings.frame_size_max)
         server.metrics.count("chot_sessions_opened")
         self.send(
@@ -253,6 +259,7 @@ class Link:
                 t2=server.clock.now_ms() * 1_000_000,
             )
         )
+        self.ping()
 
     # ---- session ----------------------------------------------------------------------------
 
@@ -270,7 +277,7 @@ class Link:
                 now_ns = self.server.clock.now_ms() * 1_000_000
                 self.send(wire.Pong(t0=message.t0, t1=now_ns, t2=now_ns))
             case wire.Pong():
-                pass
+                self._on_pong(message)
             case wire.Bye():
                 self.close()
             case _:
@@ -290,8 +297,9 @@ class Link:
         post = self.server.registry.post(self.gateway.post) if self.gateway.post else None
         place = post.number if post else 0
         return Origin(
-            self.gateway.number, self._epoch, cls, seq, first, place, tuple(self.gateway.lanes)
-        )
+            self.gateway.number, self._epoch, cls, seq, first, place, tuple(self.gateway.lanes),
+            *self._correction(cls, seq),
+        )  # fmt: skip
 
     def _consume(
         self, seq: int, work: Callable[[Origin], Outcome], *, first: int | None = None
@@ -342,7 +350,7 @@ class Link:
         entries, body, fault = message.entries, message.body, message.fault
         assert self.gateway is not None
         if len(entries):
-            self.server.gateways.note_time(self.gateway.name, int(entries["time_ms"].max()))
+            self._note_time(DURABLE, message.seq, int(entries["time_ms"].max()))
         if len(entries) > STEP_RECORDS:
             self._is_busy = True
             self.server.spawn(self._consume_slowly(message))
@@ -372,6 +380,46 @@ class Link:
         self.server.metrics.count("chot_lost_scans", by=count)
         _log.error("scans lost at the gateway", gateway=self._name(), count=count)
         self._consume(message.seq, lambda o: self.server.pipeline.take_lost(o, count), first=first)
+
+    # ---- clock ------------------------------------------------------------------------------
+
+    def ping(self) -> None:
+        now_ns = self.server.clock.now_ms() * 1_000_000
+        self._ping = now_ns, self.server.clock.monotonic_ns()
+        self.send(wire.Ping(now_ns))
+
+    def _on_pong(self, pong: wire.Pong) -> None:
+        """Four stamps of the gateway's clock; one that answers no PING of ours says nothing."""
+        assert self.gateway is not None
+        if self._ping is None or pong.t0 != self._ping[0]:
+            return
+        t0_ns, sent_ns = self._ping
+        self._ping = None
+        # Our own clock may be set between question and answer, the monotonic one is not.
+        t3_ns = t0_ns + self.server.clock.monotonic_ns() - sent_ns
+        clock = self.server.gateways.clock(self.gateway.name)
+        clock.note_pong(t0_ns / 1e6, pong.t1 / 1e6, pong.t2 / 1e6, t3_ns / 1e6)
+
+    def _correction(self, cls: int, seq: int) -> tuple[int, int]:
+        """(ms to take off the times of this message, flags of its rows). docs/protocol.md says why.
+
+        What was numbered before this link is older than the offset that was measured on it.
+        """
+        assert self.gateway is not None and self.state is not None
+        rule = self.server.gateways.clock(self.gateway.name).rule
+        if seq >= self._next[cls]:
+            self.state.correction_ms = rule.correction_ms
+            found: int | None = rule.correction_ms
+        else:
+            found = rule.of_earlier(self._then_ms)
+        if found is None:
+            return 0, Flag.CLOCK_UNSURE
+        return found, Flag.CLOCK_CORRECTED if found else 0
+
+    def _note_time(self, cls: int, seq: int, time_ms: int) -> None:
+        assert self.gateway is not None
+        time_ms -= self._correction(cls, seq)[0]
+        self.server.gateways.note_time(self.gateway.name, time_ms)
 
     # ---- camera frames ----------------------------------------------------------------------
 
@@ -403,7 +451,7 @@ class Link:
                 [code.data for code in codes], time_ms
             )
             outcome = server.pipeline.take_codes(origin, message.channel, time_ms, new)
-            server.gateways.note_time(gateway.name, time_ms)
+            self._note_time(VOLATILE, message.seq, time_ms)
         except InputError as error:
             server.metrics.count("chot_frames_invalid", error.code)
             outcome = server.pipeline.take_fault(origin, error)

@@ -102,6 +102,7 @@ class Link:
         self.hb_s = 10.0
         self.max_frame = 0
         self.goaway: wire.Goaway | None = None
+        self.ping: tuple[int, int] | None = None  # (t0, monotonic ns) of the newest
         self._limit = [0, 0]
         self._byte_limit = [0, 0]
         self._bytes = [0, 0]

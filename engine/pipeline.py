@@ -60,6 +60,8 @@ class Origin:
     first: int  # where the run begins; seq itself but for LOST
     post: int  # place number of the gateway's post, 0 for a back end without one
     lanes: tuple[int, ...]  # of that post that the gateway serves
+    correction_ms: int = 0  # taken off event times, because the gateway's clock is off by it
+    flags: int = 0  # of every row: what was done about that clock
 
 
 @dataclass(slots=True)
@@ -167,6 +169,8 @@ class Pipeline:
         None after every STEP_RECORDS records, and the outcome at the end.
         """
         records = [Entry._make(entry) for entry in entries.tolist()]
+        if origin.correction_ms:
+            records = [r._replace(time_ms=r.time_ms - origin.correction_ms) for r in records]
         heads = [(entry.n, entry.lane, entry.time_ms) for entry in records]
         error = WireMalformed("this record and those behind it cannot be read")
         faults = [Fault(fault, error)] if fault >= 0 else []
@@ -178,7 +182,7 @@ class Pipeline:
 
     def take_codes(self, origin: Origin, lane: int, time_ms: int, codes: list[bytes]) -> Outcome:
         """Codes that came into view in a camera frame; each is a scan of that lane."""
-        heads = [(n, lane, time_ms) for n in range(len(codes))]
+        heads = [(n, lane, time_ms - origin.correction_ms) for n in range(len(codes))]
 
         def read(i: int) -> Candidate:
             return self._scan(origin, heads[i], codes[i], flags=0)
@@ -372,7 +376,11 @@ class Pipeline:
         by_day: dict[int, list[Candidate]] = {}
         for candidate in taken:
             by_day.setdefault(ms_to_day(candidate.time_ms), []).append(candidate)
-        parts = [Part(day, *self._pack(candidates)) for day, candidates in by_day.items()]
+        parts = [Part(day, *self._pack(some, origin.flags)) for day, some in by_day.items()]
+        if origin.flags & Flag.CLOCK_CORRECTED:
+            self._metrics.count("chot_times_corrected", by=len(taken))
+        elif origin.flags & Flag.CLOCK_UNSURE:
+            self._metrics.count("chot_times_unsure", by=len(taken))
         packed = np.zeros(len(tallies), TALLY)
         for slot, (key, count) in zip(packed, tallies.items(), strict=True):
             slot["place"], slot["lane"], reason, slot["time_ms"] = key
@@ -381,12 +389,12 @@ class Pipeline:
         run = Run(origin.gateway, origin.epoch, origin.cls, origin.first, origin.seq)
         return RecordBatch(run, parts, packed.tobytes())
 
-    def _pack(self, candidates: list[Candidate]) -> tuple[bytes, bytes]:
+    def _pack(self, candidates: list[Candidate], flags: int) -> tuple[bytes, bytes]:
         details = bytearray()
         for c in candidates:
             self._rows.append(
-                c.person, c.time_ms, c.place, c.lane, c.n, c.direction, c.kind, c.source, c.flags,
-                c.temperature_cc, 0, 0,
+                c.person, c.time_ms, c.place, c.lane, c.n, c.direction, c.kind, c.source,
+                c.flags | flags, c.temperature_cc, 0, 0,
             )  # fmt: skip
             data = people.details_to_bytes(c.details)
             details += _SIZE.pack(len(data))

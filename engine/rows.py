@@ -13,7 +13,7 @@ import numpy as np
 ROW = np.dtype(
     [
         ("person", "V16"),  # person key, see engine.keys
-        ("time_ms", "<i8"),  # device time
+        ("time_ms", "<i8"),  # device time, less what its gateway's clock is off by (Flag)
         ("place", "<u4"),  # number of a post or venue in the registry
         ("lane", "<u2"),  # lane of a post, room of a venue
         ("n", "<u2"),  # row within its sequence number
@@ -67,6 +67,7 @@ class Flag(enum.IntFlag):
     LOCAL_VERDICT = 4
     REVIEW = 8
     COPIED = 16  # shown in two lanes at once, or at two posts faster than the road allows
+    CLOCK_UNSURE = 32  # device time as it came; that clock was set since, nobody saw when
 
 
 # Why something was refused. The position is stored in tallies: append only, never reorder.

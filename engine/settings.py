@@ -60,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sessions_max: Annotated[Count, _help("gateways connected at once")] = 512
 
     clock_ahead_max_s: Annotated[Count, _help("an event later than now by more is refused")] = 300
+    clock_offset_max_ms: Annotated[
+        Count, _help("a gateway's clock further off has its event times corrected")
+    ] = 2_000
     retention_days: Annotated[Count, _help("days scans are kept; older ones are refused")] = 30
     commit_pending_max: Annotated[
         Count, _help("bytes waiting for the disk before append waits")

@@ -35,6 +35,8 @@ class StreamState:
         self.opening = asyncio.Lock()
         self.settled = asyncio.Event()
         self.settled.set()
+        # What was taken off the times of the newest records that were made under our eyes.
+        self.correction_ms: int | None = None
         self.appending = 0  # batches on their way to the journal
         self.open_since_ms = 0  # when the oldest message came that is not settled, 0 for none
         # Frames decode side by side; their batches wait here until all before them are decoded.

@@ -32,6 +32,7 @@ from engine.errors import (
 from engine.gateway_config import GatewayConfig
 from engine.gateway_status import GatewayStats
 from engine.link import FrameBuffer, Link
+from engine.offsets import OffsetFilter
 from engine.spool_lmdb import Spool
 from engine.telemetry import Log
 from engine.wire import CLASS_DURABLE, CLASS_VOLATILE, HEADER_SIZE, FrameType
@@ -106,6 +107,7 @@ class Uplink:
         self._inst = secrets.token_bytes(8)
         self._ever_sent = spool.next_seq - 1  # an earlier process may have sent these
         self._failures = 0
+        self._offset = OffsetFilter()
         self._wake = asyncio.Event()  # the sender has something to look at
 
     def wake(self) -> None:
@@ -203,9 +205,7 @@ class Uplink:
                 "the engine has received more than this spool ever held",
                 hint="the spool is an old copy: give the gateway a new spool folder",
             )
-        t3_ns = self._clock.now_ms() * 1_000_000
-        offset_ns = ((welcome.t1 - t0_ns) + (welcome.t2 - t3_ns)) / 2
-        self.stats.clock_offset_ms = offset_ns / 1e6
+        self._note_stamps(t0_ns, welcome.t1, welcome.t2, self._clock.now_ms() * 1_000_000)
         self.stats.links += 1
         for cls in (CLASS_DURABLE, CLASS_VOLATILE):
             link.grant(cls, welcome.limit[cls], welcome.byte_limit[cls])
@@ -251,6 +251,10 @@ class Uplink:
                     link.send(wire.Pong(t0=message.t0, t1=now_ns, t2=now_ns))
                 case wire.Pong():
                     self._failures = 0
+                    if link.ping is not None and message.t0 == link.ping[0]:
+                        t0_ns, sent_ns = link.ping
+                        t3_ns = t0_ns + self._clock.monotonic_ns() - sent_ns
+                        self._note_stamps(t0_ns, message.t1, message.t2, t3_ns)
                 case wire.Goaway():
                     link.goaway = message
                     self._failures = 0
@@ -274,7 +278,14 @@ class Uplink:
     async def _beat(self, link: Link) -> None:
         while True:
             await asyncio.sleep(link.hb_s)
-            link.send(wire.Ping(self._clock.now_ms() * 1_000_000))
+            now_ns = self._clock.now_ms() * 1_000_000
+            link.ping = now_ns, self._clock.monotonic_ns()
+            link.send(wire.Ping(now_ns))
+
+    def _note_stamps(self, t0_ns: int, t1_ns: int, t2_ns: int, t3_ns: int) -> None:
+        best = self._offset.add_stamps(t0_ns / 1e6, t1_ns / 1e6, t2_ns / 1e6, t3_ns / 1e6)
+        if best is not None:
+            self.stats.clock_offset_ms = best.offset_ms
 
     def _alternates(self, goaway: wire.Goaway) -> list[Address]:
         """Addresses of a GOAWAY, over the carrier of our own."""

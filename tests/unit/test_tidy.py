@@ -17,7 +17,7 @@ RANKS = [
     ["errors", "clock", "settings", "telemetry", "machine"],
     [
         *["address", "rows", "records", "record_lines", "wire", "session", "payloads", "people"],
-        *["visits", "contacts", "story"],
+        *["visits", "contacts", "story", "offsets"],
     ],
     [
         *["images", "decode", "decode_pool", "held", "dedup", "judge", "keys", "group", "journal"],
