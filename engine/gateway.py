@@ -21,6 +21,7 @@ from engine.clock import Clock, SystemClock
 from engine.errors import StorageError
 from engine.gateway_config import GatewayConfig, make_sources
 from engine.gateway_status import GatewayStats
+from engine.gear.officer import OfficerDesk
 from engine.lights import Light, Lights, LocalJudge
 from engine.link import FrameBuffer
 from engine.sources import Picture, Source
@@ -67,6 +68,7 @@ class Gateway:
         self._config = config
         self._spool = spool
         self._on_light = on_light
+        self._displays = [source for source in sources if isinstance(source, OfficerDesk)]
         self._sleep = sleep
         self._frames = FrameBuffer(config.frames_size_max)
         self._drafts: deque[_Waiting] = deque()
@@ -238,6 +240,8 @@ class Gateway:
         self._lights.answered(0 if result.cls else self._spool.epoch, result)
 
     def _show(self, light: Light) -> None:
+        for display in self._displays:
+            display.show(light)
         if self._on_light is not None:
             self._on_light(light)
 

@@ -11,6 +11,7 @@ from msgspec import Meta
 from engine.clock import Clock
 from engine.errors import SettingInvalid
 from engine.gear.cameras import MjpegCamera, SnapshotCamera
+from engine.gear.officer import OfficerDesk
 from engine.gear.readers import LineReaders
 from engine.gear.thermal import Fields, ThermalTerminals
 from engine.sources import STDIN, FrameSource, RecordSource, Source
@@ -92,8 +93,22 @@ class ThermalConfig(ListenConfig, frozen=True, kw_only=True, tag="thermal"):
     ] = 3
 
 
+class OfficerConfig(ListenConfig, frozen=True, kw_only=True, tag="officer"):
+    """The page for entries by hand and for the lights of all lanes; on this machine only."""
+
+    lane: Annotated[
+        int, Meta(ge=0, le=65535), _help("a lane without other gear; 0: those of the others")
+    ] = 0
+
+
 AnySource: TypeAlias = (
-    FrameConfig | RecordConfig | SnapshotConfig | MjpegConfig | ReaderConfig | ThermalConfig
+    FrameConfig
+    | RecordConfig
+    | SnapshotConfig
+    | MjpegConfig
+    | ReaderConfig
+    | ThermalConfig
+    | OfficerConfig
 )
 
 
@@ -152,10 +167,10 @@ def make_sources(config: GatewayConfig, clock: Clock) -> list[Source]:
         > 1
     ):
         raise SettingInvalid("standard input can be one source only")
-    return [_make_source(source, clock) for source in config.sources]
+    return [_make_source(source, config, clock) for source in config.sources]
 
 
-def _make_source(source: AnySource, clock: Clock) -> Source:
+def _make_source(source: AnySource, config: GatewayConfig, clock: Clock) -> Source:
     if isinstance(source, FrameConfig):
         return FrameSource(
             source.path, fps=source.fps, lane=source.lane, clock=clock, start_ms=source.start_ms
@@ -164,6 +179,8 @@ def _make_source(source: AnySource, clock: Clock) -> Source:
         return _make_camera(source, clock)
     if isinstance(source, ReaderConfig):
         return LineReaders(source.host, source.port, lane=source.lane, clock=clock)
+    if isinstance(source, OfficerConfig):
+        return OfficerDesk(source.host, source.port, lanes=config.lanes, clock=clock)
     if isinstance(source, ThermalConfig):
         return ThermalTerminals(
             source.host,

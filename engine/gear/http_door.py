@@ -42,8 +42,8 @@ class HttpDoor:
         # Its log would quote requests.
         self._silent = logging.getLogger("chot.gateway.http")
         self._silent.disabled = True
-        app.middlewares.append(_in_our_shape)
-        self._runner = web.AppRunner(app, access_log=None)
+        app.middlewares.insert(0, _in_our_shape)  # the outermost
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         self._open: deque[asyncio.Transport] = deque()
         self._server: asyncio.Server | None = None
 

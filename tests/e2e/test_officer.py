@@ -1,0 +1,308 @@
+"""The officer's page: entries by hand through a gateway, and the lights of the lanes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+import pytest
+
+from engine import wire
+from engine.clock import SystemClock
+from engine.errors import SettingInvalid
+from engine.gateway import Gateway
+from engine.gateway_config import OfficerConfig, ReaderConfig, make_sources
+from engine.gear.officer import LISTENERS_MAX, REASONS, VERDICTS, OfficerDesk
+from engine.judge import ALERTS
+from engine.rows import REASONS as ALL_REASONS
+from engine.wire import Verdict
+from tests.e2e.test_thermal import free_port
+from tests.reference.ckp_server import Peer, Server
+from tests.reference.gateway_rig import ROOT, Rig, opened
+
+FORM = {"lane": "2", "name": "Lê Thị Cúc", "cccd": "045190999001", "sex": "Nữ", "birth": "1990",
+        "why": "Thẻ hỏng", "officer": "vl-07"}  # fmt: skip
+ENTRY = {"lane": 2, "fields": {"name": "Lê Thị Cúc"}, "officer": "vl-07", "why": "thẻ hỏng"}
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.close()
+
+
+class Desk:
+    """A box with lanes 1 and 2, its page, and a browser that is another process."""
+
+    def __init__(
+        self, peer: Peer, browser: asyncio.subprocess.Process, port: int, reader_port: int
+    ) -> None:
+        self.peer = peer
+        self.port = port
+        self.reader_port = reader_port
+        self._browser = browser
+
+    async def ask(
+        self, method: str, path: str, body: bytes = b"", **headers: str
+    ) -> tuple[int, str]:
+        line = {
+            "method": method,
+            "path": path,
+            "body_b64": base64.b64encode(body).decode(),
+            "headers": {name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        assert self._browser.stdin is not None and self._browser.stdout is not None
+        self._browser.stdin.write(json.dumps(line).encode() + b"\n")
+        status, text = json.loads(await self._browser.stdout.readline())
+        return status, text
+
+    async def press(self, form: dict[str, str], **headers: str) -> tuple[int, str]:
+        kind = "application/x-www-form-urlencoded"
+        return await self.ask("POST", "/", urlencode(form).encode(), Content_Type=kind, **headers)
+
+    async def post(self, entry: Any, **headers: str) -> tuple[int, Any]:
+        body = entry if isinstance(entry, bytes) else json.dumps(entry).encode()
+        headers = {"Content_Type": "application/json", **headers}
+        status, text = await self.ask("POST", "/v1/entries", body, **headers)
+        return status, json.loads(text)
+
+    def entries(self) -> list[Any]:
+        """Bodies of what the server got, as MessagePack."""
+        found = []
+        for message in self.peer.of(wire.Scans):
+            found += msgspec.msgpack.decode(opened(self.peer.hello.epoch, message))
+        return found
+
+    @asynccontextmanager
+    async def lights(self) -> AsyncIterator[Callable[[], Coroutine[Any, Any, dict[str, Any]]]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(f"GET /v1/lights HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n\r\n".encode())
+        await reader.readuntil(b": lights\n\n")
+
+        async def following() -> dict[str, Any]:
+            line = await reader.readuntil(b"\n\n")
+            found: dict[str, Any] = json.loads(line[line.index(b"data: ") + 6 :].strip())
+            return found
+
+        yield following
+        writer.close()
+
+
+@asynccontextmanager
+async def open_desk(rig: Rig) -> AsyncIterator[Desk]:
+    async def judge(peer: Peer) -> None:
+        """A verdict and a receipt for each message."""
+        peer.welcome()
+        done = 0
+        while not peer.is_closed:
+            await peer.until(lambda n=done: len(peer.got) > n or peer.is_closed)  # type: ignore[misc]
+            for message in peer.got[done:]:
+                done += 1
+                if isinstance(message, wire.Scans):
+                    verdict = Verdict(
+                        verdict="alert", lane=message.channel, reason="two_posts", name="Lê Th***"
+                    )
+                    peer.send(wire.Result(cls=0, seq=message.seq, verdict=verdict))
+                    peer.ack(message.seq)
+
+    ports = free_port(), free_port()
+    async with Server(judge) as server:
+        config = rig.config(
+            server.port,
+            sources=[
+                ReaderConfig(lane=1, port=ports[0]),
+                OfficerConfig(lane=2, port=ports[1]),
+            ],
+        )
+        gateway = Gateway(config, make_sources(config, SystemClock()), rig.spool())
+        task = asyncio.create_task(gateway.run())
+        browser = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.reference.http_peer", str(ports[1]),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+        )  # fmt: skip
+        while not server.links:
+            await asyncio.sleep(0.01)
+        try:
+            yield Desk(server.links[0], browser, ports[1], ports[0])
+        finally:
+            browser.kill()
+            await browser.wait()
+            gateway.stop()
+            assert (await task).is_drained
+
+
+def go(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 40))
+
+
+def entry_of(page: str) -> str:
+    found = re.search(r'name="entry" value="([^"]+)"', page)
+    assert found
+    return found[1]
+
+
+def test_an_entry_by_the_form(rig: Rig) -> None:
+    async def test() -> None:
+        async with open_desk(rig) as desk:
+            status, page = await desk.ask("GET", "/")
+            assert status == 200 and 'lang="vi"' in page
+            labelled = set(re.findall(r'<label for="(\w+)"', page))
+            assert labelled == set(re.findall(r'<(?:input|select) id="(\w+)"', page))
+            form = {**FORM, "entry": entry_of(page)}
+            status, page = await desk.press(form)
+            assert status == 200 and "Đã ghi lại." in page
+            assert "045190999001" not in page and "Cúc" not in page, (
+                "the next one sees an empty form"
+            )
+            assert 'value="vl-07"' in page and '<option value="2" selected>' in page
+            ((kind, _, lane, fields, officer, why),) = desk.entries()
+            assert (kind, lane, officer, why) == (3, 2, "vl-07", "Thẻ hỏng")
+            assert fields == {name: FORM[name] for name in ("name", "cccd", "sex", "birth")}
+            # A double press or a reload is the same person; the next form is another.
+            status, again = await desk.press(form)
+            assert status == 200 and "đã được ghi lại" in again
+            await desk.press({**FORM, "name": "Không Giấy", "entry": entry_of(page)})
+            await desk.peer.until_scans(2)
+            assert len(desk.entries()) == 2
+
+    go(test)
+
+
+def test_what_is_wrong_is_said_in_vietnamese_and_nothing_typed_is_lost(rig: Rig) -> None:
+    cases = [
+        ({"cccd": "123"}, "Số giấy tờ không đúng"),
+        ({"officer": " "}, "mã cán bộ"),
+        ({"why": ""}, "lý do"),
+        ({"lane": "9"}, "chọn làn"),
+        ({"lane": "x"}, "chọn làn"),
+        ({"name": "", "cccd": "", "sex": "", "birth": ""}, "ít nhất"),
+        ({"passport": "C1234567", "cccd": "045190999001"}, "không hợp lệ"),
+        ({"name": "x" * 300}, "không hợp lệ"),
+    ]
+
+    async def test() -> None:
+        async with open_desk(rig) as desk:
+            for change, complaint in cases:
+                form = {**FORM, "entry": "e1", **change}
+                status, page = await desk.press(form)
+                assert status == 422, change
+                assert complaint in page and 'role="alert"' in page, change
+                assert f'value="{form["birth"]}"' in page
+                assert entry_of(page) == "e1"
+            status, page = await desk.press({**FORM, "cccd": "1", "name": '"><script>x</script>'})
+            assert "<script>x" not in page and "&lt;script&gt;x" in page
+            assert desk.entries() == []
+            status, page = await desk.press({**FORM, "entry": "e1"})
+            assert status == 200, "a form that was refused can be mended"
+
+    go(test)
+
+
+def test_an_entry_by_json(rig: Rig) -> None:
+    bad: list[Any] = [
+        b"",
+        b"[",
+        {**ENTRY, "lane": 0},
+        {**ENTRY, "lane": 7},
+        {**ENTRY, "fields": {}},
+        {**ENTRY, "fields": {"colour": "red"}},
+        {**ENTRY, "fields": {"cccd": "1"}},
+        {**ENTRY, "officer": ""},
+        {**ENTRY, "more": 1},
+    ]
+
+    async def test() -> None:
+        async with open_desk(rig) as desk:
+            assert await desk.post(ENTRY) == (201, {"taken": True, "warnings": []})
+            for entry in bad:
+                status, answer = await desk.post(entry)
+                assert (status, answer["error"]["code"]) == (400, "http.body"), entry
+                assert "Cúc" not in str(answer)
+            assert (await desk.post(ENTRY, Content_Type="text/plain"))[0] == 400
+            status, _ = await desk.ask("POST", "/v1/entries", bytes(100_000))
+            assert status in (400, 413, 0)
+            assert len(desk.entries()) == 1
+
+    go(test)
+
+
+def test_other_sites_and_bent_names_are_kept_out(rig: Rig) -> None:
+    async def test() -> None:
+        async with open_desk(rig) as desk:
+            mine = f"http://127.0.0.1:{desk.port}"
+            assert (await desk.post(ENTRY, Origin=mine))[0] == 201
+            for headers in (
+                {"Origin": "http://evil.example"},
+                {"Origin": "null"},
+                {"Host": f"evil.example:{desk.port}"},
+            ):
+                status, answer = await desk.post(ENTRY, **headers)
+                assert (status, answer["error"]["code"]) == (403, "access.denied"), headers
+                assert (await desk.press(FORM, **headers))[0] == 403
+            for path in ("/page.css", "/page.js"):
+                assert (await desk.ask("GET", path))[0] == 200
+            assert (await desk.ask("GET", "/../../etc/passwd"))[0] in (403, 404)
+
+    go(test)
+
+
+def test_lights_of_all_lanes_as_they_come(rig: Rig) -> None:
+    async def test() -> None:
+        async with open_desk(rig) as desk, desk.lights() as one, desk.lights() as two:
+            _, writer = await asyncio.open_connection("127.0.0.1", desk.reader_port)
+            writer.write(b"a code\r\n")
+            found = [await following() for following in (one, two)]
+            assert found[0] == found[1]
+            if found[0].get("local"):  # a loaded machine took more than 80 ms
+                assert found[0]["why"] == REASONS["unknown"]
+                found = [await one()]
+            assert found[0] == {
+                "seq": 1, "verdict": "alert", "lane": 1, "reason": "two_posts",
+                "name": "Lê Th***", "text": VERDICTS["alert"], "why": REASONS["two_posts"],
+            }  # fmt: skip
+            _, page = await desk.ask("GET", "/")
+            assert f'id="lane-1">Làn 1: <b>{VERDICTS["alert"]}' in page
+            writer.close()
+
+    go(test)
+
+
+def test_listeners_are_bounded_and_a_stop_does_not_wait_for_them(rig: Rig) -> None:
+    async def test() -> None:
+        async with open_desk(rig) as desk:
+            links = []
+            for _ in range(LISTENERS_MAX + 1):
+                reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
+                writer.write(
+                    f"GET /v1/lights HTTP/1.1\r\nHost: localhost:{desk.port}\r\n\r\n".encode()
+                )
+                await reader.readuntil(b": lights\n\n")
+                links.append((reader, writer))
+            await links[0][0].readuntil(b"0\r\n\r\n")  # the oldest gave way
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 8
+        for _, writer in links:
+            writer.close()
+
+    go(test)
+
+
+def test_it_is_for_this_machine_only() -> None:
+    for host in ("0.0.0.0", "192.168.1.5", "::"):
+        with pytest.raises(SettingInvalid, match="this machine"):
+            OfficerDesk(host, 1, lanes=[1], clock=SystemClock())
+
+
+def test_every_reason_has_words_for_officers() -> None:
+    assert set(ALL_REASONS) | set(ALERTS) <= set(REASONS)
