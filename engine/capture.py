@@ -20,7 +20,7 @@ from engine.lights import Expected, Lights
 from engine.records import ENTRY, LOCAL_VERDICT, decode_scans, encode_scan, encode_scans
 from engine.rows import Kind
 from engine.sources import Codes, Picture, Reading, Records, Source
-from engine.spool_lmdb import Draft
+from engine.spool_epoch import Draft
 from engine.ties import ScanRef, Ties
 from engine.wire import FrameType, Policy, Report, report_to_body
 

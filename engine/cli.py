@@ -284,6 +284,9 @@ def _add_gateway(commands: Any) -> None:
         help="records a second, 0 for as fast as they are taken (0)",
     )
     parser.add_argument("--spool", metavar="DIR", help="folder of the spool, in place of CONFIG's")
+    parser.add_argument(
+        "--resend", action="store_true", help="send again what the engine lost after a receipt"
+    )
 
 
 def run_gateway(options: argparse.Namespace) -> int:
@@ -298,7 +301,7 @@ def run_gateway(options: argparse.Namespace) -> int:
     if options.spool is not None:
         config = msgspec.structs.replace(config, spool=options.spool)
     setup_logging()
-    stats = asyncio.run(_carry(config))
+    stats = asyncio.run(_carry(config, resend=options.resend))
     print_json({"stats": msgspec.to_builtins(stats)})
     if not stats.is_drained:
         return _say(
@@ -339,7 +342,7 @@ def _options_to_sources(options: argparse.Namespace, sources: list[AnySource]) -
     return [msgspec.structs.replace(first, **changes)]
 
 
-async def _carry(config: GatewayConfig) -> GatewayStats:
+async def _carry(config: GatewayConfig, *, resend: bool) -> GatewayStats:
     """A gateway from start to end with its verdicts on stdout."""
     import asyncio
 
@@ -360,7 +363,7 @@ async def _carry(config: GatewayConfig) -> GatewayStats:
             drop_output()
             stop.set()
 
-    return await gateway.run_gateway(config, on_light=show, stop=stop)
+    return await gateway.run_gateway(config, on_light=show, stop=stop, resend=resend)
 
 
 # ---- decode and parse -------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """The gateway: carries what lanes or a back end capture to the engine over CKP/1.
 
-Records are committed to the spool before they are sent and deleted when the engine has made them
-durable; camera frames wait in memory and give way, oldest first, under pressure. The rules and
-their numbers: docs/protocol.md.
+Records are committed to the spool before they are sent; camera frames wait in memory and give way,
+oldest first, under pressure. What comes is sent in the current epoch of the spool, what waited
+through an outage in the epoch it was numbered in, each on a link of its own, so that live scans
+never wait behind a backlog. The rules and their numbers: docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from engine import wire
 from engine.capture import Capture
 from engine.clock import Clock, SystemClock
 from engine.errors import StorageError
+from engine.frame_buffer import FrameFlight, FrameQueue
 from engine.gateway_config import GatewayConfig, make_sources
 from engine.gateway_status import GatewayStats
 from engine.gear.officer import OfficerDesk
 from engine.lights import Light, Lights, LocalJudge
-from engine.link import FrameBuffer
 from engine.sources import Picture, Source
-from engine.spool_lmdb import Draft, Spool
+from engine.spool_epoch import Draft, Epoch
+from engine.spool_lmdb import Spool
 from engine.telemetry import Log
 from engine.uplink import Uplink
 
 STORE_RETRY_S: Final = 1.0
+FORGET_S: Final = 10.0
+BACKLOG_LINKS_MAX: Final = 2  # beside the live one
 BACKLOG_MAX: Final = 1024  # messages of a recording that wait in the spool
 DRAFTS_MAX: Final = 64  # messages that wait for the spool's commit
 
@@ -49,8 +53,9 @@ class _Waiting:
 class Gateway:
     """Carries sources to the engine until they have ended and all of it is durable.
 
-    on_light: called for every verdict, the engine's and our own. clock, random, sleep: replaced by
-    tests.
+    on_light: called for every verdict, the engine's and our own. resend: ask the engine in every
+    epoch of which acknowledged records are kept whether it still has them. clock, random, sleep:
+    replaced by tests.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Gateway:
         spool: Spool,
         *,
         on_light: Callable[[Light], None] | None = None,
+        resend: bool = False,
         clock: Clock | None = None,
         random: Random | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -70,31 +76,28 @@ class Gateway:
         self._on_light = on_light
         self._displays = [source for source in sources if isinstance(source, OfficerDesk)]
         self._sleep = sleep
-        self._frames = FrameBuffer(config.frames_size_max)
+        self._frames = FrameQueue(config.frames_size_max)
         self._drafts: deque[_Waiting] = deque()
-        self._acked = spool.acked  # durable at the engine; the spool follows behind
-        self._uplink = Uplink(
-            config,
-            spool,
-            self._frames,
-            self,
-            clock=clock or SystemClock(),
-            random=random or Random(),
-            sleep=sleep,
-        )
+        self._clock = clock or SystemClock()
+        self._random = random or Random()
+        self._uplinks: dict[Epoch, Uplink] = {}
+        self._running: dict[asyncio.Task[None], Epoch] = {}
+        self._linked: set[Epoch] = set()  # in a session with the engine
+        self._to_ask: set[Epoch] = set()  # whether the engine still has what it acknowledged
+        self._changed = asyncio.Event()  # what there is to carry
         self._lights = Lights(
-            LocalJudge(clock or SystemClock(), config.seen_window_s * 1000),
-            clock or SystemClock(),
+            LocalJudge(self._clock, config.seen_window_s * 1000),
+            self._clock,
             self.stats,
             self._show,
-            {spool.epoch: spool.next_seq - 1},
+            {epoch.number: epoch.next_seq - 1 for epoch in spool.epochs},
         )
         self._capture = Capture(
             sources,
             take_frame=self._take_frame,
             store=self._enqueue,
             lights=self._lights,
-            clock=clock or SystemClock(),
+            clock=self._clock,
             stats=self.stats,
             decode=config.decode,
             decode_threads=config.decode_threads,
@@ -106,17 +109,23 @@ class Gateway:
         self._room = asyncio.Event()
         # A write transaction of LMDB belongs to one thread.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._uplink_of(spool.current)  # a wrong address is told now, not at the first link
+        if resend:
+            self.note_loss_at_engine()
 
     async def run(self) -> GatewayStats:
         """Until everything is durable, `stop` was called, or the drain timeout has passed.
 
         Raises what trying again cannot mend: SettingInvalid, WireAuth, WireUnknownGateway,
-        WireVersion, WireEpochUsed, WireReplaced. The spool keeps what is not durable.
+        WireVersion. The spool keeps what is not durable.
         """
+        if self._spool.break_reason is not None:
+            _log.warning("spool_not_continued", problem=self._spool.break_reason)
         loop = asyncio.get_running_loop()
         capture = self._capture_task = loop.create_task(self._capture.run())
-        links = loop.create_task(self._uplink.run())
-        tasks = {capture, links, *(loop.create_task(w) for w in (self._store(), self._trim()))}
+        links = loop.create_task(self._run_uplinks())
+        works = (self._store(), self._trim(), self._forget())
+        tasks = {capture, links, *map(loop.create_task, works)}
         waiting = set(tasks)
         deadline: float | None = None
         try:
@@ -130,17 +139,17 @@ class Gateway:
                         task.result()
                 if capture.done() and deadline is None:
                     self._is_source_done = True
-                    self._uplink.wake()
+                    self._wake()
                     deadline = loop.time() + self._config.drain_timeout_s
                 elif not done:
-                    _log.warning("drain_timeout", seq=self._spool.acked)
+                    _log.warning("drain_timeout", count=self._waiting())
                     break
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.shutdown()
-        self.stats.is_drained = self.is_done()
+        self.stats.is_drained = self._is_drained()
         self.stats.frames_dropped = self._frames.dropped
         self.stats.skipped = self._capture.skipped
         return self.stats
@@ -150,20 +159,114 @@ class Gateway:
         if self._capture_task is not None:
             self._capture_task.cancel()
 
-    def is_done(self) -> bool:
-        """Nothing will come any more, and all that came is durable."""
-        return (
-            self._is_source_done
-            and not self._drafts
-            and self._spool.is_drained
-            and not len(self._frames)
+    def _is_drained(self) -> bool:
+        return self._is_source_done and not (
+            self._drafts or self._waiting() or self._frames.size or len(self._frames)
         )
+
+    def _waiting(self) -> int:
+        """Messages in the spool that are not known to be durable at the engine."""
+        return sum(epoch.waiting for epoch in self._spool.epochs)
+
+    # ---- uplinks --------------------------------------------------------------------------------
+
+    async def _run_uplinks(self) -> None:
+        """One for the current epoch, and some for what waits longest; until nothing is left."""
+        try:
+            while True:
+                self._changed.clear()
+                self._start_uplinks()
+                if not self._running:
+                    return
+                change = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait({*self._running, change}, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+                for task in [task for task in self._running if task.done()]:
+                    self._to_ask.discard(self._running.pop(task))
+                    task.result()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _start_uplinks(self) -> None:
+        running = set(self._running.values())
+        current = self._spool.current
+        spare = BACKLOG_LINKS_MAX - len(running - {current})
+        for epoch in self._spool.epochs:
+            if epoch in running or (self.is_done(epoch) and epoch not in self._to_ask):
+                continue
+            if epoch is not current:
+                if spare <= 0:
+                    continue
+                spare -= 1
+            task = asyncio.get_running_loop().create_task(self._uplink_of(epoch).run())
+            self._running[task] = epoch
+
+    def _uplink_of(self, epoch: Epoch) -> Uplink:
+        if epoch not in self._uplinks:
+            self._uplinks[epoch] = Uplink(
+                self._config,
+                self._spool,
+                epoch,
+                FrameFlight(self._frames),
+                self,
+                clock=self._clock,
+                random=self._random,
+                sleep=self._sleep,
+            )
+        return self._uplinks[epoch]
+
+    def _wake(self) -> None:
+        for epoch in self._running.values():
+            self._uplinks[epoch].wake()
+
+    # ---- what an uplink asks and tells ----------------------------------------------------------
+
+    def is_live(self, epoch: Epoch) -> bool:
+        return epoch is self._spool.current
+
+    def is_done(self, epoch: Epoch) -> bool:
+        """Nothing will come any more in this epoch, and all that came is durable."""
+        uplink = self._uplinks.get(epoch)
+        if epoch.waiting or (uplink is not None and uplink.has_frames):
+            return False
+        is_over = self._is_source_done and not self._drafts and not len(self._frames)
+        return is_over or not self.is_live(epoch)
+
+    def note_receipt(self) -> None:
+        self._to_trim.set()
+
+    def note_turn(self) -> None:
+        self._lights.is_linked = self._spool.current in self._linked
+        self._changed.set()
+        self._wake()
+
+    def note_loss_at_engine(self) -> None:
+        self._to_ask |= {epoch for epoch in self._spool.epochs if epoch.acked}
+        self._changed.set()
+
+    def note_policy(self, policy: wire.Policy) -> None:
+        self._capture.policy = policy
+
+    def note_linked(self, epoch: Epoch, is_linked: bool) -> None:
+        (self._linked.add if is_linked else self._linked.discard)(epoch)
+        self._lights.is_linked = self._spool.current in self._linked
+
+    def note_result(self, epoch: Epoch, result: wire.Result) -> None:
+        self._lights.answered(0 if result.cls else epoch.number, result)
+
+    def _show(self, light: Light) -> None:
+        for display in self._displays:
+            display.show(light)
+        if self._on_light is not None:
+            self._on_light(light)
 
     # ---- from the sources to the spool ----------------------------------------------------------
 
     def _take_frame(self, picture: Picture) -> None:
         self._frames.capture(picture)
-        self._uplink.wake()
+        self._wake()
 
     async def _enqueue(
         self, draft: Draft, count: int, is_live: bool
@@ -178,8 +281,7 @@ class Gateway:
 
     def _is_crowded(self, is_live: bool) -> bool:
         """Memory has a limit; and a recording can wait where it is, instead of in the spool."""
-        backlog = self._spool.next_seq - 1 - self._acked
-        return len(self._drafts) >= DRAFTS_MAX or (not is_live and backlog >= BACKLOG_MAX)
+        return len(self._drafts) >= DRAFTS_MAX or (not is_live and self._waiting() >= BACKLOG_MAX)
 
     async def _store(self) -> None:
         """Commits whenever the last commit has returned (rule 7): all drafts that wait."""
@@ -188,28 +290,38 @@ class Gateway:
             self._to_store.clear()
             while self._drafts:
                 batch = list(self._drafts)
-                seqs: list[int] = []
-                if not await self.write(self._append, [w.draft for w in batch], seqs):
+                places: list[tuple[int, int]] = []
+                if not await self.write(self._append, [w.draft for w in batch], places):
                     continue
-                for waiting, seq in zip(batch, seqs, strict=True):
+                for waiting, place in zip(batch, places, strict=True):
                     self._drafts.popleft()
                     self.stats.records_stored += waiting.count
                     if not waiting.stored.done():
-                        waiting.stored.set_result((self._spool.epoch, seq))
+                        waiting.stored.set_result(place)
                 self._room.set()
-                self._uplink.wake()
+                self._wake()
 
-    def _append(self, drafts: list[Draft], seqs: list[int]) -> None:
-        seqs += self._spool.append(drafts)
+    def _append(self, drafts: list[Draft], places: list[tuple[int, int]]) -> None:
+        """In the writer's thread, where no turn can come between: epoch and number of each."""
+        seqs = self._spool.append(drafts)
+        places += [(self._spool.current.number, seq) for seq in seqs]
 
     async def _trim(self) -> None:
-        """Deletes what is durable at the engine, behind the receipts and not in their way."""
+        """Notes what is durable at the engine, behind the receipts and not in their way."""
         while True:
             await self._to_trim.wait()
             self._to_trim.clear()
-            while self._spool.acked < self._acked:
-                await self.write(self._spool.ack, self._acked)
-            self._uplink.wake()
+            for uplink in list(self._uplinks.values()):
+                while uplink.epoch.acked < uplink.acked:
+                    await self.write(self._spool.ack, uplink.epoch, uplink.acked)
+            self._room.set()
+            self._wake()
+
+    async def _forget(self) -> None:
+        """Deletes acknowledged records when their time is over, in small steps."""
+        while True:
+            await asyncio.sleep(0 if self._spool.has_expired else FORGET_S)
+            await self.write(self._spool.forget)
 
     async def write(self, change: Callable[..., T], *arguments: object) -> bool:
         """One change of the spool. False after a pause when the disk refused it."""
@@ -223,37 +335,17 @@ class Gateway:
             return False
         return True
 
-    # ---- what the uplink tells ------------------------------------------------------------------
-
-    def note_receipt(self, seq: int) -> None:
-        self._acked = max(self._acked, seq)
-        self._to_trim.set()
-        self._room.set()
-
-    def note_policy(self, policy: wire.Policy) -> None:
-        self._capture.policy = policy
-
-    def note_linked(self, is_linked: bool) -> None:
-        self._lights.is_linked = is_linked
-
-    def note_result(self, result: wire.Result) -> None:
-        self._lights.answered(0 if result.cls else self._spool.epoch, result)
-
-    def _show(self, light: Light) -> None:
-        for display in self._displays:
-            display.show(light)
-        if self._on_light is not None:
-            self._on_light(light)
-
 
 async def run_gateway(
     config: GatewayConfig,
     *,
     on_light: Callable[[Light], None] | None = None,
     stop: asyncio.Event | None = None,
+    resend: bool = False,
     clock: Clock | None = None,
 ) -> GatewayStats:
     """One gateway from its configuration to its end. stop: set it to end early but cleanly.
+    resend: as for Gateway.
 
     Raises as Gateway.run does, and StorageError when the spool does not open.
     """
@@ -264,8 +356,10 @@ async def run_gateway(
         gateway=config.name,
         ingest_public=bytes.fromhex(config.ingest_public),
         size_max=config.spool_size_max,
+        keep_s=config.spool_keep_s,
+        clock=clock,
     )
-    gateway = Gateway(config, sources, spool, on_light=on_light, clock=clock)
+    gateway = Gateway(config, sources, spool, on_light=on_light, resend=resend, clock=clock)
     stopper = asyncio.ensure_future(_stop_when(gateway, stop)) if stop is not None else None
     try:
         return await gateway.run()

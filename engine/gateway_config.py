@@ -139,6 +139,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         int, Meta(ge=1, le=86_400), _help("of our own verdicts; as the engine's rule of this name")
     ] = 600
     spool_size_max: Annotated[int, Meta(ge=65536), _help("bytes of records kept")] = 536_870_912
+    spool_keep_s: Annotated[
+        int, Meta(ge=0), _help("acknowledged records stay, for an engine that lost them")
+    ] = 86_400
     frames_size_max: Annotated[int, Meta(ge=65536), _help("bytes of frames kept")] = 67_108_864
     drain_timeout_s: Annotated[
         float, Meta(ge=0), _help("wait for receipts after the sources have ended")

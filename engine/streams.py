@@ -15,7 +15,7 @@ from engine.journal import Journal, RecordBatch
 from engine.session import DURABLE, VOLATILE, Stream
 from engine.settings import Settings
 
-EPOCHS_MAX = 1024  # of one gateway: a new spool every day for almost three years
+EPOCHS_MAX = 16_384  # of one gateway: four starts of its box a day for eleven years
 STREAMS_MAX = 4096  # kept in memory; older epochs come back from the log
 
 

@@ -29,10 +29,12 @@ from engine.errors import (
     WireUnknownGateway,
     WireVersion,
 )
+from engine.frame_buffer import FrameFlight
 from engine.gateway_config import GatewayConfig
 from engine.gateway_status import GatewayStats
-from engine.link import FrameBuffer, Link
+from engine.link import Link
 from engine.offsets import OffsetFilter
+from engine.spool_epoch import Epoch
 from engine.spool_lmdb import Spool
 from engine.telemetry import Log
 from engine.wire import CLASS_DURABLE, CLASS_VOLATILE, HEADER_SIZE, FrameType
@@ -44,15 +46,11 @@ GOAWAY_S: Final = 5.0  # how long receipts are awaited after GOAWAY
 LAST_WORD_S: Final = 0.5
 BURST: Final = 16  # SCANS between two frames, so that a backlog does not starve a lane
 
+LIVE_WAIT_MAX: Final = 64  # messages that may leave before a live one: a quarter of a window
+RIVAL_FAILURES: Final = 5  # steps of the pause that are leapt when another process has our epoch
+
 # The engine will say the same again: whoever runs the gateway has to act.
-_FATAL: Final = (
-    WireVersion,
-    WireAuth,
-    WireReplaced,
-    WireUnknownGateway,
-    WireEpochUsed,
-    SettingInvalid,
-)
+_FATAL: Final = (WireVersion, WireAuth, WireUnknownGateway, SettingInvalid)
 
 _log = Log("gateway")
 
@@ -65,18 +63,27 @@ class Station(Protocol):
     async def write(self, change: Callable[..., object], *arguments: object) -> bool:
         """One change of the spool. False after a pause when the disk refused it."""
 
-    def note_receipt(self, seq: int) -> None:
-        """Everything up to seq is durable at the engine."""
+    def is_live(self, epoch: Epoch) -> bool:
+        """What comes is numbered in this epoch, and camera frames go with it."""
+
+    def is_done(self, epoch: Epoch) -> bool:
+        """Nothing will come any more in this epoch, and all that came is durable."""
+
+    def note_receipt(self) -> None:
+        """Something became durable at the engine."""
+
+    def note_turn(self) -> None:
+        """Another epoch may be the current one, or some wait again."""
+
+    def note_loss_at_engine(self) -> None:
+        """The engine lost what it had acknowledged; in other epochs too, as far as we know."""
 
     def note_policy(self, policy: wire.Policy) -> None: ...
 
-    def note_linked(self, is_linked: bool) -> None:
+    def note_linked(self, epoch: Epoch, is_linked: bool) -> None:
         """A session with the engine begins or ends."""
 
-    def note_result(self, result: wire.Result) -> None: ...
-
-    def is_done(self) -> bool:
-        """Nothing will come any more, and all that came is durable."""
+    def note_result(self, epoch: Epoch, result: wire.Result) -> None: ...
 
 
 class Uplink:
@@ -86,18 +93,21 @@ class Uplink:
         self,
         config: GatewayConfig,
         spool: Spool,
-        frames: FrameBuffer,
+        epoch: Epoch,
+        frames: FrameFlight,
         station: Station,
         *,
         clock: Clock,
         random: Random,
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
+        self.acked = epoch.acked  # durable at the engine; the spool follows behind
+        self.epoch = epoch
+        self.stats = station.stats
         self._config = config
         self._spool = spool
         self._frames = frames
         self._station = station
-        self.stats = station.stats
         self._clock = clock
         self._random = random
         self._sleep = sleep
@@ -105,10 +115,16 @@ class Uplink:
         make_context(self._home, config)  # a wrong file is told now, not at the first link
         self._next_homes: list[Address] = []
         self._inst = secrets.token_bytes(8)
-        self._ever_sent = spool.next_seq - 1  # an earlier process may have sent these
+        # An earlier process may have sent these.
+        self._ever_sent = max(epoch.first_own - 1, epoch.acked)
         self._failures = 0
         self._offset = OffsetFilter()
         self._wake = asyncio.Event()  # the sender has something to look at
+
+    @property
+    def has_frames(self) -> bool:
+        """Camera frames are in flight."""
+        return len(self._frames) > 0
 
     def wake(self) -> None:
         """There may be something to send, or nothing any more."""
@@ -126,6 +142,9 @@ class Uplink:
                 pause_s = goaway.retry_ms / 1000
             except _FATAL:
                 raise
+            except (WireReplaced, WireEpochUsed) as error:
+                self.stats.errors[error.code] += 1
+                await self._meet_rival(error)
             except EngineError as error:
                 self.stats.errors[error.code] += 1
                 _log.warning("link_ended", code=error.code, problem=str(error))
@@ -147,7 +166,7 @@ class Uplink:
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._open(link)
-            self._station.note_linked(True)
+            self._station.note_linked(self.epoch, True)
             create = asyncio.get_running_loop().create_task
             tasks = [create(w) for w in (self._receive(link), self._send(link), self._beat(link))]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -165,7 +184,7 @@ class Uplink:
                 self._say_bye(link)
             raise
         finally:
-            self._station.note_linked(False)
+            self._station.note_linked(self.epoch, False)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -173,15 +192,15 @@ class Uplink:
 
     async def _open(self, link: Link) -> None:
         """HELLO and WELCOME."""
-        spool = self._spool
+        epoch = self.epoch
         now_ns = self._clock.now_ms() * 1_000_000
         hello = wire.Hello(
             gateway=self._config.name,
-            epoch=spool.epoch,
+            epoch=epoch.number,
             inst=self._inst,
             lanes=self._config.lanes,
-            next=(spool.next_seq, self._frames.next_seq),
-            oldest=spool.oldest(),
+            next=(epoch.next_seq, self._frames.next_seq),
+            oldest=epoch.oldest(),
             max_frame=wire.BODY_MAX,
             t0=now_ns,
             token=self._config.token or None,
@@ -194,28 +213,69 @@ class Uplink:
             raise wire.error_from_code(message.code, "the engine does not take gateways now")
         if not isinstance(message, wire.Welcome):
             raise WireMalformed(f"{message.type.name} instead of WELCOME")
-        self._take_welcome(link, message, now_ns)
+        await self._take_welcome(link, message, now_ns)
 
-    def _take_welcome(self, link: Link, welcome: wire.Welcome, t0_ns: int) -> None:
+    async def _take_welcome(self, link: Link, welcome: wire.Welcome, t0_ns: int) -> None:
         if welcome.version != wire.VERSION:
             raise WireVersion(f"the engine speaks version {welcome.version}")
-        acked = welcome.acked
-        if acked[CLASS_DURABLE] >= self._spool.next_seq:
-            raise WireEpochUsed(
-                "the engine has received more than this spool ever held",
-                hint="the spool is an old copy: give the gateway a new spool folder",
-            )
         self._note_stamps(t0_ns, welcome.t1, welcome.t2, self._clock.now_ms() * 1_000_000)
         self.stats.links += 1
         for cls in (CLASS_DURABLE, CLASS_VOLATILE):
             link.grant(cls, welcome.limit[cls], welcome.byte_limit[cls])
-        link.sent = acked[CLASS_DURABLE]
         link.max_frame = welcome.max_frame
         link.hb_s = welcome.hb_s
-        self._station.note_policy(welcome.policy)
-        self._frames.start_link(acked[CLASS_VOLATILE])
-        self._take_receipt(link, CLASS_DURABLE, acked[CLASS_DURABLE])
+        self._frames.start_link(welcome.acked[CLASS_VOLATILE])
+        await self._resume(link, welcome.acked[CLASS_DURABLE])
         _log.info("linked", gateway=self._config.name, seq=link.sent)
+        if self._station.is_live(self.epoch):
+            self._station.note_policy(welcome.policy)
+            if self.epoch.next_seq - 1 - self.acked > LIVE_WAIT_MAX:
+                # Rule 6: what waits is sent in this epoch, what comes goes another way.
+                await self._station.write(self._spool.turn)
+                self._station.note_turn()
+
+    async def _resume(self, link: Link, acked: int) -> None:
+        """Where class 0 goes on: behind the engine's watermark, whatever we thought of it."""
+        if acked > max(self._ever_sent, self.epoch.first_own - 1):
+            await self._yield_epoch(min(acked, self.epoch.next_seq - 1))
+        elif acked < self.acked:
+            _log.error("engine_went_back", seq=acked, count=self.acked - acked)
+            self.acked = acked
+            await self._surely(self._spool.go_back, self.epoch, acked)
+            self._station.note_loss_at_engine()
+        link.sent = acked
+        self._note_receipt(min(acked, self.epoch.next_seq - 1))
+
+    async def _meet_rival(self, error: EngineError) -> None:
+        """Another process has this epoch: a copy of this spool, or this one is the copy (rule 7).
+
+        With error 9 the engine has more of this epoch than we ever numbered. What both hold is
+        the same, so it does not matter who sends it; but nothing new may be numbered here.
+        """
+        _log.error("epoch_shared", code=error.code, seq=self.epoch.next_seq - 1)
+        if isinstance(error, WireEpochUsed):
+            last = self.epoch.next_seq - 1
+            await self._yield_epoch(last)
+            self._note_receipt(last)
+        elif not self.epoch.is_closed:
+            await self._surely(self._spool.retire, self.epoch)
+            self._station.note_turn()
+        self._failures = max(self._failures, RIVAL_FAILURES)
+
+    async def _yield_epoch(self, last: int) -> None:
+        """The engine has numbers up to `last`, some of them from somebody else. Those we gave
+        ourselves and have no receipt for may have been his: they are told as lost."""
+        if self.epoch.is_closed:
+            return
+        doubtful = max(0, last - max(self.epoch.first_own - 1, self.acked))
+        _log.error("epoch_shared", seq=last, count=doubtful)
+        await self._surely(self._spool.retire, self.epoch, doubtful)
+        self._station.note_turn()
+
+    async def _surely(self, change: Callable[..., object], *arguments: object) -> None:
+        """A change of the spool without which it would be wrong to go on."""
+        while not await self._station.write(change, *arguments):
+            pass
 
     def _say_bye(self, link: Link) -> None:
         with suppress(OSError):
@@ -242,7 +302,7 @@ class Uplink:
                     self._wake.set()
                 case wire.Result():
                     self.stats.verdicts[message.verdict.verdict] += 1
-                    self._station.note_result(message)
+                    self._station.note_result(self.epoch, message)
                 case wire.Nack():
                     self.stats.nacks += 1
                     _log.warning("refused", code=message.code, seq=message.seq)
@@ -267,13 +327,17 @@ class Uplink:
     def _take_receipt(self, link: Link, cls: int, seq: int) -> None:
         if cls == CLASS_VOLATILE:
             self._frames.ack(min(seq, self._frames.next_seq - 1))
-        elif seq > link.sent and seq >= self._spool.next_seq:
+        elif seq > link.sent and seq >= self.epoch.next_seq:
             # The spool's thread counts a record a moment after it is committed, and by then it may
             # have been read, sent and acknowledged: what this link sent is believed first.
             raise WireMalformed("a receipt for what was never sent")
         else:
-            self._station.note_receipt(seq)
+            self._note_receipt(seq)
         self._wake.set()
+
+    def _note_receipt(self, seq: int) -> None:
+        self.acked = max(self.acked, seq)
+        self._station.note_receipt()
 
     async def _beat(self, link: Link) -> None:
         while True:
@@ -308,7 +372,7 @@ class Uplink:
                 if is_busy:
                     await asyncio.sleep(0)
                     continue
-            if self._station.is_done():
+            if self._station.is_done(self.epoch):
                 self._say_bye(link)
                 await link.drain()
                 return
@@ -316,8 +380,8 @@ class Uplink:
 
     async def _send_records(self, link: Link) -> bool:
         """A burst of SCANS from the spool, or LOST for a hole in it. False when none may leave."""
-        spool = self._spool
-        hole = spool.hole_after(link.sent)
+        epoch = self.epoch
+        hole = epoch.hole_after(link.sent)
         if hole is not None:
             last = min(hole.last, link.limit(CLASS_DURABLE))
             if last < hole.first:
@@ -329,10 +393,10 @@ class Uplink:
             link.sent = last
             return True
         is_busy = False
-        for record in spool.read(link.sent, count=BURST):
+        for record in epoch.read(link.sent, count=BURST):
             if len(record.body) > link.max_frame:
                 self.stats.errors[WireTooLarge.code] += 1
-                await self._station.write(spool.drop, record.seq, "too_large")
+                await self._station.write(self._spool.drop, epoch, record.seq, "too_large")
                 return True
             size = 0 if record.type == FrameType.EVENT else HEADER_SIZE + len(record.body)
             if not link.spend(CLASS_DURABLE, record.seq, size):
@@ -341,7 +405,7 @@ class Uplink:
             if record.seq <= self._ever_sent:
                 flags |= wire.FLAG_RESEND
                 self.stats.scans_resent += 1
-            if record.seq + 1 == spool.next_seq:
+            if record.seq + 1 == epoch.next_seq:
                 flags |= wire.FLAG_BURST_END
             kind = wire.Event if record.type == FrameType.EVENT else wire.Scans
             self.stats.bytes_sent += link.send(
@@ -355,7 +419,7 @@ class Uplink:
 
     def _send_frame(self, link: Link) -> bool:
         """One camera frame. False when none may leave."""
-        found = self._frames.peek()
+        found = self._frames.peek(with_new=self._station.is_live(self.epoch))
         if found is None:
             return False
         seq, picture, is_resend = found
@@ -369,7 +433,7 @@ class Uplink:
             image=picture.image,
         )
         if not is_resend and message.size - HEADER_SIZE > link.max_frame:
-            self._frames.drop_next()
+            self._frames.drop_new()
             return True
         if not link.spend(CLASS_VOLATILE, seq, message.size):
             return False

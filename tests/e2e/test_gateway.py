@@ -315,7 +315,7 @@ def test_without_receipts_it_ends_after_the_drain_timeout_and_says_bye(rig: Rig)
             await server.links[0].until_closed()
         assert server.links[0].got[-1] == wire.Bye(2)
         assert not stats.is_drained
-        assert (spool.acked, spool.next_seq) == (0, 3)
+        assert (spool.current.acked, spool.current.next_seq) == (0, 3)
 
     go(test())
 
@@ -330,7 +330,7 @@ def test_without_an_engine_it_ends_after_the_drain_timeout(rig: Rig) -> None:
             stats = await rig.start(port, feed, spool, drain_timeout_s=0.2)
         assert not stats.is_drained
         assert stats.records_stored == 1
-        assert spool.next_seq == 2
+        assert spool.current.next_seq == 2
 
     go(test())
 

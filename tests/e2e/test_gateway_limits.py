@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from engine import uplink, wire
-from engine.link import FrameBuffer
+from engine.frame_buffer import FrameFlight, FrameQueue
 from engine.records import encode_scan, encode_scans
 from engine.sources import Records
-from engine.spool_lmdb import Draft
+from engine.spool_epoch import Draft
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.gateway_rig import (
     Feed,
@@ -110,14 +110,14 @@ def test_a_backlog_does_not_starve_the_lane(rig: Rig) -> None:
     async def test() -> None:
         spool = rig.spool()
         draft = Draft(wire.FrameType.SCANS, 0, 1, records(1).body)
-        spool.append([draft] * 500)
+        spool.append([draft] * uplink.LIVE_WAIT_MAX)
         async with Server(welcome_all) as server:
-            feed = Feed([picture(n) for n in range(5)]).end()
+            feed = Feed([picture(n) for n in range(3)]).end()
             stats = await rig.start(server.port, feed, spool)
             (peer,) = server.links
         assert stats.is_drained
         at = [i for i, m in enumerate(peer.got) if isinstance(m, wire.FrameImage)]
-        assert max(at) < 5 * (uplink.BURST + 1)
+        assert max(at) < 3 * (uplink.BURST + 1)
 
     go(test())
 
@@ -161,26 +161,29 @@ def test_under_pressure_the_oldest_frames_give_way_and_no_record_does(rig: Rig) 
 
 
 def test_frames_in_flight_leave_room_for_new_ones() -> None:
-    frames = FrameBuffer(1000)
+    queue = FrameQueue(1000)
+    frames = FrameFlight(queue)
     for n in range(10):
-        frames.capture(picture(n))
+        queue.capture(picture(n))
     sent = []
     while (found := frames.peek()) is not None:
         sent.append(found[0])
         frames.mark_sent()
     assert sent == [1, 2, 3, 4, 5, 6], "half of the room and the frame that crosses it"
+    assert frames.peek() is None
     for n in range(10, 20):
-        frames.capture(picture(n))
-    assert frames.dropped == 10
+        queue.capture(picture(n))
+    assert queue.dropped == 10
     frames.ack(6)
     found = frames.peek()
     assert found is not None
     assert (found[0], found[1].frame_no, found[2]) == (7, 16, False)
-    assert len(frames) == 4
+    assert frames.peek(with_new=False) is None, "a backlog's link takes no new ones"
+    assert (len(queue), len(frames)) == (4, 0)
 
 
 def test_frames_older_than_ten_minutes_give_way() -> None:
-    frames = FrameBuffer(1_000_000)
+    frames = FrameQueue(1_000_000)
     frames.capture(picture(0))
     frames.capture(picture(1))
     frames.capture(picture(6001))  # 600.1 s after the first, 600.0 after the second
@@ -294,24 +297,31 @@ def test_lost_keeps_within_the_limit_too(rig: Rig) -> None:
     go(test())
 
 
-def test_an_engine_behind_its_own_receipts_is_told(rig: Rig) -> None:
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_an_engine_behind_its_own_receipts_gets_what_is_kept_or_is_told(
+    rig: Rig, is_kept: bool
+) -> None:
     async def script(peer: Peer) -> None:
         peer.welcome(acked=(2, 0))  # it had acknowledged 5 before its disk was restored
-        await peer.until_scans(2)
+        await peer.until_scans(5 if is_kept else 2)
         peer.ack(7)
 
     async def test() -> None:
-        spool = rig.spool()
+        spool = rig.spool(keep_s=3600 if is_kept else 0)
         spool.append([Draft(wire.FrameType.SCANS, 0, 1, b"x")] * 7)
-        spool.ack(5)
+        bodies = [record.body for record in spool.current.read(0)]
+        spool.ack(spool.current, 5)
+        spool.forget()
         async with Server(scripts(script)) as server:
             stats = await rig.start(server.port, Feed().end(), spool)
             (peer,) = server.links
-        assert peer.got[:3] == [
-            wire.Lost(seq=5, first=3, reason="forgotten"),
-            *peer.of(wire.Scans),
-        ]
-        assert peer.seqs() == [6, 7]
+        if is_kept:
+            assert peer.seqs() == [3, 4, 5, 6, 7]
+            assert [m.body for m in peer.of(wire.Scans)] == bodies[2:]
+            assert all(m.flags & wire.FLAG_RESEND for m in peer.of(wire.Scans)[:3])
+        else:
+            assert peer.got[0] == wire.Lost(seq=5, first=3, reason="forgotten")
+            assert peer.seqs() == [6, 7]
         assert stats.is_drained
 
     go(test())

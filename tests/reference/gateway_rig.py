@@ -90,7 +90,13 @@ class Rig:
         return spool
 
     def start(
-        self, port: int, feed: Feed, spool: Spool | None = None, **changes: Any
+        self,
+        port: int,
+        feed: Feed,
+        spool: Spool | None = None,
+        *,
+        resend: bool = False,
+        **changes: Any,
     ) -> asyncio.Task[GatewayStats]:
         async def sleep(span_s: float) -> None:
             self.slept.append(span_s)
@@ -101,6 +107,7 @@ class Rig:
             [feed],
             spool or self.spool(),
             on_light=self.lights.append,
+            resend=resend,
             random=Random(1),
             sleep=sleep,
         )

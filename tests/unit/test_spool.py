@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import spool_lmdb
+from engine import imprint, spool_lmdb
+from engine.clock import ManualClock
 from engine.errors import (
     SealBroken,
     SettingInvalid,
@@ -24,7 +27,8 @@ from engine.errors import (
     StoreVersion,
 )
 from engine.keys import make_pair, open_sealed
-from engine.spool_lmdb import Draft, Hole, Spool
+from engine.spool_epoch import Draft, Hole
+from engine.spool_lmdb import Spool
 from engine.wire import FLAG_SEALED, FrameType, seal_aad
 
 PRIVATE, PUBLIC = make_pair()
@@ -58,26 +62,28 @@ def test_numbers_start_at_one_and_only_the_engine_reads_bodies(make: Callable[..
     spool = make()
     assert spool.append([draft(b"first"), draft(b"second", 2)]) == [1, 2]
     assert spool.append([draft(b"third")]) == [3]
-    records = spool.read(0)
+    records = spool.current.read(0)
     assert [(r.seq, r.channel, r.flags) for r in records] == [
         (1, 1, FLAG_SEALED),
         (2, 2, FLAG_SEALED),
         (3, 1, FLAG_SEALED),
     ]
     for record, body in zip(records, [b"first", b"second", b"third"], strict=True):
-        aad = seal_aad("gw-1", spool.epoch, record.seq)
+        aad = seal_aad("gw-1", spool.current.number, record.seq)
         assert open_sealed(PRIVATE, record.body, aad) == body
         with pytest.raises(SealBroken):
-            open_sealed(PRIVATE, record.body, seal_aad("gw-1", spool.epoch, record.seq + 1))
+            open_sealed(
+                PRIVATE, record.body, seal_aad("gw-1", spool.current.number, record.seq + 1)
+            )
         with pytest.raises(SealBroken):
-            open_sealed(PRIVATE, record.body, seal_aad("gw-2", spool.epoch, record.seq))
+            open_sealed(PRIVATE, record.body, seal_aad("gw-2", spool.current.number, record.seq))
 
 
 def test_no_plaintext_on_the_disk(make: Callable[..., Spool], tmp_path: Path) -> None:
     spool = make()
     secret = b"Nguy\xe1\xbb\x85n Th\xe1\xbb\x8b Gi\xe1\xba\xa3|045099999123"
     spool.append([draft(secret) for _ in range(20)])
-    spool.ack(10)
+    spool.ack(spool.current, 10)
     spool.close()
     for file in (tmp_path / "spool").iterdir():
         assert secret not in file.read_bytes(), file.name
@@ -90,39 +96,269 @@ def test_what_was_appended_is_there_with_the_same_bytes_after_reopening(
 ) -> None:
     spool = make()
     spool.append([draft(b"%d" % i) for i in range(100)])
-    spool.ack(30)
-    epoch, before = spool.epoch, spool.read(30, count=1000)
+    spool.ack(spool.current, 30)
+    epoch, before = spool.current.number, spool.current.read(30, count=1000)
     spool.close()
     again = make()
-    assert (again.epoch, again.next_seq, again.acked) == (epoch, 101, 30)
-    assert again.read(30, count=1000) == before
+    assert (again.current.number, again.current.next_seq, again.current.acked) == (epoch, 101, 30)
+    assert again.current.read(30, count=1000) == before
     assert len(before) == 70
     assert again.append([draft(b"x")]) == [101]
 
 
-def test_ack_forgets_and_never_goes_back(make: Callable[..., Spool]) -> None:
-    spool = make(sealer=plain)
+def test_ack_never_goes_back_and_what_was_kept_is_forgotten(make: Callable[..., Spool]) -> None:
+    spool = make(sealer=plain, keep_s=0)
     spool.append([draft(b"abc")] * 10)
     full = spool.size
-    spool.ack(4)
-    assert spool.oldest() == 5
-    assert spool.read(3) == []
-    spool.ack(2)
-    assert (spool.acked, spool.oldest()) == (4, 5)
+    spool.ack(spool.current, 4)
+    assert (spool.current.oldest(), spool.size) == (1, full)
+    spool.forget()
+    assert spool.current.oldest() == 5
+    assert spool.current.read(3) == []
+    spool.ack(spool.current, 2)
+    assert (spool.current.acked, spool.current.oldest()) == (4, 5)
     assert spool.size == full * 6 // 10
-    spool.ack(10)
+    spool.ack(spool.current, 10)
     assert spool.is_drained
-    assert (spool.size, spool.oldest(), spool.next_seq) == (0, 11, 11)
+    spool.forget()
+    assert (spool.size, spool.current.oldest(), spool.current.next_seq) == (0, 11, 11)
     assert spool.append([draft(b"later")]) == [11]
     assert not spool.is_drained
+
+
+def test_acknowledged_records_stay_their_time_and_not_longer(make: Callable[..., Spool]) -> None:
+    clock = ManualClock()
+    spool = make(sealer=plain, keep_s=100, clock=clock)
+    spool.append([draft(b"abc")] * 30)
+    for seq in (10, 20):
+        spool.ack(spool.current, seq)
+        clock.advance(60_000)
+    spool.forget()
+    assert spool.current.oldest() == 11
+    clock.advance(30_000)
+    assert not spool.has_expired
+    clock.advance(10_000)
+    assert spool.has_expired
+    spool.forget()
+    assert (spool.current.oldest(), spool.has_expired) == (21, False)
+    clock.advance(10**9)
+    spool.forget()
+    assert spool.current.oldest() == 21, "what has no receipt stays"
+
+
+def test_forgetting_goes_in_steps(
+    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_lmdb, "_FORGET_STEP", 4)
+    spool = make(sealer=plain, keep_s=0)
+    spool.append([draft(b"abc")] * 10)
+    spool.ack(spool.current, 10)
+    left = []
+    while spool.has_expired:
+        spool.forget()
+        left.append(spool.current.oldest())
+    assert left == [5, 9, 11]
+
+
+def test_what_an_engine_lost_waits_again(make: Callable[..., Spool]) -> None:
+    spool = make(keep_s=0)
+    spool.append([draft(b"%d" % n) for n in range(9)])
+    before = spool.current.read(0)
+    spool.ack(spool.current, 7)
+    spool.go_back(spool.current, 3)
+    assert (spool.current.acked, spool.current.waiting) == (3, 6)
+    spool.forget()
+    assert spool.current.read(3) == before[3:], "an old receipt does not take it away"
+    assert spool.current.oldest() == 4
+
+
+def test_kept_records_give_way_first_and_silently(make: Callable[..., Spool]) -> None:
+    spool = make(size_max=10 * 164, sealer=plain)
+    spool.append([draft(bytes(100))] * 6)
+    spool.ack(spool.current, 4)
+    spool.append([draft(bytes(100))] * 6)
+    assert (spool.current.oldest(), spool.lost_count) == (3, 0)
+    spool.append([draft(bytes(100))] * 2)
+    assert (spool.current.oldest(), spool.lost_count) == (5, 0)
+    spool.append([draft(bytes(100))])
+    assert (spool.lost_count, spool.current.hole_after(4)) == (1, Hole(5, 5, "overflow"))
+
+
+# ---- several epochs -----------------------------------------------------------------------------
+
+
+def test_after_a_turn_what_comes_is_numbered_elsewhere(make: Callable[..., Spool]) -> None:
+    spool = make()
+    spool.append([draft(b"%d" % n) for n in range(5)])
+    old = spool.current
+    spool.turn()
+    new = spool.current
+    assert new is not old and new.number != old.number
+    assert spool.append([draft(b"live")]) == [1]
+    assert [r.seq for r in old.read(0)] == [1, 2, 3, 4, 5]
+    assert [r.seq for r in new.read(0)] == [1]
+    assert open_sealed(PRIVATE, new.read(0)[0].body, seal_aad("gw-1", new.number, 1)) == b"live"
+    assert spool.epochs == [old, new]
+    spool.ack(old, 5)
+    assert (old.waiting, new.waiting, spool.is_drained) == (0, 1, False)
+    spool.close()
+    again = make()
+    assert [(e.number, e.waiting) for e in again.epochs] == [(old.number, 0), (new.number, 1)]
+    assert again.current.number == new.number
+
+
+def test_a_drained_epoch_comes_into_use_again_so_that_few_are_made(
+    make: Callable[..., Spool],
+) -> None:
+    spool = make()
+    numbers = set()
+    for n in range(50):
+        epoch = spool.current
+        numbers.add(epoch.number)
+        spool.append([draft(b"%d" % n)])
+        spool.turn()
+        spool.ack(epoch, epoch.next_seq - 1)
+    assert len(numbers) == 2
+    assert sorted(e.next_seq for e in spool.epochs) == [26, 26]
+
+
+def test_when_all_wait_no_more_are_opened(make: Callable[..., Spool]) -> None:
+    spool = make()
+    for _ in range(10):
+        spool.append([draft(b"x")])
+        spool.turn()
+    assert len(spool.epochs) == spool_lmdb.EPOCHS_OPEN_MAX
+    assert sum(epoch.waiting for epoch in spool.epochs) == 10
+    assert [e.turn for e in spool.epochs] == sorted(e.turn for e in spool.epochs)
+
+
+def test_a_full_spool_gives_up_what_waits_longest(make: Callable[..., Spool]) -> None:
+    spool = make(size_max=10 * 164, sealer=plain)
+    first = spool.current
+    spool.append([draft(bytes(100))] * 2)
+    spool.turn()
+    second = spool.current
+    spool.append([draft(bytes(100))] * 4)
+    spool.ack(first, 2)
+    spool.turn()
+    assert spool.current is first, "drained, so it is used again"
+    spool.append([draft(bytes(100))] * 6)
+    assert spool.lost_count == 0
+    spool.append([draft(bytes(100))] * 2)
+    assert (first.hole_after(2), second.hole_after(0)) == (None, Hole(1, 2, "overflow"))
+
+
+def test_a_shared_epoch_takes_no_numbers_and_doubts_are_told(make: Callable[..., Spool]) -> None:
+    spool = make(keep_s=0)
+    spool.append([draft(b"x")] * 5)
+    old = spool.current
+    spool.retire(old, 3)
+    new = spool.current
+    assert new is not old and old.is_closed
+    assert (spool.lost_count, new.hole_after(0)) == (3, Hole(1, 3, "copied"))
+    assert spool.append([draft(b"y")]) == [4]
+    spool.turn()
+    assert spool.current not in (old, new)
+    spool.ack(old, 5)
+    spool.turn()
+    assert spool.current is not old
+    spool.forget()
+    assert old not in spool.epochs, "closed and empty: forgotten"
+    spool.close()
+    assert old.number not in {epoch.number for epoch in make().epochs}
+
+
+# ---- copies -------------------------------------------------------------------------------------
+
+
+def fill(spool: Spool) -> None:
+    spool.append([draft(b"%d" % n) for n in range(5)])
+    spool.ack(spool.current, 2)
+    spool.close()
+
+
+def check_not_continued(spool: Spool, number: int, why: str) -> None:
+    assert spool.break_reason is not None and why in spool.break_reason
+    old, new = spool.epochs
+    assert (old.number, old.waiting, old.is_closed) == (number, 3, True)
+    assert [r.seq for r in old.read(0)] == [1, 2, 3, 4, 5], "what it holds keeps its identity"
+    assert new is spool.current and new.number != number
+    assert spool.append([draft(b"new")]) == [1]
+
+
+def test_the_same_spool_is_continued(make: Callable[..., Spool]) -> None:
+    for n in range(3):
+        spool = make()
+        assert spool.break_reason is None
+        spool.append([draft(b"%d" % n)])
+        spool.close()
+    assert (len(spool.epochs), spool.current.next_seq) == (1, 4)
+
+
+def test_a_copy_of_the_folder_is_not_continued(make: Callable[..., Spool], tmp_path: Path) -> None:
+    spool = make()
+    fill(spool)
+    shutil.copytree(tmp_path / "spool", tmp_path / "copy")
+    check_not_continued(make("copy"), spool.current.number, "another file")
+    assert make().break_reason is None, "the original goes on"
+
+
+def test_an_old_copy_put_back_over_the_same_file(
+    make: Callable[..., Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cp over the file itself keeps its inode; the kernel's time of the last write tells."""
+    monkeypatch.setattr(imprint, "WRITE_MAX_MS", 50)
+    spool = make()
+    fill(spool)
+    old = (tmp_path / "spool/data.mdb").read_bytes()
+    later = make()
+    later.append([draft(b"sent and gone")])
+    later.close()
+    time.sleep(0.1)
+    with (tmp_path / "spool/data.mdb").open("r+b") as data:
+        data.write(old)
+    check_not_continued(make(), spool.current.number, "after its last commit")
+
+
+def test_another_boot_or_machine(
+    make: Callable[..., Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make()
+    fill(spool)
+    boot = tmp_path / "boot"
+    boot.write_text("another run")
+    monkeypatch.setattr(imprint, "_BOOT", boot)
+    check_not_continued(make(), spool.current.number, "started anew")
+
+
+def test_without_a_name_of_the_boot_nothing_is_continued(
+    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imprint, "_BOOT", ROOT / "absent")
+    spool = make()
+    fill(spool)
+    check_not_continued(make(), spool.current.number, "started anew")
+
+
+def test_restarts_without_scans_leave_no_epochs(
+    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imprint, "_BOOT", ROOT / "absent")
+    for _ in range(5):
+        spool = make()
+        spool.close()
+    assert len(spool.epochs) == 1
+
+
+# ---- limits -------------------------------------------------------------------------------------
 
 
 def test_reading_stops_at_limits_but_always_gives_one(make: Callable[..., Spool]) -> None:
     spool = make()
     spool.append([draft(bytes(1000)) for _ in range(10)])
-    assert [r.seq for r in spool.read(0, count=3)] == [1, 2, 3]
-    assert [r.seq for r in spool.read(4, size=1)] == [5]
-    assert [r.seq for r in spool.read(4, size=2500)] == [5, 6, 7]
+    assert [r.seq for r in spool.current.read(0, count=3)] == [1, 2, 3]
+    assert [r.seq for r in spool.current.read(4, size=1)] == [5]
+    assert [r.seq for r in spool.current.read(4, size=2500)] == [5, 6, 7]
 
 
 def test_a_full_spool_gives_the_oldest_up_and_says_which(make: Callable[..., Spool]) -> None:
@@ -133,55 +369,57 @@ def test_a_full_spool_gives_the_oldest_up_and_says_which(make: Callable[..., Spo
     spool.append([draft(bytes(100)), draft(bytes(100))])
     spool.append([draft(bytes(100))])
     assert spool.lost_count == 3
-    assert spool.oldest() == 4
-    assert spool.hole_after(0) == Hole(1, 3, "overflow")
-    assert spool.hole_after(1) == Hole(2, 3, "overflow")
-    assert spool.hole_after(3) is None
+    assert spool.current.oldest() == 4
+    assert spool.current.hole_after(0) == Hole(1, 3, "overflow")
+    assert spool.current.hole_after(1) == Hole(2, 3, "overflow")
+    assert spool.current.hole_after(3) is None
     assert spool.size <= 10 * record
-    spool.ack(3)
+    spool.ack(spool.current, 3)
     assert spool.lost_count == 3, "the count is of what was ever lost"
     spool.close()
     again = make(size_max=10 * record, sealer=plain)
-    assert (again.lost_count, again.oldest(), again.next_seq) == (3, 4, 14)
+    assert (again.lost_count, again.current.oldest(), again.current.next_seq) == (3, 4, 14)
 
 
 def test_one_batch_larger_than_the_spool_loses_its_own_head(make: Callable[..., Spool]) -> None:
     spool = make(size_max=4 * 164, sealer=plain)
     assert spool.append([draft(bytes(100)) for _ in range(10)]) == list(range(1, 11))
-    assert spool.hole_after(0) == Hole(1, 6, "overflow")
-    assert [r.seq for r in spool.read(6)] == [7, 8, 9, 10]
+    assert spool.current.hole_after(0) == Hole(1, 6, "overflow")
+    assert [r.seq for r in spool.current.read(6)] == [7, 8, 9, 10]
     with pytest.raises(StorageFull):
         spool.append([draft(bytes(1000))])
-    assert spool.next_seq == 11, "a refused body takes no number"
+    assert spool.current.next_seq == 11, "a refused body takes no number"
 
 
 def test_a_hole_in_the_middle(make: Callable[..., Spool]) -> None:
     spool = make()
     spool.append([draft(b"x") for _ in range(6)])
-    spool.drop(3, "too_large")
-    spool.drop(3, "too_large")
+    spool.drop(spool.current, 3, "too_large")
+    spool.drop(spool.current, 3, "too_large")
     assert spool.lost_count == 1
-    assert [r.seq for r in spool.read(0)] == [1, 2]
-    assert spool.hole_after(2) == Hole(3, 3, "too_large")
-    assert [r.seq for r in spool.read(3)] == [4, 5, 6]
+    assert [r.seq for r in spool.current.read(0)] == [1, 2]
+    assert spool.current.hole_after(2) == Hole(3, 3, "too_large")
+    assert [r.seq for r in spool.current.read(3)] == [4, 5, 6]
 
 
 def test_an_engine_behind_its_own_receipt_is_told_forgotten(make: Callable[..., Spool]) -> None:
-    spool = make()
+    spool = make(keep_s=0)
     spool.append([draft(b"x") for _ in range(8)])
-    spool.ack(4)
-    spool.drop(6, "too_large")
-    assert spool.hole_after(1) == Hole(2, 4, "forgotten")
-    spool.drop(5, "too_large")
-    assert spool.hole_after(1) == Hole(2, 4, "forgotten")
-    assert spool.hole_after(4) == Hole(5, 5, "too_large")
-    spool.ack(8)
-    assert spool.hole_after(2) == Hole(3, 8, "forgotten")
-    assert spool.hole_after(8) is None
+    spool.ack(spool.current, 4)
+    spool.forget()
+    spool.drop(spool.current, 6, "too_large")
+    assert spool.current.hole_after(1) == Hole(2, 4, "forgotten")
+    spool.drop(spool.current, 5, "too_large")
+    assert spool.current.hole_after(1) == Hole(2, 4, "forgotten")
+    assert spool.current.hole_after(4) == Hole(5, 5, "too_large")
+    spool.ack(spool.current, 8)
+    spool.forget()
+    assert spool.current.hole_after(2) == Hole(3, 8, "forgotten")
+    assert spool.current.hole_after(8) is None
 
 
 def test_two_spools_have_two_epochs(make: Callable[..., Spool]) -> None:
-    assert make("a").epoch != make("b").epoch
+    assert make("a").current.number != make("b").current.number
 
 
 def test_one_process_and_one_gateway_hold_a_spool(make: Callable[..., Spool]) -> None:
@@ -198,8 +436,8 @@ def test_a_spool_of_another_schema_is_left_alone(
     make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make().close()
-    monkeypatch.setattr(spool_lmdb, "SCHEMA", 2)
-    with pytest.raises(StoreVersion, match="schema 1"):
+    monkeypatch.setattr(spool_lmdb, "SCHEMA", 3)
+    with pytest.raises(StoreVersion, match="schema 2"):
         make()
 
 
@@ -208,14 +446,14 @@ def test_after_a_failed_commit_nothing_is_taken_and_the_next_call_works(
 ) -> None:
     spool = make()
     spool.append([draft(b"kept")])
-    monkeypatch.setattr(Spool, "_put_state", _fail)
+    monkeypatch.setattr(Spool, "_put_states", _fail)
     with pytest.raises(StorageUnavailable):
         spool.append([draft(b"refused by the disk")])
     with pytest.raises(StorageUnavailable):
-        spool.read(0)
+        spool.current.read(0)
     monkeypatch.undo()
     assert spool.append([draft(b"again")]) == [2]
-    assert [r.seq for r in spool.read(0)] == [1, 2]
+    assert [r.seq for r in spool.current.read(0)] == [1, 2]
 
 
 def _fail(*_: object) -> None:
@@ -230,9 +468,10 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 CHILD = """
 import sys
-from engine.spool_lmdb import Draft, Spool
+from engine.spool_epoch import Draft
+from engine.spool_lmdb import Spool
 spool = Spool(sys.argv[1], gateway="gw-1", ingest_public=bytes.fromhex(sys.argv[2]))
-n = spool.next_seq
+n = spool.current.next_seq
 while True:
     spool.append([Draft(2, 0, 1, b"%d" % (n + i)) for i in range(3)])
     n += 3
@@ -256,11 +495,11 @@ def test_what_was_promised_survives_kill_9(tmp_path: Path) -> None:
         child.wait()
         child.stdout.close()
     spool = Spool(tmp_path / "spool", gateway="gw-1", ingest_public=PUBLIC)
-    held = spool.read(0, count=100_000)
+    held = spool.current.read(0, count=100_000)
     assert promised > 15
     assert len(held) >= promised
     for record in held:
-        aad = seal_aad("gw-1", spool.epoch, record.seq)
+        aad = seal_aad("gw-1", spool.current.number, record.seq)
         assert open_sealed(PRIVATE, record.body, aad) == b"%d" % record.seq
     spool.close()
 
@@ -292,20 +531,20 @@ def test_every_number_is_held_acked_or_a_hole(
         if step == "append":
             spool.append([draft(bytes(10)) for _ in range(number)])
         elif step == "ack":
-            spool.ack(min(number, spool.next_seq - 1))
+            spool.ack(spool.current, min(number, spool.current.next_seq - 1))
         elif step == "drop":
-            spool.drop(number, "too_large")
+            spool.drop(spool.current, number, "too_large")
         else:
             spool.close()
             spool = open_spool()
         assert 0 <= spool.size <= 8 * 74
-        at = spool.acked
-        while at + 1 < spool.next_seq:
-            hole = spool.hole_after(at)
-            records = spool.read(at)
+        at = spool.current.acked
+        while at + 1 < spool.current.next_seq:
+            hole = spool.current.hole_after(at)
+            records = spool.current.read(at)
             assert (hole is None) == bool(records)
             if hole is not None:
-                assert hole.first == at + 1 <= hole.last < spool.next_seq
+                assert hole.first == at + 1 <= hole.last < spool.current.next_seq
                 assert hole.reason != "forgotten"
                 at = hole.last
             else:

@@ -24,7 +24,7 @@ RANKS = [
         *["tallies", "index", "access"],
     ],
     [
-        *["store_lmdb", "journal_lmdb", "control_lmdb", "spool_lmdb"],
+        *["store_lmdb", "journal_lmdb", "control_lmdb", "imprint", "spool_epoch", "spool_lmdb"],
         *["registry_records", "registry", "registry_csv"],
     ],
     ["tracing", "pipeline", "retention", "verify"],
@@ -32,17 +32,8 @@ RANKS = [
         *["tls", "websocket", "questions", "question_socket", "desk", "streams", "doors"],
         *["gateways", "ingest_link", "ingest", "deliveries"],
         *["answers", "openapi", "api", "client", "admin"],
-        *[
-            "sources",
-            "gateway_status",
-            "lights",
-            "gear",
-            "gateway_config",
-            "carriers",
-            "link",
-            "ties",
-        ],
-        *["lane_decoder", "capture", "uplink", "gateway"],
+        *["sources", "gateway_status", "lights", "gear", "gateway_config", "frame_buffer"],
+        *["carriers", "link", "ties", "lane_decoder", "capture", "uplink", "gateway"],
     ],
     [
         "app",
@@ -60,7 +51,7 @@ PLACE = {name: (rank, i) for rank, names in enumerate(RANKS) for i, name in enum
 
 # Libraries with one owner each.
 OWNERS = {
-    "lmdb": {"store_lmdb", "spool_lmdb"},
+    "lmdb": {"store_lmdb", "spool_epoch", "spool_lmdb"},
     "zxingcpp": {"decode"},
     "simplejpeg": {"images"},
     "PIL": {"images"},
