@@ -49,12 +49,19 @@ class Question(enum.StrEnum):
     PERSON = "person"
     CONTACTS = "contacts"
     DETAILS = "details"
+    ALERTS = "alerts"
+    WATCH = "watch"
     FIGURES = "figures"
     PLACES = "places"
     WHOAMI = "whoami"
 
 
-PERSONAL: Final = frozenset({Question.VENUE, Question.PERSON, Question.CONTACTS, Question.DETAILS})
+PERSONAL: Final = frozenset(
+    {
+        *(Question.VENUE, Question.PERSON, Question.CONTACTS, Question.DETAILS),
+        *(Question.ALERTS, Question.WATCH),
+    }
+)
 _PUBLIC: Final = frozenset({Question.PLACES, Question.WHOAMI})
 _COUNTS: Final = _PUBLIC | {Question.FIGURES}
 
@@ -146,6 +153,11 @@ def body_to_entry(body: bytes) -> AuditEntry:
         return _decode_entry(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise JournalCorrupt("an audit record is not readable") from None
+
+
+def persons_to_digest(persons: bytes) -> str:
+    """SHA-256 hex of person keys, one behind the other."""
+    return hashlib.sha256(persons).hexdigest()
 
 
 def digest_to_aad(digest: str) -> bytes:

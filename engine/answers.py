@@ -50,8 +50,8 @@ When = Annotated[
     int | str, Meta(description="ms since 1970, or ISO 8601; local time where no offset is given")
 ]
 Limit = Annotated[int, Meta(ge=1, le=ROWS_MAX, description="rows at most; see limit_cut")]
-_CASE = Meta(max_length=64, description="number of the case or notice, for example BN-1234")
-_PURPOSE = Meta(max_length=64, description="why: case or notice")
+CASE = Meta(max_length=64, description="number of the case or notice, for example BN-1234")
+PURPOSE = Meta(max_length=64, description="why: case or notice")
 
 # ---- bodies -------------------------------------------------------------------------------------
 
@@ -59,8 +59,8 @@ _PURPOSE = Meta(max_length=64, description="why: case or notice")
 class TraceBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every question about persons carries. The span is half open, [from, to)."""
 
-    purpose: Annotated[str, _PURPOSE] = ""
-    case: Annotated[str, _CASE] = ""
+    purpose: Annotated[str, PURPOSE] = ""
+    case: Annotated[str, CASE] = ""
     start: When = msgspec.field(name="from")
     end: When = msgspec.field(name="to")
     limit: Limit = LIMIT_DEFAULT

@@ -19,6 +19,16 @@ import msgspec
 from aiohttp import web
 
 from engine import questions, tracing
+from engine.alert_answers import (
+    AlertsBody,
+    CaseBody,
+    WatchAddBody,
+    WatchRemoveBody,
+    alarmed_refs,
+    alarmed_to_answer,
+    entries_to_answer,
+    watched_to_answer,
+)
 from engine.answers import (
     ContactsBody,
     ErrorAnswer,
@@ -141,7 +151,7 @@ class Api:
         self._document = msgspec.json.encode(document())
         self._decoders: dict[type, msgspec.json.Decoder[Any]] = {
             body: msgspec.json.Decoder(body)
-            for body in (VenueBody, PersonBody, ContactsBody, IngestBody)
+            for body in {route.body for route in ROUTES if route.body is not None}
         }
         self._is_engine_up = False
         self._metrics.add_source(lambda: [("chot_api_engine_up", (), self._is_engine_up)])
@@ -187,6 +197,39 @@ class Api:
             **_common(request, body),
         )
         return await self._trace(question)
+
+    async def alerts(self, request: web.Request) -> web.Response:
+        body = await self._body(request, AlertsBody)
+        ask = questions.AskAlerts(**_common(request, body))
+        found = await self._ask(ask, questions.Alarmed)
+        details = await self._details(alarmed_refs(found), found.audit, ask.token)
+        return _answer(alarmed_to_answer(found, details, not ask.is_unmasked))
+
+    async def watch_add(self, request: web.Request) -> web.Response:
+        body = await self._body(request, WatchAddBody)
+        ask = questions.WatchAdd(
+            **_why(request, body),
+            kind=body.list,
+            persons=(body.person, *body.aliases),
+            reason=body.reason,
+            from_ms=None if body.start is None else when_to_ms(body.start),
+            to_ms=when_to_ms(body.end),
+        )
+        return _answer(watched_to_answer(await self._watched(ask)))
+
+    async def watch_remove(self, request: web.Request) -> web.Response:
+        body = await self._body(request, WatchRemoveBody)
+        ask = questions.WatchRemove(**_why(request, body), number=body.number)
+        return _answer(watched_to_answer(await self._watched(ask)))
+
+    async def watch_list(self, request: web.Request) -> web.Response:
+        body = await self._body(request, CaseBody)
+        ask = questions.AskWatched(**_why(request, body))
+        return _answer(entries_to_answer(await self._ask(ask, questions.WatchEntries)))
+
+    async def _watched(self, ask: questions.WatchAdd | questions.WatchRemove) -> questions.Watched:
+        (entry,) = (await self._ask(ask, questions.WatchEntries)).entries
+        return entry
 
     async def ingest(self, request: web.Request) -> web.Response:
         """Nothing is taken of a body with a record that is none: mend it and send it again."""
@@ -252,20 +295,20 @@ class Api:
         self, question: questions.AskVenue | questions.AskPerson | questions.AskContacts
     ) -> web.Response:
         traced = await self._ask(question, questions.Traced)
-        details = await self._details(traced, question.token)
+        refs = tracing.unpack(traced.answer.packed, "newest").tolist()
+        details = await self._details(refs, traced.audit, question.token)
         is_masked = not question.is_unmasked
         # Ten thousand rows take a while to write down; other requests go on meanwhile.
         return await asyncio.to_thread(
             lambda: _answer(traced_to_answer(traced, details, is_masked))
         )
 
-    async def _details(self, traced: questions.Traced, token: str) -> list[Details | None]:
-        """The newest details of each person; None where they are gone or cannot be opened."""
-        refs: list[int] = tracing.unpack(traced.answer.packed, "newest").tolist()
+    async def _details(self, refs: list[int], audit: int, token: str) -> list[Details | None]:
+        """Those behind each ref of an answer; None where they are gone or cannot be opened."""
         groups = {lsn: self._opened.get(lsn) for lsn in {ref >> REF_ROW_BITS for ref in refs}}
         wanted = tuple(ref for ref in refs if groups[ref >> REF_ROW_BITS] is None)
         while wanted:
-            ask = questions.FetchDetails(token=token, audit=traced.audit, refs=wanted)
+            ask = questions.FetchDetails(token=token, audit=audit, refs=wanted)
             reply = await self._ask(ask, questions.Details)
             if len(reply.rest) >= len(wanted):
                 raise ServiceError("the engine gives no details")
@@ -464,11 +507,13 @@ def _find_details(entries: list[bytes] | None, ref: int) -> Details | None:
         return None
 
 
-def _common(request: web.Request, body: TraceBody) -> dict[str, Any]:
+def _why(request: web.Request, body: TraceBody | CaseBody) -> dict[str, Any]:
+    return {"token": _token(request), "purpose": body.purpose, "case": body.case}
+
+
+def _common(request: web.Request, body: TraceBody | AlertsBody) -> dict[str, Any]:
     return {
-        "token": _token(request),
-        "purpose": body.purpose,
-        "case": body.case,
+        **_why(request, body),
         "from_ms": when_to_ms(body.start),
         "to_ms": when_to_ms(body.end),
         "limit": body.limit,

@@ -24,7 +24,8 @@ import engine
 import native.cpu
 from engine import admin, api
 from engine.address import Address, parse_address, parse_addresses
-from engine.clock import Clock, SystemClock
+from engine.alerts import Alerts
+from engine.clock import Clock, SystemClock, day_to_ms, ms_to_day
 from engine.control_lmdb import ControlLog
 from engine.decode_pool import DecodePool
 from engine.dedup import KEPT_MS, SeenWindow
@@ -49,6 +50,7 @@ from engine.telemetry import Log, Metrics, Sample, log_faults, setup_logging
 from engine.tracing import Completeness, GatewayState, Tracer
 from engine.verify import CONTROL_DIR, JOURNAL_DIR
 from engine.visits import PlaceRules
+from engine.watch import WatchList
 
 API_RESTART_S = 1.0
 FORGET_S = 900  # between looks for days that are due
@@ -98,12 +100,15 @@ class Engine:
         started_ns = self.clock.monotonic_ns()
         self._open_stores()
         self.registry = Registry()
+        self.watch = WatchList(self.keyring)
         for record in self.control.read():
             self.registry.apply(record)
+            self.watch.apply(record)
         self.seen = SeenWindow(self.registry.spans())
         self._rules = (self.registry.place_rules(), self.registry.visit_rules())
         self.index = CoLocationIndex(PlaceRules(self._rules[0]), self._rules[1])
         self.tallies = Tallies()
+        self.alerts = Alerts()
         await self._recover()
         self.pool = DecodePool(
             self.settings.decode_threads,
@@ -147,7 +152,7 @@ class Engine:
         self._exits.push_async_callback(self.journal.close)
 
     async def _open_doors(self) -> None:
-        judge = Judge(self.seen, self.metrics)
+        judge = Judge(self.seen, self.watch, self.metrics)
         pipeline = Pipeline(
             self.settings, self.clock, self.registry, self.keyring, judge, self.metrics
         )
@@ -160,6 +165,8 @@ class Engine:
             tracer=Tracer(self.index, self.clock, self.registry.place, self._completeness),
             figures=self.index.figures,
             tallies=self.tallies.of_day,
+            alerts=self.alerts,
+            watch=self.watch,
             keyring=self.keyring,
             control=self.control,
             journal=self.journal,
@@ -188,6 +195,7 @@ class Engine:
         self.index.apply(group)
         self._applied_rows += len(group.rows)
         self.tallies.apply(group)
+        self.alerts.apply(group)
 
     async def _recover(self) -> None:
         """The log into index, tallies and window: the same code as live, before the doors open."""
@@ -207,6 +215,9 @@ class Engine:
     async def _forget(self) -> None:
         retention = Retention(self.journal, self.index, self.clock, self.settings.retention_days)
         while True:
+            oldest_ms = day_to_ms(ms_to_day(self.clock.now_ms()) - self.settings.retention_days)
+            self.alerts.expire(oldest_ms)
+            self.watch.drop_ended(oldest_ms)
             try:
                 await retention.run()
             except EngineError as error:
@@ -276,6 +287,7 @@ class Engine:
         yield "chot_journal_full", (), self.ingest.is_full
         yield "chot_expired_groups", (), counters.groups_expired
         yield "chot_seen_entries", (), len(self.seen)
+        yield "chot_watch_entries", (), len(self.watch)
         yield "chot_index_rows", (), self._applied_rows
         yield "chot_index_persons", (), self.index.person_count
         lag = self.journal.last_lsn() - self.index.applied_lsn

@@ -43,6 +43,7 @@ from engine.cli_parser import (
 )
 from engine.cli_registry import add_registry
 from engine.cli_trace import add_trace
+from engine.cli_watch import add_watch
 from engine.errors import EngineError, RegistryInvalid, SettingInvalid
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def build_parser() -> Parser:
     _add_serve(commands)
     _add_gateway(commands)
     add_trace(commands)
+    add_watch(commands)
     add_registry(commands)
     _add_decode(commands)
     _add_parse(commands)

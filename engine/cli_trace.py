@@ -30,7 +30,7 @@ _STDIN_MAX: Final = 65_536
 _PLACE_MAX: Final = 0xFFFF_FFFF
 _EXAMPLE: Final = "cccd 045190999001"
 
-_PERSON_HELP: Final = """
+PERSON_HELP: Final = """
 The person is read from standard input, never from the command line: a line of
 kind and number. Further lines are other documents of the same person.
   cccd 045190999001       ID card
@@ -48,14 +48,14 @@ _QUESTIONS: Final = {
     ),
     "person": (
         "where a person was",
-        f"Where was this person between two times?\n{_PERSON_HELP}",
+        f"Where was this person between two times?\n{PERSON_HELP}",
         f"echo {_EXAMPLE} | chot trace person --from 2021-07-01 --to 2021-07-15 \\\n"
         "    --case BN-1234 --token-file tracer.token",
     ),
     "contacts": (
         "who met a person, for how many minutes, where",
         "Who met this person, for how many minutes, and where? These are candidates;\n"
-        f"a person decides.\n{_PERSON_HELP}",
+        f"a person decides.\n{PERSON_HELP}",
         f"echo {_EXAMPLE} | chot trace contacts --from 2021-07-01 --to 2021-07-15 \\\n"
         "    --case BN-1234 --token-file tracer.token --format csv > contacts.csv",
     ),
@@ -88,7 +88,7 @@ def add_trace(commands: Any) -> None:
         _add_span(question)
         if name == "contacts":
             _add_rule(question)
-        _add_access(question)
+        add_access(question, csv="a line of evidence each")
 
 
 def _add_span(parser: Parser) -> None:
@@ -109,6 +109,18 @@ def _add_span(parser: Parser) -> None:
         type=instant,
         help="the first instant that is not asked about any more; at most 366 days later",
     )
+    add_case(group)
+    group.add_argument(
+        "--limit",
+        type=whole(1, 10_000),
+        default=1000,
+        metavar="ROWS",
+        help="rows at most, up to 10000 (1000)",
+    )
+
+
+def add_case(group: Any) -> None:
+    """Why something about persons is asked or done."""
     group.add_argument(
         "--case",
         required=True,
@@ -121,13 +133,6 @@ def _add_span(parser: Parser) -> None:
         choices=["case", "notice"],
         default="case",
         help="why: tracing a case (default), or a public notice",
-    )
-    group.add_argument(
-        "--limit",
-        type=whole(1, 10_000),
-        default=1000,
-        metavar="ROWS",
-        help="rows at most, up to 10000 (1000)",
     )
 
 
@@ -155,17 +160,19 @@ def _add_rule(parser: Parser) -> None:
     )
 
 
-def _add_access(parser: Parser) -> None:
+def add_access(parser: Parser, *, csv: str = "", has_names: bool = True) -> None:
+    """csv: what a line of it is, "" where there is none."""
     group = parser.add_argument_group("answer and access")
     group.add_argument(
         "--format",
-        choices=["table", "json", "csv"],
+        choices=["table", "json", *(["csv"] if csv else [])],
         default="table",
-        help="table (default); json: the API's answer; csv: a line of evidence each",
+        help="table (default); json: the API's answer" + (f"; csv: {csv}" if csv else ""),
     )
-    group.add_argument(
-        "--unmasked", action="store_true", help="names, phones and numbers in full, if you may"
-    )
+    if has_names:
+        group.add_argument(
+            "--unmasked", action="store_true", help="names, phones and numbers in full, if you may"
+        )
     group.add_argument(
         "--token-file",
         type=Path,
@@ -179,8 +186,8 @@ def run_trace(options: argparse.Namespace) -> int:
     """0 with an answer, even an empty one."""
     from engine import client
 
-    url = options.url or os.environ.get("CHOT_URL") or URL
-    token, body = _read_token(options), _options_to_body(options)
+    url = options_to_url(options)
+    token, body = read_token(options), _options_to_body(options)
     try:
         answer = client.trace(url, token, options.question, body)
     except TokenInvalid as error:
@@ -189,7 +196,11 @@ def run_trace(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read_token(options: argparse.Namespace) -> str:
+def options_to_url(options: argparse.Namespace) -> str:
+    return options.url or os.environ.get("CHOT_URL") or URL
+
+
+def read_token(options: argparse.Namespace) -> str:
     if options.token_file is None:
         token = os.environ.get("CHOT_TOKEN", "").strip()
         if not token:
@@ -221,7 +232,7 @@ def _options_to_body(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.question == "venue":
         return {**body, "place": options.place}
-    body["person"], *aliases = _read_persons()
+    body["person"], *aliases = read_persons()
     if aliases:
         body["aliases"] = aliases
     if options.question == "contacts":
@@ -244,7 +255,7 @@ def _place(word: str) -> int | str:
     )
 
 
-def _read_persons() -> list[dict[str, str]]:
+def read_persons() -> list[dict[str, str]]:
     """What is wrong is said without quoting it. Raises UseError."""
     data = stdin(f"kind and number, as in: {_EXAMPLE}").read(_STDIN_MAX + 1)
     if len(data) > _STDIN_MAX:

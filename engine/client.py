@@ -61,6 +61,8 @@ _TABLE_COLUMNS: Final = {
         "person",
     ),
 }
+# Which column of a trace a cell of the watch list looks like.
+_WATCH_CELLS: Final = {"from": "start", "to": "end"}
 _FORMATS: Final = ("table", "json", "csv")
 
 
@@ -76,6 +78,11 @@ def trace(url: str, token: str, question: str, body: dict[str, Any]) -> dict[str
         raise QuestionInvalid(f"there is no question {question!r}", hint=", ".join(_COLUMNS))
     data = json.dumps(body).encode()
     return _to_object(_request(url, "POST", f"/v1/trace/{question}", token, data))
+
+
+def ask(url: str, token: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Answer of an address that takes a body, such as /v1/alerts. Raises as `trace`."""
+    return _to_object(_request(url, "POST", path, token, json.dumps(body).encode()))
 
 
 def figures(url: str, token: str, day: str) -> dict[str, Any]:
@@ -180,11 +187,15 @@ def render(question: str, answer: dict[str, Any], form: str) -> str:
     """
     assert form in _FORMATS, form
     if form == "json":
-        text = json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
-        return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        return _to_json(answer)
     if form == "csv":
         return _to_csv(_COLUMNS[question], _evidence(question, answer))
     return _to_table(question, answer)
+
+
+def _to_json(answer: dict[str, Any]) -> str:
+    text = json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _evidence(question: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
@@ -224,13 +235,54 @@ def _to_table(question: str, answer: dict[str, Any]) -> str:
             where = dict.fromkeys(meeting["place_name"] for meeting in row["meetings"])
             merged["where"] = ", ".join(where)
         lines.append(tuple(_cell(column, merged.get(column)) for column in columns))
+    return _to_lines(lines) + "\n" + _footer(question, answer)
+
+
+def _to_lines(lines: Sequence[tuple[str, ...]]) -> str:
+    """Cells in columns, the first line is the head."""
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
-    text = "".join(
+    return "".join(
         "  ".join(_pad(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip()
         + "\n"
         for line in lines
     )
-    return text + "\n" + _footer(question, answer)
+
+
+def render_watch(answer: dict[str, Any], form: str) -> str:
+    """Entries of the watch list, or one that was added or removed. form: "table" or "json"."""
+    if form == "json":
+        return _to_json(answer)
+    lines: list[tuple[str, ...]] = [
+        ("number", "list", "from", "to", "case", "unit", "reason", "person")
+    ]
+    for entry in answer.get("entries", [answer]):
+        cells = ("number", "list", "from", "to", "case", "unit", "reason")
+        shown = tuple(_cell(_WATCH_CELLS.get(name, name), entry[name]) for name in cells)
+        lines.append((*shown, " ".join(entry["persons"])))
+    return _to_lines(lines)
+
+
+def render_alerts(answer: dict[str, Any], form: str) -> str:
+    """form: "table" or "json"."""
+    if form == "json":
+        return _to_json(answer)
+    cases = {entry["number"]: f"{entry['list']} {entry['case']}" for entry in answer["entries"]}
+    lines: list[tuple[str, ...]] = []
+    lines += [("time", "place", "lane", "flags", "temperature", "list and case", "name", "person")]
+    for row in answer["alerts"]:
+        listed = ", ".join(cases[number] for number in row["entries"])
+        cells = (row["place_name"], row["lane"], row["flags"], row["temperature"], listed)
+        lines.append(
+            (
+                _cell("start", row["time"]),
+                *(_cell("", cell) for cell in cells),
+                *(_cell("", row[name]) for name in ("name", "person")),
+            )
+        )
+    cut = f" of {answer['total']}, cut by the limit" if answer["limit_cut"] else ""
+    area = f"; area {answer['area']} only" if answer["area"] else ""
+    count = len(answer["alerts"])
+    return f"{_to_lines(lines)}\n{count} rows{cut}; audit record {answer['audit']}{area}\n"
 
 
 def _footer(question: str, answer: dict[str, Any]) -> str:

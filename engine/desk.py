@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from engine import access, tracing
 from engine.access import AuditEntry, Grant, Role
+from engine.alerts import Alerts
 from engine.clock import Clock
 from engine.errors import (
     AccessDenied,
@@ -35,11 +36,11 @@ from engine.group import SealedDetails
 from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.index import Figures as IndexFigures
 from engine.keys import KeyRing, seal
-from engine.payloads.outcome import Refusal
-from engine.people import credential_to_identity
 from engine.question_socket import Peer
 from engine.questions import (
     SUPPRESSED,
+    Alarmed,
+    AskAlerts,
     AskContacts,
     AskFigures,
     AskHealth,
@@ -49,6 +50,7 @@ from engine.questions import (
     AskPersons,
     AskPlaces,
     AskVenue,
+    AskWatched,
     Deliver,
     Delivered,
     Details,
@@ -58,7 +60,6 @@ from engine.questions import (
     Identity,
     Kit,
     MetricsText,
-    PersonRef,
     PlaceInfo,
     Places,
     Question,
@@ -69,8 +70,10 @@ from engine.questions import (
     RegistryTaken,
     Reply,
     Traced,
+    WatchAdd,
+    WatchRemove,
     Whoami,
-    handle_to_key,
+    persons_to_keys,
 )
 from engine.registry import (
     DEFAULT_STAY_MINUTES,
@@ -85,6 +88,8 @@ from engine.registry import (
 from engine.telemetry import Metrics
 from engine.tracing import KEY_SIZE
 from engine.visits import REF_ROW_BITS, Array
+from engine.watch import WatchList
+from engine.watch_desk import WatchDesk
 
 ROWS_MAX: Final = 10_000  # beyond, a second person has to agree; there is no such path yet
 RECORD_SIZE_MAX: Final = 15 << 20
@@ -131,6 +136,8 @@ class Desk:
         tracer: TracerLike,
         figures: Callable[[int], IndexFigures],
         tallies: Callable[[int], Sequence[Mapping[str, int | str]]],
+        alerts: Alerts,
+        watch: WatchList,
         keyring: KeyRing,
         control: ControlLike,
         journal: JournalLike,
@@ -153,6 +160,8 @@ class Desk:
         self._tracer = tracer
         self._figures = figures
         self._tallies = tallies
+        self._alerts = alerts
+        self._watch = WatchDesk(registry, watch, keyring, control.append, clock)
         self._keyring = keyring
         self._control = control
         self._journal = journal
@@ -205,6 +214,10 @@ class Desk:
         match question:
             case AskVenue() | AskPerson() | AskContacts():
                 return await self._trace(question, peer)
+            case AskAlerts():
+                return await self._alarmed(question, peer)
+            case WatchAdd() | WatchRemove() | AskWatched():
+                return await self._watch.answer(question)
             case FetchDetails():
                 return await self._fetch(question, peer)
             case AskFigures():
@@ -305,7 +318,7 @@ class Desk:
                 )
             case AskPerson():
                 return tracing.HistoryQuestion(
-                    persons=self._keys(ask.persons),
+                    persons=persons_to_keys(ask.persons, self._keyring),
                     from_ms=ask.from_ms,
                     to_ms=ask.to_ms,
                     limit=limit,
@@ -313,7 +326,7 @@ class Desk:
             case AskContacts():
                 profile = ask.profile or tracing.profile_at(ask.to_ms - 1).name
                 return tracing.ContactsQuestion(
-                    persons=self._keys(ask.persons),
+                    persons=persons_to_keys(ask.persons, self._keyring),
                     from_ms=ask.from_ms,
                     to_ms=ask.to_ms,
                     profile=profile,
@@ -330,20 +343,6 @@ class Desk:
             raise NotFound("there is no post of that code")
         return post.number
 
-    def _keys(self, persons: Iterable[PersonRef]) -> list[bytes]:
-        """Person keys, each once. Raises QuestionInvalid without quoting anybody's number."""
-        keys: dict[bytes, None] = {}
-        for person in persons:
-            if person.kind == "handle":
-                keys[handle_to_key(person.value)] = None
-                continue
-            identity = credential_to_identity([person.kind, person.value, person.issuer])
-            if isinstance(identity, Refusal):
-                raise QuestionInvalid(f"that is not a number of kind {person.kind}")
-            key = self._keyring.person_key(identity.kind, identity.issuer, identity.canonical)
-            keys[key] = None
-        return list(keys)
-
     async def _audit(self, entry: AuditEntry, now_ms: int) -> int:
         """Durable when it returns; its number in the control log."""
         body = access.entry_to_body(entry)
@@ -356,6 +355,45 @@ class Desk:
             place = self._registry.place(number)
             found.append(place_to_info(place) if place else PlaceInfo(number, f"#{number}", ""))
         return tuple(found)
+
+    async def _alarmed(self, ask: AskAlerts, peer: Peer) -> Alarmed:
+        """Rows that carry a flag of alarm, newest first, and why those on the list are there."""
+        now_ms = self._clock.now_ms()
+        grant = self._registry.grant_by_token(access.token_to_hash(ask.token), now_ms)
+        try:
+            area = access.check(
+                grant, access.Question.ALERTS, purpose=ask.purpose, case=ask.case,
+                is_unmasked=ask.is_unmasked, now_ms=now_ms,
+            )  # fmt: skip
+        except AccessDenied as error:
+            if grant is not None:
+                await self._audit(_refused(grant, ask, error.code), now_ms)
+            raise
+        assert grant is not None
+        if not ask.from_ms < ask.to_ms:
+            raise QuestionInvalid("the span ends before it begins")
+        within = self._registry.places_within(area) if area else None
+        found = self._alerts.find(ask.from_ms, ask.to_ms, within)
+        rows = found[: min(ask.limit, self._rows_max)]
+        persons = b"".join(dict.fromkeys(key.tobytes() for key in rows["person"]))
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()
+        entry = AuditEntry(
+            who=grant.name, role=grant.role, unit=grant.unit, purpose=ask.purpose, case=ask.case,
+            question=access.Question.ALERTS,
+            parameters={"from_ms": ask.from_ms, "to_ms": ask.to_ms, "limit": ask.limit},
+            rows=len(rows), persons=len(persons) // KEY_SIZE, digest=digest,
+            sealed_persons=seal(
+                self._keyring.audit_public(), persons, access.digest_to_aad(digest)
+            ),
+            is_unmasked=ask.is_unmasked,
+        )  # fmt: skip
+        audit = await self._audit(entry, now_ms)
+        refs = frozenset(rows["ref"].tolist())
+        _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs))
+        return Alarmed(
+            rows=rows.tobytes(), total=len(found), listed=self._watch.explain(grant, rows),
+            places=self._infos(rows["place"]), area=area, audit=audit,
+        )  # fmt: skip
 
     # ---- details ----------------------------------------------------------------------------
 

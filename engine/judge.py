@@ -18,10 +18,11 @@ from engine.dedup import HERE, LANES, ROAD, SeenWindow
 from engine.people import Details
 from engine.rows import NO_TEMPERATURE, Flag, Kind, Source
 from engine.telemetry import Metrics
+from engine.watch import WatchList
 from engine.wire import Verdict
 
 # Reasons of an alert as the lane sees them, the most urgent first.
-ALERTS: Final = ("two_posts", "two_lanes")
+ALERTS: Final = ("call_desk", "two_posts", "two_lanes")
 
 
 @dataclass(slots=True)
@@ -44,12 +45,17 @@ class Candidate:
 class Judge:
     """One instance an engine, used from the event loop only. It never waits."""
 
-    def __init__(self, seen: SeenWindow, metrics: Metrics) -> None:
+    def __init__(self, seen: SeenWindow, watch: WatchList, metrics: Metrics) -> None:
         self._seen = seen
+        self._watch = watch
         self._metrics = metrics
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Verdicts of those who stand at a post; sets flags of all. A check-in has no light."""
+        for candidate in candidates:
+            if self._watch.find(candidate.person, candidate.time_ms):
+                candidate.flags |= Flag.LISTED
+                self._metrics.count("chot_alerts", "call_desk")
         at_post = [c for c in candidates if c.kind != Kind.CHECKIN]
         if not at_post:
             return []
@@ -61,12 +67,13 @@ class Judge:
         return [self._verdict(*pair) for pair in zip(at_post, sightings, strict=True)]
 
     def _verdict(self, candidate: Candidate, sighting: int) -> Verdict:
-        alerts = set()
+        # A lane never learns why somebody is on the list: it may be their health.
+        alerts = {"call_desk"} if candidate.flags & Flag.LISTED else set()
         if sighting & (ROAD | LANES):
             candidate.flags |= Flag.COPIED
-            alerts.add("two_posts" if sighting & ROAD else "two_lanes")
-        for reason in alerts:
-            self._metrics.count("chot_alerts", reason)
+            copied = "two_posts" if sighting & ROAD else "two_lanes"
+            self._metrics.count("chot_alerts", copied)
+            alerts.add(copied)
         return Verdict(
             verdict="alert" if alerts else "seen" if sighting & HERE else "accepted",
             lane=candidate.lane,

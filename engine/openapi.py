@@ -10,6 +10,15 @@ from typing import Any, Final
 import msgspec
 
 import engine
+from engine.alert_answers import (
+    AlertsAnswer,
+    AlertsBody,
+    CaseBody,
+    WatchAddBody,
+    WatchAnswer,
+    WatchListAnswer,
+    WatchRemoveBody,
+)
 from engine.answers import (
     ContactsAnswer,
     ContactsBody,
@@ -78,6 +87,38 @@ ROUTES: Final = (
         about="Who met this person, for how many minutes, and where?",
         body=ContactsBody,
         answer=ContactsAnswer,
+    ),
+    Route(
+        name="alerts",
+        method="POST",
+        path="/v1/alerts",
+        about="Whom were lanes alarmed about between these times?",
+        body=AlertsBody,
+        answer=AlertsAnswer,
+    ),
+    Route(
+        name="watch_add",
+        method="POST",
+        path="/v1/watch/add",
+        about="Puts a person on the watch list or into quarantine until a date",
+        body=WatchAddBody,
+        answer=WatchAnswer,
+    ),
+    Route(
+        name="watch_remove",
+        method="POST",
+        path="/v1/watch/remove",
+        about="Takes an entry off the watch list",
+        body=WatchRemoveBody,
+        answer=WatchAnswer,
+    ),
+    Route(
+        name="watch_list",
+        method="POST",
+        path="/v1/watch/list",
+        about="The watch list, as far as the asker may see it",
+        body=CaseBody,
+        answer=WatchListAnswer,
     ),
     Route(
         name="ingest",

@@ -7,6 +7,7 @@ Python objects are made of them on the API's side only.
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -15,6 +16,9 @@ from msgspec import Meta
 from engine import errors
 from engine.errors import EngineError, QuestionInvalid, RegistryInvalid
 from engine.group import SealedDetails
+from engine.keys import KeyRing
+from engine.payloads.outcome import Refusal
+from engine.people import credential_to_identity
 from engine.registry import Change
 from engine.tracing import ContactsAnswer, HistoryAnswer, VenueAnswer
 from engine.wire import U64, Verdict
@@ -50,11 +54,16 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="ask"):
     token: Token
 
 
-class AskPersons(Ask, frozen=True, kw_only=True):
-    """What every question about persons carries: why, for which case, when, how many rows."""
+class AskCase(Ask, frozen=True, kw_only=True):
+    """What everything about persons carries: why, and for which case."""
 
     purpose: Word
     case: Word
+
+
+class AskPersons(AskCase, frozen=True, kw_only=True):
+    """What every question about persons carries besides: when, how many rows."""
+
     from_ms: Instant
     to_ms: Instant
     limit: Annotated[int, Meta(ge=1)]
@@ -80,6 +89,30 @@ class AskContacts(AskPersons, frozen=True, kw_only=True, tag="contacts"):
     profile: Word = ""
     min_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
     linger_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
+
+
+class AskAlerts(AskPersons, frozen=True, kw_only=True, tag="alerts"):
+    """Whom lanes were alarmed about."""
+
+
+class WatchAdd(AskCase, frozen=True, kw_only=True, tag="watch_add"):
+    """Puts one person on the watch list. persons: that one's documents. from_ms: None for now."""
+
+    kind: Literal["watch", "quarantine"]
+    persons: Annotated[tuple[PersonRef, ...], Meta(min_length=1, max_length=16)]
+    reason: Annotated[str, Meta(max_length=120)] = ""
+    from_ms: Instant | None = None
+    to_ms: Instant
+
+
+class WatchRemove(AskCase, frozen=True, kw_only=True, tag="watch_remove"):
+    """Takes an entry off."""
+
+    number: Annotated[int, Meta(ge=1)]
+
+
+class AskWatched(AskCase, frozen=True, kw_only=True, tag="watch_list"):
+    """All entries that the asker may see."""
 
 
 class FetchDetails(Ask, frozen=True, kw_only=True, tag="details"):
@@ -147,6 +180,10 @@ Question = (
     AskVenue
     | AskPerson
     | AskContacts
+    | AskAlerts
+    | WatchAdd
+    | WatchRemove
+    | AskWatched
     | FetchDetails
     | AskFigures
     | AskPlaces
@@ -193,6 +230,45 @@ class Traced(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply", tag="
     places: tuple[PlaceInfo, ...]
     area: str
     audit: int
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """Why a row of alerts was on the watch list. row: its position."""
+
+    row: int
+    number: int
+    kind: str
+    case: str
+
+
+class Alarmed(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply", tag="alarmed"):
+    """rows: engine.alerts.ALERT, packed, newest first; total: how many there are."""
+
+    rows: bytes
+    total: int
+    listed: tuple[Listed, ...]
+    places: tuple[PlaceInfo, ...]
+    area: str
+    audit: int
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the watch list; engine.watch.WatchEntry says what its fields mean."""
+
+    number: int
+    kind: str
+    persons: tuple[bytes, ...]
+    reason: str
+    case: str
+    who: str
+    unit: str
+    from_ms: int
+    to_ms: int
+    at_ms: int
+
+
+class WatchEntries(msgspec.Struct, frozen=True, tag_field="reply", tag="watch_entries"):
+    entries: tuple[Watched, ...]
 
 
 class Details(msgspec.Struct, frozen=True, tag_field="reply", tag="details"):
@@ -296,6 +372,8 @@ class Kit(msgspec.Struct, frozen=True, tag_field="reply", tag="kit"):
 Reply = (
     Failure
     | Traced
+    | Alarmed
+    | WatchEntries
     | Details
     | Figures
     | Places
@@ -322,6 +400,20 @@ def handle_to_key(handle: str) -> bytes:
     except ValueError:
         pass
     raise QuestionInvalid("that is not the handle of a person")
+
+
+def persons_to_keys(persons: Iterable[PersonRef], keyring: KeyRing) -> list[bytes]:
+    """Person keys, each once. Raises QuestionInvalid without quoting anybody's number."""
+    keys: dict[bytes, None] = {}
+    for person in persons:
+        if person.kind == "handle":
+            keys[handle_to_key(person.value)] = None
+            continue
+        identity = credential_to_identity([person.kind, person.value, person.issuer])
+        if isinstance(identity, Refusal):
+            raise QuestionInvalid(f"that is not a number of kind {person.kind}")
+        keys[keyring.person_key(identity.kind, identity.issuer, identity.canonical)] = None
+    return list(keys)
 
 
 def error_to_failure(error: EngineError) -> Failure:

@@ -22,6 +22,7 @@ import numpy as np
 
 from engine import client
 from engine.access import AUDIT_KIND, AuditEntry, Grant, body_to_entry, make_token
+from engine.alerts import Alerts
 from engine.api import run_api
 from engine.clock import ManualClock, day_to_ms, iso_to_ms, ms_to_day
 from engine.desk import Desk
@@ -39,6 +40,7 @@ from engine.rows import NO_TEMPERATURE, ROW, Direction, Kind, Source
 from engine.telemetry import Metrics
 from engine.tracing import Completeness, GatewayState, Tracer
 from engine.visits import PlaceRules
+from engine.watch import WatchList
 
 T = TypeVar("T")
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "registry"
@@ -166,6 +168,7 @@ class Stand:
         self.index = CoLocationIndex(
             PlaceRules(self.registry.place_rules()), self.registry.visit_rules()
         )
+        self.alerts, self.watch = Alerts(), WatchList(self.keyring)
         await self._fill()
         self.control = FakeControl()
         self.control.gate.set()
@@ -203,6 +206,8 @@ class Stand:
             tracer=tracer,
             figures=self.index.figures,
             tallies=lambda day: [{"place": 1, "lane": 2, "reason": "payment_qr", "count": 3}],
+            alerts=self.alerts,
+            watch=self.watch,
             keyring=self.keyring,
             control=self.control,
             journal=self.journal,
@@ -240,6 +245,7 @@ class Stand:
             )
         async for group in self.journal.read(0):
             self.index.apply(group)
+            self.alerts.apply(group)
             if group.lsn == self.journal.last_lsn():
                 break
 

@@ -42,6 +42,7 @@ from engine.registry_csv import TABLE_ORDER, read_csv
 from engine.rows import NO_TEMPERATURE, REASONS, ROW, Direction, Flag, Kind, Source
 from engine.settings import Settings
 from engine.telemetry import Metrics
+from engine.watch import WatchEntry, WatchKind, WatchList
 
 TABLES = Path(__file__).parents[2] / "docs" / "examples" / "registry"
 NOON_MS = iso_to_ms("2021-07-01T12:00")
@@ -74,9 +75,11 @@ class Bench:
             for change in read_csv(table, (TABLES / f"{table}.csv").read_bytes()):
                 self.registry.take(change)
         self.metrics = Metrics()
+        self.watch = WatchList(self.ring)  # type: ignore[arg-type]
+        judge = Judge(SeenWindow(self.registry.spans()), self.watch, self.metrics)
         self.pipeline = Pipeline(
             Settings(**settings), self.clock, self.registry, self.ring,  # type: ignore[arg-type]
-            Judge(SeenWindow(self.registry.spans()), self.metrics), self.metrics,
+            judge, self.metrics,
         )  # fmt: skip
 
     def take(self, *records: bytes, origin: Origin = LANE_GATEWAY) -> Outcome:
@@ -206,6 +209,49 @@ def test_a_code_at_two_posts_faster_than_the_road_was_copied(bench: Bench) -> No
     assert lights(bench.take(encode_scan(bench.clock.now_ms(), 1, CARD), origin=south)) == [
         ("accepted", None)
     ]
+
+
+def entry(bench: Bench, number: int = 1, **changes: Any) -> WatchEntry:
+    """Of the holder of CARD, today."""
+    fields: dict[str, Any] = {
+        "number": number, "kind": WatchKind.QUARANTINE, "reason": "", "case": "BN-1234",
+        "persons": (bench.ring.person_key("cccd", "VNM", "045190999001"),), "purpose": "case",
+        "who": "cdc", "role": "tracer", "unit": "CDC", "from_ms": NOON_MS - DAY_MS,
+        "to_ms": NOON_MS + DAY_MS, "at_ms": NOON_MS,
+    }  # fmt: skip
+    return WatchEntry(**fields | changes)
+
+
+@pytest.mark.parametrize("kind", WatchKind)
+def test_a_lane_is_told_to_call_the_desk_and_nothing_more(bench: Bench, kind: WatchKind) -> None:
+    bench.watch.put(entry(bench, kind=kind))
+    outcome = bench.take(
+        encode_scan(NOON_MS, 1, CARD), encode_scan(NOON_MS, 1, APP),
+        encode_scan(NOON_MS + 1000, 2, CARD),
+    )  # fmt: skip
+    assert lights(outcome) == [
+        ("alert", "call_desk"), ("accepted", None), ("alert", "call_desk")
+    ]  # fmt: skip
+    assert list(rows(outcome)["flags"]) == [Flag.LISTED, 0, Flag.LISTED | Flag.COPIED]
+    assert bench.alerts() == {"call_desk": 2, "two_lanes": 1}
+    assert msgspec.json.encode(outcome.verdicts[0]) == (
+        '{"verdict":"alert","lane":1,"reason":"call_desk","name":"Nguyễn Th***"}'.encode()
+    )
+
+
+def test_an_entry_holds_at_the_time_of_the_scan(bench: Bench) -> None:
+    bench.watch.put(entry(bench, from_ms=NOON_MS - 1000, to_ms=NOON_MS))
+    times = (NOON_MS - 1001, NOON_MS - 1000, NOON_MS - 1, NOON_MS)
+    found = [rows(bench.take(encode_scan(at, 1, CARD)))["flags"][0] for at in times]
+    assert found == [0, Flag.LISTED, Flag.LISTED, 0]
+
+
+def test_a_check_in_of_somebody_on_the_list_is_flagged_and_not_told(bench: Bench) -> None:
+    """A venue's back end must not learn who is in quarantine."""
+    bench.watch.put(entry(bench))
+    outcome = bench.take(encode_checkin(NOON_MS, Direction.IN, CARD, MARKET), origin=BACK_END)
+    assert outcome.verdicts == []
+    assert list(rows(outcome)["flags"]) == [Flag.LISTED]
 
 
 def test_a_scan_sent_again_alarms_nobody(bench: Bench) -> None:

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from engine import app, client, demo, group, keys, telemetry, wire
 from engine.access import is_case, make_token
+from engine.alerts import Alerts
 from engine.api import OpenedDetails
 from engine.clock import DAY_MS, ManualClock, day_to_ms
 from engine.control_lmdb import ControlLog
@@ -53,6 +54,7 @@ from engine.retention import Retention
 from engine.rows import ROW
 from engine.settings import Settings
 from engine.telemetry import Log, Metrics
+from engine.watch import WatchList
 
 DAY = 18_809
 NOW_MS = day_to_ms(DAY) + 12 * 3_600_000
@@ -228,8 +230,9 @@ def test_forgetting_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(app, "FORGET_S", 0.001)
     journal = FullJournal()
     engine = SimpleNamespace(
-        journal=journal, index=NotedIndex(), clock=ManualClock(NOW_MS), settings=Settings()
-    )
+        journal=journal, index=NotedIndex(), clock=ManualClock(NOW_MS), settings=Settings(),
+        alerts=Alerts(), watch=WatchList(cast(Any, None)),
+    )  # fmt: skip
 
     async def work() -> None:
         task = asyncio.create_task(app.Engine._forget(cast(Any, engine)))
@@ -457,7 +460,7 @@ class Door:
             self.registry.take(change)
         made = Settings(**settings)
         metrics = Metrics()
-        judge = Judge(SeenWindow([Spans(0, 60_000)]), metrics)
+        judge = Judge(SeenWindow([Spans(0, 60_000)]), WatchList(ring), metrics)
         pipeline = Pipeline(made, self.clock, self.registry, ring, judge, metrics)
         self.server = IngestServer(
             made, self.clock, self.registry, ring, pipeline, cast(Any, None),

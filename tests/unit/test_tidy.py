@@ -20,8 +20,8 @@ RANKS = [
         *["visits", "contacts", "story", "offsets"],
     ],
     [
-        *["images", "decode", "decode_pool", "held", "dedup", "judge", "keys", "group", "journal"],
-        *["tallies", "index", "access"],
+        *["images", "decode", "decode_pool", "held", "dedup", "keys", "watch", "judge"],
+        *["group", "journal", "tallies", "alerts", "index", "access"],
     ],
     [
         *["store_lmdb", "journal_lmdb", "control_lmdb", "imprint", "spool_epoch", "spool_lmdb"],
@@ -29,9 +29,10 @@ RANKS = [
     ],
     ["tracing", "pipeline", "retention", "verify"],
     [
-        *["tls", "websocket", "questions", "question_socket", "desk", "streams", "doors"],
+        *["tls", "websocket", "questions", "question_socket", "watch_desk"],
+        *["desk", "streams", "doors"],
         *["gateways", "ingest_link", "ingest", "deliveries"],
-        *["answers", "openapi", "api", "client", "admin"],
+        *["answers", "alert_answers", "openapi", "api", "client", "admin"],
         *["sources", "gateway_status", "lights", "gear", "gateway_config", "frame_buffer"],
         *["carriers", "link", "ties", "lane_decoder", "capture", "uplink", "gateway"],
     ],
@@ -43,6 +44,7 @@ RANKS = [
         "cli_parser",
         "cli_registry",
         "cli_trace",
+        "cli_watch",
         "cli",
         "__main__",
     ],

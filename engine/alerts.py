@@ -1,0 +1,85 @@
+"""Alerts: rows of the log that carry a flag of alarm, for the desk; derived, like everything else.
+
+A lane was told at once; this is the list of it afterwards, newest first, as long as the rows live.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.rows import Flag
+from engine.visits import REF_ROW_BITS
+
+Array: TypeAlias = npt.NDArray[Any]
+
+ALARMING: Final = Flag.FEVER | Flag.COPIED | Flag.LISTED
+KEPT_MAX: Final = 1 << 18  # the newest of the log; some 12 MB
+ALERT: Final = np.dtype(
+    [
+        ("person", "V16"),
+        ("time_ms", "<i8"),
+        ("ref", "<u8"),  # number of the log group << 20 | row within it
+        ("place", "<u4"),
+        ("lane", "<u2"),
+        ("temperature_cc", "<i2"),
+        ("flags", "u1"),
+        ("kind", "u1"),
+    ]
+)
+
+
+class _Group(Protocol):
+    @property
+    def lsn(self) -> int: ...
+    @property
+    def rows(self) -> Array: ...
+
+
+class Alerts:
+    """Used from one thread."""
+
+    def __init__(self) -> None:
+        self._parts: deque[Array] = deque()  # ALERT of a group, in the order of the log
+        self._count = 0
+        self._applied = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def apply(self, group: _Group) -> None:
+        """Takes a journal group's; one applied before changes nothing."""
+        if group.lsn <= self._applied:
+            return
+        self._applied = group.lsn
+        at = np.flatnonzero(group.rows["flags"] & ALARMING)
+        if not len(at):
+            return
+        found = np.zeros(len(at), ALERT)
+        for name in ("person", "time_ms", "place", "lane", "temperature_cc", "flags", "kind"):
+            found[name] = group.rows[name][at]
+        found["ref"] = group.lsn << REF_ROW_BITS | at
+        self._parts.append(found)
+        self._count += len(found)
+        while self._count > KEPT_MAX and len(self._parts) > 1:
+            self._count -= len(self._parts.popleft())
+
+    def find(self, from_ms: int, to_ms: int, places: frozenset[int] | None = None) -> Array:
+        """ALERT of rows during [from_ms, to_ms), newest first. places: None for all."""
+        whole = np.concatenate(list(self._parts)) if self._parts else np.zeros(0, ALERT)
+        mask = (whole["time_ms"] >= from_ms) & (whole["time_ms"] < to_ms)
+        if places is not None:
+            mask &= np.isin(whole["place"], list(places))
+        found = whole[mask]
+        return found[np.lexsort((found["ref"], found["time_ms"]))[::-1]]
+
+    def expire(self, before_ms: int) -> int:
+        """Forgets rows before the instant; how many."""
+        before = self._count
+        parts = [part[part["time_ms"] >= before_ms] for part in self._parts]
+        self._parts = deque(part for part in parts if len(part))
+        self._count = sum(map(len, self._parts))
+        return before - self._count

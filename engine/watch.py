@@ -1,0 +1,199 @@
+"""The watch list: persons about whom somebody must be told when they appear; who asked, and why.
+
+A contact who is being looked for, or somebody who must stay at home (quarantine). Entries are
+records of the control log, put there and taken off by role, with a purpose and a case, and each
+ends by itself. Whom they name is sealed in the record; here they lie open, by person key, because
+a lane asks before the disk is touched.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Final, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from engine.clock import DAY_MS
+from engine.errors import JournalCorrupt, SealBroken
+from engine.keys import KeyRing, seal
+
+ADD_KIND: Final = "watch.add"
+REMOVE_KIND: Final = "watch.remove"
+SPAN_MAX_MS: Final = 366 * DAY_MS
+ENTRIES_MAX: Final = 1_000_000
+_AAD: Final = b"chot/watch/1\0"
+
+
+class WatchKind(enum.StrEnum):
+    WATCH = "watch"  # looked for: whoever meets this person calls the desk
+    QUARANTINE = "quarantine"  # must stay at home
+
+
+class WatchEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """number: LSN of its control record. persons: keys of one person's documents.
+
+    It holds during [from_ms, to_ms). who, role, unit: of the grant that put it there.
+    """
+
+    number: int
+    kind: WatchKind
+    persons: tuple[bytes, ...]
+    reason: str
+    case: str
+    purpose: str
+    who: str
+    role: str
+    unit: str
+    from_ms: int
+    to_ms: int
+    at_ms: int  # when it was put there
+
+    def is_in_force(self, at_ms: int) -> bool:
+        return self.from_ms <= at_ms < self.to_ms
+
+
+class _Added(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of a "watch.add" record. sealed: [[person keys], reason], to the ingest key."""
+
+    kind: WatchKind
+    case: str
+    purpose: str
+    role: str
+    unit: str
+    from_ms: int
+    to_ms: int
+    sealed: bytes
+
+
+class _Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of a "watch.remove" record."""
+
+    number: int
+    case: str
+    purpose: str
+    role: str
+    unit: str
+
+
+_PersonKey = Annotated[bytes, Meta(min_length=16, max_length=16)]
+_encode = msgspec.msgpack.Encoder().encode
+_decode_added = msgspec.msgpack.Decoder(_Added).decode
+_decode_removed = msgspec.msgpack.Decoder(_Removed).decode
+_decode_sealed = msgspec.msgpack.Decoder(tuple[tuple[_PersonKey, ...], str]).decode
+
+
+class Record(Protocol):
+    """What is read of a record of the control log."""
+
+    @property
+    def lsn(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def by(self) -> str: ...
+    @property
+    def at_ms(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+def entry_to_body(entry: WatchEntry, keyring: KeyRing) -> bytes:
+    """Of the record that adds it; number, who and at_ms are the record's own."""
+    sealed = seal(keyring.ingest_public(), _encode((entry.persons, entry.reason)), _AAD)
+    return _encode(
+        _Added(
+            kind=entry.kind,
+            case=entry.case,
+            purpose=entry.purpose,
+            role=entry.role,
+            unit=entry.unit,
+            from_ms=entry.from_ms,
+            to_ms=entry.to_ms,
+            sealed=sealed,
+        )
+    )
+
+
+def removal_to_body(number: int, *, case: str, purpose: str, role: str, unit: str) -> bytes:
+    return _encode(_Removed(number=number, case=case, purpose=purpose, role=role, unit=unit))
+
+
+class WatchList:
+    """Entries that were added and not removed; one instance an engine, used from one thread."""
+
+    def __init__(self, keyring: KeyRing) -> None:
+        self._keyring = keyring
+        self._entries: dict[int, WatchEntry] = {}
+        self._by_person: dict[bytes, list[WatchEntry]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def apply(self, record: Record) -> None:
+        """Takes in one record of the control log; those of other kinds are skipped.
+
+        Raises JournalCorrupt: an engine that forgot whom to stop must not open its doors.
+        """
+        try:
+            if record.kind == ADD_KIND:
+                self._add(record, _decode_added(record.body))
+            elif record.kind == REMOVE_KIND:
+                self.drop(_decode_removed(record.body).number)
+        except (msgspec.MsgspecError, UnicodeDecodeError, SealBroken):
+            raise JournalCorrupt(f"control record {record.lsn} of the watch list") from None
+
+    def _add(self, record: Record, added: _Added) -> None:
+        plain = self._keyring.open_ingest(added.sealed, _AAD)
+        persons, reason = _decode_sealed(plain)
+        self.put(
+            WatchEntry(
+                number=record.lsn,
+                kind=added.kind,
+                persons=persons,
+                reason=reason,
+                case=added.case,
+                purpose=added.purpose,
+                who=record.by,
+                role=added.role,
+                unit=added.unit,
+                from_ms=added.from_ms,
+                to_ms=added.to_ms,
+                at_ms=record.at_ms,
+            )
+        )
+
+    def put(self, entry: WatchEntry) -> None:
+        self._entries[entry.number] = entry
+        for person in dict.fromkeys(entry.persons):
+            self._by_person.setdefault(person, []).append(entry)
+
+    def drop(self, number: int) -> WatchEntry | None:
+        """The entry that was there."""
+        entry = self._entries.pop(number, None)
+        for person in dict.fromkeys(entry.persons if entry else ()):
+            rest = [other for other in self._by_person[person] if other.number != number]
+            if rest:
+                self._by_person[person] = rest
+            else:
+                del self._by_person[person]
+        return entry
+
+    def drop_ended(self, before_ms: int) -> int:
+        """Forgets what ended before the instant: nobody is kept in memory without a reason."""
+        ended = [entry.number for entry in self._entries.values() if entry.to_ms <= before_ms]
+        for number in ended:
+            self.drop(number)
+        return len(ended)
+
+    def get(self, number: int) -> WatchEntry | None:
+        return self._entries.get(number)
+
+    def find(self, person: bytes, at_ms: int) -> list[WatchEntry]:
+        """Entries about this person in force at the instant."""
+        found = self._by_person.get(person)
+        return [entry for entry in found if entry.is_in_force(at_ms)] if found else []
+
+    def entries(self) -> list[WatchEntry]:
+        """In the order of their numbers."""
+        return [self._entries[number] for number in sorted(self._entries)]

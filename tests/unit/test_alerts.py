@@ -1,0 +1,65 @@
+"""Alerts: rows with a flag of alarm, newest first, bounded, forgotten with their day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import alerts as module
+from engine.alerts import Alerts
+from engine.rows import ROW, Flag, Kind
+
+
+@dataclass
+class Group:
+    lsn: int
+    rows: np.ndarray[Any, Any]
+
+
+def group(lsn: int, *rows: tuple[int, int, int]) -> Group:
+    """Rows as (time, place, flags)."""
+    found = np.zeros(len(rows), ROW)
+    for row, (time_ms, place, flags) in zip(found, rows, strict=True):
+        row["time_ms"], row["place"], row["flags"] = time_ms, place, flags
+        row["person"], row["lane"], row["kind"] = np.void(bytes([lsn]) * 16), 2, Kind.SCAN
+        row["temperature_cc"] = 3810
+    return Group(lsn, found)
+
+
+def told(found: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    return list(zip(found["time_ms"].tolist(), found["flags"].tolist(), strict=True))
+
+
+def test_only_what_alarms_newest_first() -> None:
+    alerts = Alerts()
+    alerts.apply(group(1, (10, 1, Flag.REVIEW), (30, 1, Flag.COPIED), (20, 2, Flag.LISTED)))
+    alerts.apply(group(2, (25, 1, Flag.FEVER | Flag.LOCAL_VERDICT)))
+    alerts.apply(group(2, (26, 1, Flag.FEVER)))  # applied before: changes nothing
+    assert told(alerts.find(0, 100)) == [(30, 16), (25, 5), (20, 64)]
+    assert told(alerts.find(20, 30)) == [(25, 5), (20, 64)]
+    assert told(alerts.find(0, 100, frozenset({2}))) == [(20, 64)]
+    (row,) = alerts.find(20, 21)
+    assert (row["ref"], row["lane"], row["temperature_cc"]) == (1 << 20 | 2, 2, 3810)
+    assert row["person"].tobytes() == b"\1" * 16
+    assert len(alerts.find(40, 50)) == len(Alerts().find(0, 100)) == 0
+
+
+def test_a_forgotten_day_takes_its_alerts_along() -> None:
+    alerts = Alerts()
+    for lsn in range(1, 5):
+        alerts.apply(group(lsn, (lsn * 10, 1, Flag.COPIED), (lsn, 1, Flag.COPIED)))
+    assert alerts.expire(20) == 5
+    assert told(alerts.find(0, 100)) == [(40, 16), (30, 16), (20, 16)]
+    assert len(alerts) == 3
+
+
+def test_a_flood_of_alerts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_MAX", 100)
+    alerts = Alerts()
+    for lsn in range(1, 200):
+        alerts.apply(group(lsn, *[(lsn, 1, Flag.COPIED)] * 7))
+        assert len(alerts) <= 100
+    assert alerts.find(0, 1000)["time_ms"].max() == 199
