@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -27,7 +28,8 @@ from engine.websocket import SUBPROTOCOL, Outbox
 from engine.wire import CONTROL_MAX, HEADER_SIZE
 
 BACKLOG: Final = 128
-ACCEPT_RETRY_S: Final = 1.0  # after running out of descriptors or memory
+ACCEPT_RETRY_S: Final = 0.1  # after running out of descriptors or memory
+DESCRIPTORS_KEPT: Final = 64  # for files, sockets of questions and the API
 CLOSE_S: Final = 2.0  # for the other end of a WebSocket or of TLS to say goodbye
 # Of a WebSocket before its session: the request's head, and a HELLO in its frame.
 HEAD_MAX: Final = 32_768
@@ -37,6 +39,24 @@ _log = Log("doors")
 # aiohttp's own log quotes requests, so it has none.
 _silent = logging.getLogger("chot.doors.http")
 _silent.disabled = True
+
+
+def find_places(wanted: int) -> int:
+    """How many connections may be open at once, `wanted` at most.
+
+    Raises this process's limit of descriptors where it may. Some are left for the store, or a crowd
+    at the door could stop receipts.
+    """
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + DESCRIPTORS_KEPT
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        limit = needed if most == resource.RLIM_INFINITY else min(needed, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return wanted
+    places = max(limit - DESCRIPTORS_KEPT, 1)
+    _log.warning("descriptors for fewer connections than sessions_max", count=places)
+    return places
 
 
 class Carrier(Protocol):
@@ -92,16 +112,23 @@ class Door:
         port: int = self._listener.getsockname()[1]
         self.address = msgspec.structs.replace(address, port=port)
 
-    async def accept(self, admit: Callable[[Door, socket.socket], None]) -> None:
-        """Until it is cancelled."""
+    async def accept(
+        self, admit: Callable[[Door, socket.socket], None], make_way: Callable[[], object]
+    ) -> None:
+        """Until it is cancelled. make_way: drops a connection, for descriptors have run out."""
         loop = asyncio.get_running_loop()
+        problem = ""
         while True:
             try:
                 sock, _ = await loop.sock_accept(self._listener)
             except OSError as error:  # no descriptors, no memory, or a peer that left already
-                _log.error("cannot accept", problem=error.strerror or "")
+                if problem != str(error.strerror):
+                    problem = str(error.strerror)
+                    _log.error("cannot accept", problem=problem)
+                make_way()
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
+            problem = ""
             admit(self, sock)
             await asyncio.sleep(0)  # a flood at the door must not hold up those inside
 

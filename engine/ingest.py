@@ -16,7 +16,7 @@ from engine.access import is_same_hash, token_to_hash
 from engine.address import Address
 from engine.clock import Clock
 from engine.decode_pool import DecodePool
-from engine.doors import Door
+from engine.doors import Door, find_places
 from engine.errors import (
     EngineError,
     InputError,
@@ -74,6 +74,7 @@ class IngestServer:
         self._held: dict[tuple[int, int], HeldCodes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._doors: list[Door] = []
+        self._places = find_places(settings.sessions_max)
         self.is_draining = False
         metrics.add_source(self._samples)
 
@@ -91,7 +92,7 @@ class IngestServer:
             self._close_doors()
             raise
         for door in self._doors:
-            self.spawn(door.accept(self._admit))
+            self.spawn(door.accept(self._admit, self._drop_stranger))
         self.spawn(self._heartbeat())
         return [door.address for door in self._doors]
 
@@ -137,8 +138,10 @@ class IngestServer:
     def _make_room(self) -> bool:
         """Whether one more link fits. Of those that have not come to a session the oldest gives
         way, so that silent connections cannot shut gateways out."""
-        if len(self.links) < self.settings.sessions_max:
-            return True
+        return len(self.links) < self._places or self._drop_stranger()
+
+    def _drop_stranger(self) -> bool:
+        """Ends the oldest connection without a session, if there is one."""
         for link in self.links:
             if link.state is None:
                 del self.links[link]

@@ -1,0 +1,197 @@
+"""Connections that say nothing: what each costs, and that they stop nobody.
+
+The memory stands in docs/protocol.md, measured by this test with 1,000 connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine import wire
+from engine.address import parse_address
+from tests.e2e.rig import (
+    EngineProcess,
+    RawLink,
+    fresh_person,
+    hello,
+    job,
+    person_scan,
+    scans,
+    until,
+)
+from tests.e2e.websocket_link import WebSocketLink
+from tests.reference.certificates import Authority
+
+CARRIERS = ("tcp", "tls", "ws", "wss")
+LANE = "vl-1a-1"
+HELLO_S = 10  # how long a connection may stay without a session
+# KiB of one idle session in docs/protocol.md; half as much again is a fault.
+SESSION_KIB = {"tcp": 6, "tls": 48, "ws": 25, "wss": 67}
+
+
+@contextlib.contextmanager
+def started(folder: Path, **settings: object) -> Iterator[tuple[EngineProcess, Authority]]:
+    """An engine with a door for each carrier."""
+    authority = Authority(folder / "ca")
+    cert, key = authority.make("engine", is_server=True)
+    changes = {
+        "ingest_listen": "tls://127.0.0.1:0 ws://127.0.0.1:0 wss://127.0.0.1:0",
+        "tls_cert": cert,
+        "tls_key": key,
+        "retention_days": 30,
+        **settings,
+    }
+    with job(folder / "job", settings=changes) as made:
+        yield made.engine, authority
+        assert made.engine.stop() == 0
+    assert "Traceback" not in made.engine.log_text()
+
+
+def context_of(authority: Authority) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority.ca)
+    context.set_alpn_protocols(["ckp/1"])
+    return context
+
+
+def port_of(engine: EngineProcess, carrier: str) -> int:
+    return engine.port if carrier == "tcp" else parse_address(engine.listen[carrier]).port
+
+
+def link_to(engine: EngineProcess, carrier: str, context: ssl.SSLContext) -> RawLink:
+    kind = WebSocketLink if carrier in ("ws", "wss") else RawLink
+    tls = context if carrier in ("tls", "wss") else None
+    return kind(port_of(engine, carrier), context=tls)
+
+
+def idle_kib(engine: EngineProcess, carrier: str, context: ssl.SSLContext, count: int) -> float:
+    """KiB of the engine's memory for one session that says nothing after HELLO."""
+    first = link_to(engine, carrier, context)  # what the first one loads is no cost of a link
+    assert isinstance(first.hello(LANE, epoch=1), wire.Welcome)
+    before = engine.rss_bytes()
+    links = [first]
+    for number in range(count):
+        link = link_to(engine, carrier, context)
+        assert isinstance(link.hello(LANE, epoch=number + 2), wire.Welcome)
+        links.append(link)
+    cost = (engine.rss_bytes() - before) / count / 1024
+    for link in links:
+        link.socket.close()
+    until(lambda: engine.metric("chot_sessions") == 0)
+    return cost
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_what_an_idle_session_costs(tmp_path: Path, carrier: str) -> None:
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
+    try:
+        with started(tmp_path, sessions_max=1100, heartbeat_s=600) as (engine, authority):
+            cost = idle_kib(engine, carrier, context_of(authority), 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    print(f"{carrier}: {cost:.1f} KiB a session")
+    assert cost < 1.5 * SESSION_KIB[carrier]
+
+
+# ---- two hundred that say nothing ---------------------------------------------------------------
+
+
+class Silent:
+    """Sockets that stop at each step of coming in, and an engine that has fewer places."""
+
+    def __init__(self, engine: EngineProcess, authority: Authority) -> None:
+        self.engine = engine
+        self.authority = authority
+        self.context = context_of(authority)
+        self.since_s = time.monotonic()
+        greeting = self._client_hello()
+        steps = [
+            ("tcp", b""),
+            ("tcp", wire.encode(hello(LANE))[:-1]),
+            ("tls", b""),
+            ("tls", greeting[:-1]),
+            ("tls", greeting),
+            ("ws", b"GET /ckp HTTP/1.1\r\nHost: x\r\n"),
+            ("wss", greeting),
+        ]
+        self.sockets = [self._open(*steps[n % len(steps)]) for n in range(200)]
+
+    def _client_hello(self) -> bytes:
+        there, here = ssl.MemoryBIO(), ssl.MemoryBIO()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.context.wrap_bio(there, here, server_hostname="127.0.0.1").do_handshake()
+        return here.read()
+
+    def _open(self, carrier: str, data: bytes) -> socket.socket:
+        made = socket.create_connection(("127.0.0.1", port_of(self.engine, carrier)), timeout=30)
+        made.sendall(data)
+        return made
+
+    def is_closed(self, made: socket.socket) -> bool:
+        """What the engine said first (an alert, an ERROR) is read over."""
+        made.setblocking(False)
+        with contextlib.suppress(ConnectionError):
+            try:
+                while made.recv(65536):
+                    pass
+            except BlockingIOError:
+                return False
+        return True
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Silent]:
+    with started(tmp_path_factory.mktemp("silent"), sessions_max=120) as (engine, authority):
+        made = Silent(engine, authority)
+        yield made
+        for sock in made.sockets:
+            sock.close()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_silent_connections_stop_no_gateway(silent: Silent, carrier: str) -> None:
+    """More of them than there are places, and the oldest give way."""
+    with link_to(silent.engine, carrier, silent.context) as link:
+        assert isinstance(link.hello(LANE), wire.Welcome)
+        for seq in range(1, 4):
+            link.send(scans(seq, person_scan(fresh_person())))
+            link.settled(0, seq)
+    assert silent.engine.metric("chot_sessions_refused", code="sessions_max") >= 80
+
+
+def test_silent_connections_are_cut(silent: Silent) -> None:
+    until(lambda: all(map(silent.is_closed, silent.sockets)), timeout_s=60, pause_s=0.2)
+    assert time.monotonic() - silent.since_s >= HELLO_S - 1, "not before their time"
+    refused = {
+        code: silent.engine.metric("chot_sessions_refused", code=code)
+        for code in ("sessions_max", "wire.malformed", "wire.tls")
+    }
+    assert sum(refused.values()) == 200, refused
+
+
+def test_a_crowd_at_the_door_leaves_descriptors_to_the_store(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+    with job(folder, settings={"retention_days": 30}, preexec=few, with_api=False) as made:
+        silent = [socket.create_connection(("127.0.0.1", made.engine.port)) for _ in range(150)]
+        with RawLink(made.engine.port) as link:
+            assert isinstance(link.hello(LANE), wire.Welcome)
+            link.send(scans(1, person_scan(fresh_person())))
+            link.settled(0, 1)
+        assert "fewer connections than sessions_max count=36" in made.engine.log_text()
+        for sock in silent:
+            sock.close()
+        assert made.engine.stop() == 0
