@@ -58,7 +58,8 @@ class WatchRemoveBody(CaseBody, frozen=True, kw_only=True, forbid_unknown_fields
 class AlertAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """flags: listed, fever, copied. entries: of the watch list, in force then and still on it.
 
-    person: "" for a temperature whose scan is not known. temperature: degrees Celsius.
+    person: "" for a temperature whose scan is not known. temperature: degrees Celsius; reading: the
+    terminal's own value and unit, its device and calibration, where the row is one of a terminal.
     """
 
     person: str
@@ -71,6 +72,7 @@ class AlertAnswer(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     flags: tuple[str, ...]
     temperature: float | None
+    reading: str
     entries: tuple[int, ...]
 
 
@@ -149,6 +151,7 @@ def alarmed_to_answer(
                 kind=Kind(int(row["kind"])).name.lower(),
                 flags=tuple(name for flag, name in _FLAGS.items() if row["flags"] & flag),
                 temperature=None if degrees_cc == NO_TEMPERATURE else degrees_cc / 100,
+                reading=_reading(known),
                 entries=tuple(entries.get(i, ())),
             )
         )
@@ -164,6 +167,14 @@ def alarmed_to_answer(
         area=found.area,
         audit=found.audit,
     )
+
+
+def _reading(known: Details | None) -> str:
+    """`37.9 C, device T-1, calibration 2021-06`, or nothing."""
+    if known is None or not known.reading:
+        return ""
+    words = [f"{known.reading} {known.reading_unit}".strip(), f"device {known.device}"]
+    return ", ".join([*words, *([f"calibration {known.calibration}"] * bool(known.calibration))])
 
 
 def entries_to_answer(found: WatchEntries) -> WatchListAnswer:

@@ -11,12 +11,14 @@ from typing import Any, Final, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from engine.rows import Flag
+from engine.clock import MINUTE_MS
+from engine.rows import NOBODY, Flag
 from engine.visits import REF_ROW_BITS
 
 Array: TypeAlias = npt.NDArray[Any]
 
 ALARMING: Final = Flag.FEVER | Flag.COPIED | Flag.LISTED
+_NEAR_MS: Final = MINUTE_MS
 KEPT_MAX: Final = 1 << 18  # the newest of the log; some 12 MB
 ALERT: Final = np.dtype(
     [
@@ -73,7 +75,7 @@ class Alerts:
         mask = (whole["time_ms"] >= from_ms) & (whole["time_ms"] < to_ms)
         if places is not None:
             mask &= np.isin(whole["place"], list(places))
-        found = whole[mask]
+        found = _without_echoes(whole[mask])
         return found[np.lexsort((found["ref"], found["time_ms"]))[::-1]]
 
     def expire(self, before_ms: int) -> int:
@@ -83,3 +85,21 @@ class Alerts:
         self._parts = deque(part for part in parts if len(part))
         self._count = sum(map(len, self._parts))
         return before - self._count
+
+
+def _without_echoes(found: Array) -> Array:
+    """Without the fevers of nobody that a scan took over: its lane, its temperature, its minute."""
+    nameless = found["person"] == np.void(NOBODY)
+    if not nameless.any():
+        return found
+    keys = ("place", "lane", "temperature_cc")
+    known: dict[tuple[int, ...], list[int]] = {}
+    for row in found[~nameless & (found["flags"] & Flag.FEVER > 0)]:
+        known.setdefault(tuple(int(row[k]) for k in keys), []).append(int(row["time_ms"]))
+    echoes = [
+        i
+        for i in np.flatnonzero(nameless).tolist()
+        for at_ms in known.get(tuple(int(found[i][k]) for k in keys), ())
+        if abs(at_ms - int(found[i]["time_ms"])) <= _NEAR_MS
+    ]
+    return np.delete(found, echoes)

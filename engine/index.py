@@ -396,6 +396,9 @@ class CoLocationIndex:
             if name not in ("ref", "person"):
                 scans[name] = rows[name]
         scans["ref"] = np.arange(len(rows), dtype=np.uint64) + np.uint64(lsn << REF_ROW_BITS)
+        # A temperature says nothing of presence that its scan does not say.
+        is_scan = rows["kind"] != Kind.READING
+        rows, scans = rows[is_scan], scans[is_scan]
         keys = rows["person"].tolist()
         with self._writing:
             if lsn <= self._applied:

@@ -330,12 +330,16 @@ class Link:
     def _on_event(self, message: wire.Event) -> None:
         if not self._take(DURABLE, message.seq, 0):
             return
-        fault: InputError = WireMalformed("this engine takes no events yet")
+        pipeline = self.server.pipeline
         try:
             message = self._opened(message)
         except (SealBroken, WireMalformed) as error:
             fault = error
-        self._consume(message.seq, lambda o: self.server.pipeline.take_fault(o, fault))
+            self._consume(message.seq, lambda o: pipeline.take_fault(o, fault))
+            return
+        report, lane = message.report, message.channel
+        assert report is not None
+        self._consume(message.seq, lambda o: pipeline.take_report(o, lane, report))
 
     def _on_scans(self, message: wire.Scans) -> None:
         if not self._take(DURABLE, message.seq, message.size):

@@ -7,7 +7,7 @@ docs/verdicts.md has the table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,13 +16,16 @@ import numpy as np
 from engine import people
 from engine.dedup import HERE, LANES, ROAD, SeenWindow
 from engine.people import Details
+from engine.readings import Reading, Readings, Sighted, note_report
 from engine.rows import NO_TEMPERATURE, Flag, Kind, Source
 from engine.telemetry import Metrics
 from engine.watch import WatchList
 from engine.wire import Verdict
 
 # Reasons of an alert as the lane sees them, the most urgent first.
-ALERTS: Final = ("call_desk", "two_posts", "two_lanes")
+ALERTS: Final = ("call_desk", "fever", "two_posts", "two_lanes")
+
+Message = tuple[int, int, int]  # gateway, epoch, seq of class 0
 
 
 @dataclass(slots=True)
@@ -40,35 +43,61 @@ class Candidate:
     details: Details
     flags: int = 0
     temperature_cc: int = NO_TEMPERATURE
+    reading: Reading | None = None  # of a Kind.READING
+    scan: tuple[int, int] | None = None  # (seq, n) of the record that it names
 
 
 class Judge:
     """One instance an engine, used from the event loop only. It never waits."""
 
-    def __init__(self, seen: SeenWindow, watch: WatchList, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        seen: SeenWindow,
+        watch: WatchList,
+        rule: Callable[[str, int], int],
+        metrics: Metrics,
+    ) -> None:
+        """rule: value of a rule at an instant (Registry.rule)."""
         self._seen = seen
         self._watch = watch
+        self._rule = rule
         self._metrics = metrics
+        self._readings = Readings()
 
-    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
-        """Verdicts of those who stand at a post; sets flags of all. A check-in has no light."""
+    def judge(self, candidates: Sequence[Candidate], message: Message | None) -> list[Verdict]:
+        """Verdicts of those who stand at a post; sets flags of all. A check-in has no light.
+
+        message: what they came in, None for a camera frame.
+        """
+        verdicts = []
+        at_post = []
         for candidate in candidates:
+            if candidate.kind == Kind.READING:
+                verdicts += self._measured(candidate, message)
+                continue
             if self._watch.find(candidate.person, candidate.time_ms):
                 candidate.flags |= Flag.LISTED
                 self._metrics.count("chot_alerts", "call_desk")
-        at_post = [c for c in candidates if c.kind != Kind.CHECKIN]
+            if candidate.kind != Kind.CHECKIN:
+                at_post.append(candidate)
         if not at_post:
-            return []
+            return verdicts
         persons = b"".join([c.person for c in at_post])
         places = np.array([c.place for c in at_post], "<u4").tobytes()
         lanes = np.array([c.lane for c in at_post], "<u2").tobytes()
         times = np.array([c.time_ms for c in at_post], "<i8").tobytes()
         sightings = self._seen.see(persons, places, lanes, times)
-        return [self._verdict(*pair) for pair in zip(at_post, sightings, strict=True)]
+        for candidate, sighting in zip(at_post, sightings, strict=True):
+            name = people.mask_name(candidate.details.name)
+            self._tie(candidate, name, message)
+            verdicts.append(self._verdict(candidate, sighting, name))
+        return verdicts
 
-    def _verdict(self, candidate: Candidate, sighting: int) -> Verdict:
+    def _verdict(self, candidate: Candidate, sighting: int, name: str) -> Verdict:
         # A lane never learns why somebody is on the list: it may be their health.
         alerts = {"call_desk"} if candidate.flags & Flag.LISTED else set()
+        if candidate.flags & Flag.FEVER:
+            alerts.add("fever")
         if sighting & (ROAD | LANES):
             candidate.flags |= Flag.COPIED
             copied = "two_posts" if sighting & ROAD else "two_lanes"
@@ -79,5 +108,42 @@ class Judge:
             lane=candidate.lane,
             n=candidate.n,
             reason=next((reason for reason in ALERTS if reason in alerts), None),
-            name=people.mask_name(candidate.details.name),
+            name=name,
         )
+
+    # ---- temperatures -----------------------------------------------------------------------
+
+    def _tie(self, scan: Candidate, name: str, message: Message | None) -> None:
+        """The temperature that waits for this scan goes on its row; one that comes later is a row
+        of its own."""
+        window_ms = self._rule("thermal_window_s", scan.time_ms) * 1000
+        found = self._readings.take(scan.place, scan.lane, scan.person, scan.time_ms, window_ms)
+        ref = (*message, scan.n) if message else None
+        sighted = Sighted(ref, scan.time_ms, scan.person, name)
+        if found is None:
+            self._readings.note(scan.place, scan.lane, sighted)
+            return
+        scan.temperature_cc = found.temperature_cc
+        scan.details = note_report(scan.details, found.report)
+        scan.flags |= self._fever(found)
+
+    def _measured(self, candidate: Candidate, message: Message | None) -> list[Verdict]:
+        """Whose a temperature is, if the scan came before it. The lane hears of a fever only."""
+        reading = candidate.reading
+        assert reading is not None and message is not None
+        ref = (message[0], message[1], *candidate.scan) if candidate.scan else None
+        window_ms = self._rule("thermal_window_s", candidate.time_ms) * 1000
+        scan = self._readings.owner(candidate.place, candidate.lane, reading, window_ms, ref)
+        if scan is not None:
+            candidate.person = scan.person
+        candidate.flags |= self._fever(reading)
+        if not candidate.flags & Flag.FEVER:
+            return []
+        name = scan.name if scan is not None else None
+        return [Verdict(verdict="alert", lane=candidate.lane, reason="fever", name=name)]
+
+    def _fever(self, reading: Reading) -> int:
+        is_fever = reading.temperature_cc >= self._rule("fever_threshold_cc", reading.time_ms)
+        if is_fever:
+            self._metrics.count("chot_alerts", "fever")
+        return Flag.FEVER if is_fever else 0

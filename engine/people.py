@@ -99,7 +99,8 @@ class Details(_Private, frozen=True, array_like=True):
 
     doc_no: as on the card, with stars where it was masked. birth: a date, or a year alone. phone:
     E.164; of a family, never an identity (DE-2). proxy_qid: who declared for this person. officer,
-    why: of a manual entry. warnings: why somebody should look at it.
+    why: of a manual entry. warnings: why somebody should look at it. reading, reading_unit,
+    calibration, device: of a temperature, as the terminal gave them (SY-4).
 
     Bytes are a MessagePack array in this order: append only, with a default.
     """
@@ -122,6 +123,10 @@ class Details(_Private, frozen=True, array_like=True):
     officer: str = ""
     why: str = ""
     warnings: tuple[str, ...] = ()
+    reading: str = ""
+    reading_unit: str = ""
+    calibration: str = ""
+    device: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode

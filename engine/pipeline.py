@@ -30,15 +30,16 @@ from engine.errors import (
 )
 from engine.group import TALLY
 from engine.journal import Part, RecordBatch, Run
-from engine.judge import Candidate, Judge
+from engine.judge import Candidate, Judge, Message
 from engine.keys import KeyRing
-from engine.people import Identity
+from engine.people import Details, Identity
+from engine.readings import note_report, report_to_reading
 from engine.records import LOCAL_VERDICT, decode_credential, decode_extras, decode_manual
 from engine.registry import Registry, Venue
-from engine.rows import REASONS, Direction, Flag, Kind, Source
+from engine.rows import NOBODY, REASONS, Direction, Flag, Kind, Source
 from engine.settings import Settings
 from engine.telemetry import Metrics
-from engine.wire import FORM_BIN, FORM_ID, Verdict
+from engine.wire import FORM_BIN, FORM_ID, Report, Verdict
 from native.rows import RowBuffer
 
 _SIZE = struct.Struct("<I")
@@ -189,6 +190,17 @@ class Pipeline:
 
         return _last(self._steps(origin, heads, read, []))
 
+    def take_report(self, origin: Origin, lane: int, report: Report) -> Outcome:
+        """An EVENT. A thermal one becomes a row; health and notes are counted."""
+        self._metrics.count("chot_events", report.kind)
+        report = msgspec.structs.replace(report, ts_ms=report.ts_ms - origin.correction_ms)
+        heads = [(0, lane, report.ts_ms)] if report.kind == "thermal" else []
+
+        def read(i: int) -> Candidate:
+            return self._read_report(origin, lane, report)
+
+        return _last(self._steps(origin, heads, read, []))
+
     def take_fault(self, origin: Origin, error: InputError) -> Outcome:
         """A message that is consumed although nothing of it can be read."""
         return _last(self._steps(origin, [], _never, [Fault(0, error)]))
@@ -242,6 +254,16 @@ class Pipeline:
                 seat=extras.seat or "",
             )
         return made
+
+    def _read_report(self, origin: Origin, lane: int, report: Report) -> Candidate:
+        """A temperature, nobody's yet: the judge finds whose it is."""
+        _check_lane(origin, lane)
+        reading = report_to_reading(report)
+        return Candidate(
+            0, Kind.READING, lane, report.ts_ms, _post(origin), Direction.NONE, Source.OTHER,
+            NOBODY, note_report(Details(), report), temperature_cc=reading.temperature_cc,
+            reading=reading, scan=report.scan,
+        )  # fmt: skip
 
     def _read_manual(self, origin: Origin, entry: Entry, body: bytes) -> Candidate:
         _check_lane(origin, entry.lane)
@@ -362,7 +384,7 @@ class Pipeline:
                 at_ms = now_ms if is_clock else time_ms
                 tallies[origin.post, lane, _reason(error), at_ms] += 1
                 outcome.faults.append(Fault(n, error))
-        outcome.verdicts += self._judge.judge(taken)
+        outcome.verdicts += self._judge.judge(taken, _message(origin))
         if taken or tallies or not origin.cls:
             outcome.batch = self._batch(origin, taken, tallies)
         for verdict in outcome.verdicts:
@@ -407,6 +429,11 @@ def _post(origin: Origin) -> int:
     if not origin.post:
         raise _Refused("unknown_place")
     return origin.post
+
+
+def _message(origin: Origin) -> Message | None:
+    """What readings name a scan by; frames have no such name."""
+    return None if origin.cls else (origin.gateway, origin.epoch, origin.seq)
 
 
 def _check_lane(origin: Origin, lane: int) -> None:

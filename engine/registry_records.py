@@ -86,6 +86,7 @@ RULES: Final[Mapping[str, int]] = {
     "passage_window_s": 600,
     "queue_window_s": 300,
     "seen_window_s": 600,
+    "thermal_window_s": 10,
     "travel_s": 0,
     "two_lanes_s": 2,
     "visit_gap_s": 900,

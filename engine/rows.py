@@ -31,6 +31,7 @@ ROW_SIZE = 48
 assert ROW.itemsize == ROW_SIZE
 
 NO_TEMPERATURE = -32768
+NOBODY = bytes(16)  # person of a reading whose scan is not known
 
 
 class Direction(enum.IntEnum):
@@ -45,6 +46,7 @@ class Kind(enum.IntEnum):
     SCAN = 1
     CHECKIN = 2
     MANUAL = 3
+    READING = 4  # a temperature; never in a SCANS frame, comes from an EVENT
 
 
 class Source(enum.IntEnum):

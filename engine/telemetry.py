@@ -44,6 +44,7 @@ CATALOGUE: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "chot_frames_waiting": ("gauge", "frames queued for the decoder", ()),
     "chot_verdicts": ("counter", "verdicts given", ("verdict",)),
     "chot_alerts": ("counter", "why somebody was alarmed about", ("reason",)),
+    "chot_events": ("counter", "EVENT messages taken", ("kind",)),
     "chot_refused": ("counter", "codes and records refused", ("reason",)),
     "chot_lost_scans": ("counter", "sequence numbers gateways reported as lost", ()),
     "chot_journal_commits": ("counter", "transactions committed", ()),

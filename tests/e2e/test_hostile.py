@@ -395,8 +395,8 @@ def test_sealed_bodies_that_do_not_open(stand: Stand) -> None:
             assert refused(link, message, 0) == [(7, 0, "keys.seal_broken")]
 
 
-def test_an_event_is_refused_and_consumed(stand: Stand) -> None:
-    report = wire.Report(kind="note", ts_ms=now_ms(), device="x", text="Nguyễn Văn Bình")
+def test_an_event_that_is_none_is_refused_and_consumed(stand: Stand) -> None:
+    report = wire.Report(kind="thermal", ts_ms=now_ms(), device="x", text="Nguyễn Văn Bình")
     sealed = wire.Event(seq=2, flags=wire.FLAG_SEALED, body=b"not sealed at all")
     with stand.session() as link:
         assert refused(link, wire.Event(seq=1, report=report), 0) == [(7, 0, "wire.malformed")]

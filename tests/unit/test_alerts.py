@@ -10,7 +10,7 @@ import pytest
 
 from engine import alerts as module
 from engine.alerts import Alerts
-from engine.rows import ROW, Flag, Kind
+from engine.rows import NOBODY, ROW, Flag, Kind
 
 
 @dataclass
@@ -45,6 +45,23 @@ def test_only_what_alarms_newest_first() -> None:
     assert (row["ref"], row["lane"], row["temperature_cc"]) == (1 << 20 | 2, 2, 3810)
     assert row["person"].tobytes() == b"\1" * 16
     assert len(alerts.find(40, 50)) == len(Alerts().find(0, 100)) == 0
+
+
+def test_a_fever_that_a_scan_took_over_is_listed_once() -> None:
+    fever = Flag.FEVER
+    first = group(
+        1, (0, 1, fever), (1000, 1, fever), (2000, 2, fever), (3000, 1, fever), (0, 3, fever)
+    )
+    nobody = np.void(NOBODY)
+    for i in (0, 2, 3, 4):
+        first.rows[i]["person"] = nobody
+    first.rows[3]["temperature_cc"] = 3900
+    first.rows[4]["time_ms"] = -60_000
+    alerts = Alerts()
+    alerts.apply(first)
+    found = alerts.find(-100_000, 100_000)
+    left = [(int(r["place"]), int(r["time_ms"]), r["person"] == nobody) for r in found]
+    assert left == [(1, 3000, True), (2, 2000, True), (1, 1000, False), (3, -60_000, True)]
 
 
 def test_a_forgotten_day_takes_its_alerts_along() -> None:

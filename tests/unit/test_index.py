@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms, ms_to_day
 from engine.contacts import CONTACT, PAIR, PairFlag, Tier
 from engine.index import CoLocationIndex, ref_to_position
-from engine.rows import ROW
+from engine.rows import ROW, Kind
 from engine.visits import PlaceRule, PlaceRules, VisitFlag, VisitRules
 from tests.reference.tracing import (
     Contact,
@@ -383,3 +383,16 @@ def test_nobody_met_nobody():
         assert (len(met.contacts), met.contacts.dtype) == (0, CONTACT)
         assert (len(met.pairs), met.pairs.dtype, met.total, met.below) == (0, PAIR, 0, 0)
         index.apply(Group(1, scans_to_rows([Scan(KEYS[0], 1, 3, 0, 1, 2)])))
+
+
+def test_readings_are_no_presence_and_leave_refs_alone():
+    index = CoLocationIndex(PlaceRules({}))
+    rows = np.zeros(4, ROW)
+    rows["person"] = [np.void(bytes(16)), np.void(KEYS[0]), np.void(KEYS[0]), np.void(KEYS[1])]
+    rows["kind"] = [Kind.READING, Kind.SCAN, Kind.READING, Kind.SCAN]
+    rows["place"], rows["time_ms"] = 5, [0, 1000, 2000, 3000]
+    index.apply(Group(7, rows))
+    found = index.venue(5, 0, 10_000)
+    assert [int(visit["scans"]) for visit in found.visits] == [1, 1]
+    assert [int(visit["ref"]) for visit in found.visits] == [7 << 20 | 1, 7 << 20 | 3]
+    assert index.person_count == 2

@@ -6,6 +6,7 @@ clock is set by hand.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import wire
 from engine.clock import DAY_MS, MINUTE_MS, ManualClock, day_to_ms, iso_to_ms, ms_to_day
 from engine.dedup import SeenWindow
 from engine.errors import ImageInvalid, InputError, SealBroken, WireClock, WireMalformed
@@ -37,9 +39,9 @@ from engine.records import (
     encode_scan,
     encode_scans,
 )
-from engine.registry import Registry, Venue
+from engine.registry import Registry, Rule, Venue
 from engine.registry_csv import TABLE_ORDER, read_csv
-from engine.rows import NO_TEMPERATURE, REASONS, ROW, Direction, Flag, Kind, Source
+from engine.rows import NO_TEMPERATURE, NOBODY, REASONS, ROW, Direction, Flag, Kind, Source
 from engine.settings import Settings
 from engine.telemetry import Metrics
 from engine.watch import WatchEntry, WatchKind, WatchList
@@ -76,7 +78,9 @@ class Bench:
                 self.registry.take(change)
         self.metrics = Metrics()
         self.watch = WatchList(self.ring)  # type: ignore[arg-type]
-        judge = Judge(SeenWindow(self.registry.spans()), self.watch, self.metrics)
+        judge = Judge(
+            SeenWindow(self.registry.spans()), self.watch, self.registry.rule, self.metrics
+        )
         self.pipeline = Pipeline(
             Settings(**settings), self.clock, self.registry, self.ring,  # type: ignore[arg-type]
             judge, self.metrics,
@@ -252,6 +256,126 @@ def test_a_check_in_of_somebody_on_the_list_is_flagged_and_not_told(bench: Bench
     outcome = bench.take(encode_checkin(NOON_MS, Direction.IN, CARD, MARKET), origin=BACK_END)
     assert outcome.verdicts == []
     assert list(rows(outcome)["flags"]) == [Flag.LISTED]
+
+
+def report(at_ms: int = NOON_MS, value: float | None = 38.2, **changes: Any) -> wire.Report:
+    fields: dict[str, Any] = {
+        "kind": "thermal", "ts_ms": at_ms, "device": "T-1", "value": value, "unit": "C",
+        "calibration": "2021-06-01",
+    }  # fmt: skip
+    return wire.Report(**fields | changes)
+
+
+def measure(bench: Bench, *, seq: int = 2, lane: int = 1, **changes: Any) -> Outcome:
+    origin = dataclasses.replace(LANE_GATEWAY, seq=seq, first=seq)
+    return bench.check(bench.pipeline.take_report(origin, lane, report(**changes)))
+
+
+def test_a_temperature_after_its_scan_is_a_row_of_its_own(bench: Bench) -> None:
+    """Rows are immutable, so one that was written gets its temperature beside it."""
+    bench.take(encode_scan(NOON_MS - 900_000, 1, APP), encode_scan(NOON_MS, 1, CARD))
+    for named in ((1, 1), None):
+        outcome = measure(bench, at_ms=NOON_MS + 3000, scan=named)
+        assert [(v.verdict, v.reason, v.name) for v in outcome.verdicts] == [
+            ("alert", "fever", "Nguyễn Th***")
+        ]
+        (row,) = rows(outcome)
+        assert row["person"].tobytes() == bench.ring.person_key("cccd", "VNM", "045190999001")
+        assert (row["kind"], row["temperature_cc"], row["flags"]) == (Kind.READING, 3820, 1)
+        assert (row["place"], row["lane"], row["time_ms"]) == (POST, 1, NOON_MS + 3000)
+        (known,) = details(outcome)
+        assert (known.reading, known.reading_unit) == ("38.2", "C")
+        assert (known.calibration, known.device, known.name) == ("2021-06-01", "T-1", "")
+    # A scan that is named is found however far apart the two are.
+    far = measure(bench, at_ms=NOON_MS, scan=(1, 0), device="T-2")
+    assert far.verdicts[0].name == "PHAM QU***"
+
+
+def test_a_temperature_before_its_scan_goes_on_the_row_too(bench: Bench) -> None:
+    first = measure(bench, at_ms=NOON_MS - 4000)
+    assert [(v.verdict, v.reason, v.name) for v in first.verdicts] == [("alert", "fever", None)]
+    assert rows(first)["person"].tobytes() == NOBODY
+    for _ in range(2):  # sent again after a refusal of the store: the same again
+        outcome = bench.take(encode_scan(NOON_MS, 1, CARD))
+        assert lights(outcome) == [("alert", "fever")]
+        (row,) = rows(outcome)
+        assert (row["temperature_cc"], row["flags"], row["kind"]) == (3820, 1, Kind.SCAN)
+        (known,) = details(outcome)
+        assert (known.name, known.reading) == ("Nguyễn Thị Hồng Ánh", "38.2")
+    other = bench.take(encode_scan(NOON_MS, 1, APP))
+    assert rows(other)["temperature_cc"][0] == NO_TEMPERATURE, "one reading, one scan"
+
+
+def test_nobody_gets_the_temperature_of_another(bench: Bench) -> None:
+    bench.take(encode_scan(NOON_MS, 1, CARD), encode_scan(NOON_MS + 4000, 1, APP))
+    anh = bench.ring.person_key("cccd", "VNM", "045190999001")
+    lone = [
+        measure(bench, lane=2, at_ms=NOON_MS), measure(bench, at_ms=NOON_MS - 10_001),
+        measure(bench, at_ms=NOON_MS, scan=(9, 0)),
+    ]  # fmt: skip
+    assert [rows(found)["person"].tobytes() for found in lone] == [NOBODY] * 3
+    near = [measure(bench, at_ms=NOON_MS + 1000), measure(bench, at_ms=NOON_MS + 1500)]
+    found = [rows(outcome)["person"].tobytes() for outcome in near]
+    assert found[0] == anh and found[1] not in (anh, NOBODY), "each reading its own scan"
+    assert rows(measure(bench, at_ms=NOON_MS + 1000))["person"].tobytes() == anh, "sent again"
+    assert rows(measure(bench, at_ms=NOON_MS + 1100))["person"].tobytes() == NOBODY
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "temperature_cc", "is_fever"),
+    [(37.49, "C", 3749, False), (37.5, "°C", 3750, True), (99.5, "F", 3750, True),
+     (99.4, "°f", 3744, False), (36.6, None, 3660, False), (20.0, "celsius", 2000, False),
+     (50.0, "C", 5000, True), (122.0, "Fahrenheit", 5000, True)],
+)  # fmt: skip
+def test_fever_begins_at_a_dated_threshold(
+    bench: Bench, value: float, unit: str | None, temperature_cc: int, is_fever: bool
+) -> None:
+    outcome = measure(bench, value=value, unit=unit)
+    (row,) = rows(outcome)
+    assert (row["temperature_cc"], bool(row["flags"] & Flag.FEVER)) == (temperature_cc, is_fever)
+    assert bool(outcome.verdicts) == is_fever
+    rule = Rule(name="fever_threshold_cc", value=3600, valid_from_ms=NOON_MS + 1)
+    bench.registry.take(rule)
+    assert rows(measure(bench, value=value, unit=unit))["flags"][0] == is_fever
+    later = rows(measure(bench, value=value, unit=unit, at_ms=NOON_MS + 1))["flags"][0]
+    assert bool(later) == (temperature_cc >= 3600)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"value": None}, {"value": float("nan")}, {"value": float("inf")}, {"value": 1e300},
+     {"value": 19.99}, {"value": 50.01}, {"value": 310.0, "unit": "K"}, {"value": 37.0, "unit": ""},
+     {"lane": 3}, {"at_ms": NOON_MS + 10**9}],
+)  # fmt: skip
+def test_what_is_no_temperature_is_answered_and_counted(
+    bench: Bench, changes: dict[str, Any]
+) -> None:
+    outcome = measure(bench, **changes)
+    if changes.get("unit") == "":
+        assert len(rows(outcome)) == 1  # no unit is Celsius
+        return
+    assert len(outcome.faults) == 1 and len(rows(outcome)) == 0
+    assert sum(tallies(outcome).values()) == 1
+
+
+def test_health_and_notes_are_consumed_and_counted(bench: Bench) -> None:
+    for kind in ("health", "note", "note"):
+        outcome = measure(bench, kind=kind, text="ắc quy yếu")
+        assert outcome.batch is not None and not outcome.batch.parts and not outcome.faults
+    counted = {
+        labels: value
+        for (name, labels), value in bench.metrics.samples().items()
+        if name == "chot_events"
+    }
+    assert counted == {("health",): 1, ("note",): 2}
+
+
+def test_the_clock_of_a_gateway_is_taken_off_its_readings(bench: Bench) -> None:
+    bench.take(encode_scan(NOON_MS, 1, CARD))
+    origin = dataclasses.replace(LANE_GATEWAY, seq=2, first=2, correction_ms=5000)
+    outcome = bench.pipeline.take_report(origin, 1, report(NOON_MS + 6000))
+    assert rows(outcome)["time_ms"][0] == NOON_MS + 1000
+    assert outcome.verdicts[0].name == "Nguyễn Th***"
 
 
 def test_a_scan_sent_again_alarms_nobody(bench: Bench) -> None:

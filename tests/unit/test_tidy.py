@@ -20,7 +20,8 @@ RANKS = [
         *["visits", "contacts", "story", "offsets"],
     ],
     [
-        *["images", "decode", "decode_pool", "held", "dedup", "keys", "watch", "judge"],
+        *["images", "decode", "decode_pool", "held", "dedup", "keys", "watch", "readings"],
+        *["judge"],
         *["group", "journal", "tallies", "alerts", "index", "access"],
     ],
     [
