@@ -312,6 +312,9 @@ class Spool:
         data = self._path / "data.mdb"
         found = take_imprint(data) if data.exists() else None
         self._open()
+        if found is None:
+            # A file that is on the disk can lose its name, and with it all that has a number.
+            _sync_names(self._path)
         if found is not None:
             self.break_reason = self._state.imprint.difference(found)
         if self._epochs and self.break_reason is None:
@@ -504,6 +507,19 @@ class Spool:
                 if not there or KEY.unpack(records.key())[0] != epoch.order:
                     change.txn.delete(_U32.pack(epoch.order), db=self._table)
                     del change.epochs[epoch.order], change.states[epoch.order]
+
+
+def _sync_names(path: Path) -> None:
+    """The folder's entries and its own name last. Raises StorageUnavailable."""
+    try:
+        for folder in (path, path.parent):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+    except OSError as error:
+        raise StorageUnavailable(f"the spool cannot be synced: {error.strerror}") from None
 
 
 def _new_epoch() -> int:

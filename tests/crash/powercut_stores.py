@@ -1,0 +1,263 @@
+"""The stores under power cuts: what a program does with each, and what must then hold of any cut.
+
+    python powercut_stores.py journal|control|spool FOLDER COUNT MODE
+
+works while tests/crash/powercut.c records it. MODE: `safe`, or `nosync`, `nometasync` and `nofsync`
+for stores and keys that are written so that a cut must do harm. It says a line when a promise was
+made: `A gateway last` a run is durable, `E day` a day is forgotten, `C lsn` a control record is
+durable, `S seq` a message is in the spool, `K seq` the spool knows that the engine has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+
+from engine.clock import ManualClock, day_to_ms
+from engine.control_lmdb import ControlLog
+from engine.errors import EngineError
+from engine.journal import RecordBatch
+from engine.journal_lmdb import LmdbJournal
+from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, open_sealed, private_to_public
+from engine.spool_epoch import Draft
+from engine.spool_lmdb import Spool
+from engine.verify import verify_store
+from engine.wire import FrameType, seal_aad
+from tests.reference.batches import DAY, count_identities, make_batch
+
+MODES = {"safe": {}, "nosync": {"sync": False}, "nometasync": {"metasync": False}}
+GATEWAYS = 3
+SEQS = 2  # sequence numbers of one run
+DAYS = 3
+FORGOTTEN = DAY - DAYS + 1  # the oldest day is forgotten while scans come
+EPOCH = 7
+
+
+def say(*words: object) -> None:
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def said(lines: list[str], kind: str) -> list[list[int]]:
+    """Numbers of the lines of one kind."""
+    found = [line.split() for line in lines]
+    return [list(map(int, words[1:])) for words in found if words[0] == kind]
+
+
+def body_of(number: int) -> bytes:
+    """Bytes that say which number they belong to, some of several pages."""
+    return random.Random(number).randbytes(40 + 1500 * (number % 7)) + number.to_bytes(8, "big")
+
+
+# ---- the scan log, with its keys ----------------------------------------------------------------
+
+
+def day_of(seq: int) -> int:
+    return DAY - seq // SEQS % DAYS
+
+
+def batch_of(gateway: int, seq: int) -> RecordBatch:
+    """The run that begins with seq: the same for ever, as a spool's messages are."""
+    details = body_of(seq)[: seq % 50 * 20]
+    return make_batch(gateway, seq, seq + SEQS - 1, day=day_of(seq), details=details)
+
+
+def work_journal(folder: Path, count: int) -> None:
+    async def main() -> None:
+        ring = FileKeyRing(folder / "keys", create=True)
+        journal = LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)
+
+        async def send(gateway: int, first: int, last: int) -> None:
+            for seq in range(first, last, SEQS):
+                await journal.append(batch_of(gateway, seq))
+                say("A", gateway, seq + SEQS - 1)
+
+        end = 1 + count * SEQS
+        await asyncio.gather(*(send(gateway, 1, end) for gateway in range(1, GATEWAYS + 1)))
+        await journal.expire(day_to_ms(FORGOTTEN + 1))
+        say("E", FORGOTTEN)
+        await asyncio.gather(*(send(gateway, end, end + 8) for gateway in (1, 2)))
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def check_journal(folder: Path, lines: list[str]) -> str:
+    acked = dict.fromkeys(range(1, GATEWAYS + 1), 0)
+    acked.update((gateway, last) for gateway, last in said(lines, "A"))
+    is_new = not (folder / "journal" / "data.mdb").exists()
+    try:
+        ring = FileKeyRing(folder / "keys", create=is_new)
+        if not is_new:
+            desk = DeskKeys(folder / "keys" / DESK_DIR)
+            if problems := verify_store(folder, ring, desk).problems:
+                return f"verify: {problems[0]}"
+        return asyncio.run(_check_open_journal(folder, ring, acked, bool(said(lines, "E"))))
+    except EngineError as error:
+        # Before anything was promised a clear word is enough.
+        return f"{error.code}: {error}" if lines else ""
+
+
+async def _check_open_journal(
+    folder: Path, ring: FileKeyRing, acked: dict[int, int], is_forgotten: bool
+) -> str:
+    journal = LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)
+    groups = []
+    if journal.last_lsn():
+        async for group in journal.read(0):
+            groups.append(group)
+            if group.lsn == journal.last_lsn():
+                break
+    destroyed = ring.destroyed_days()
+    key = folder / "keys" / "days" / f"{FORGOTTEN}.log.key"
+    if is_forgotten and (FORGOTTEN not in destroyed or key.exists()):
+        return "a forgotten day has come back"
+    marks = journal.watermarks()
+    expected: Counter[tuple[int, int, int]] = Counter()
+    for gateway, last in acked.items():
+        mark = marks.get((gateway, EPOCH, 0), 0)
+        if mark < last:
+            return f"gateway {gateway}: {last} has a receipt, the log ends at {mark}"
+        if mark % SEQS:
+            return f"gateway {gateway}: half a run, up to {mark}"
+        for seq in range(1, mark + 1):
+            if day_of(seq - (seq - 1) % SEQS) not in destroyed:
+                expected.update((gateway, seq, n) for n in range(2))
+    found = count_identities(groups)
+    if found != expected:
+        return f"{(expected - found).total()} rows missing, {(found - expected).total()} too many"
+    for gateway in acked:  # the gateway sends from its last receipt on
+        mark = marks.get((gateway, EPOCH, 0), 0)
+        if mark and not (await journal.append(batch_of(gateway, mark - SEQS + 1))).is_duplicate:
+            return "what is there was taken again"
+        if (await journal.append(batch_of(gateway, mark + 1))).is_duplicate:
+            return "what is not there was dropped"
+    await journal.close()
+    return ""
+
+
+# ---- the control log ----------------------------------------------------------------------------
+
+
+def work_control(folder: Path, count: int) -> None:
+    log = ControlLog(folder / "control", floor_bytes=0)
+    for number in range(1, count + 1):
+        say("C", log.append_sync("audit", "an", body_of(number), number))
+    log.close()
+
+
+def check_control(folder: Path, lines: list[str]) -> str:
+    try:
+        log = ControlLog(folder / "control", floor_bytes=0)  # checks the whole chain
+    except EngineError as error:
+        return f"{error.code}: {error}" if lines else ""
+    last = log.last_lsn()
+    if last < len(lines):
+        return f"record {len(lines)} has a receipt, the log ends at {last}"
+    for number, record in enumerate(log.read(), 1):
+        if (record.lsn, record.body) != (number, body_of(number)):
+            return f"record {number} is another"
+    if log.append_sync("audit", "an", body_of(last + 1), 0) != last + 1:
+        return "the next record has another number"
+    log.close()
+    return ""
+
+
+# ---- the gateway's spool ------------------------------------------------------------------------
+
+GATEWAY = "vl-1a-1"
+PRIVATE = bytes(range(1, 33))
+
+
+def open_spool(folder: Path) -> Spool:
+    public = private_to_public(PRIVATE)
+    return Spool(folder / "spool", gateway=GATEWAY, ingest_public=public, clock=ManualClock())
+
+
+def draft_of(number: int) -> Draft:
+    return Draft(FrameType.SCANS, 0, 1, body_of(number))
+
+
+def work_spool(folder: Path, count: int) -> None:
+    rng = random.Random(1)
+    spool = open_spool(folder)
+    number = 0
+    while number < count:
+        numbers = range(number + 1, number + 1 + rng.randrange(1, 4))
+        epoch = spool.current.number
+        for number, seq in zip(numbers, spool.append([draft_of(n) for n in numbers]), strict=True):
+            say("S", epoch, seq, number)
+        if rng.random() < 0.4:
+            epoch = rng.choice(spool.epochs)
+            acked = rng.randint(epoch.acked, epoch.next_seq - 1)
+            spool.ack(epoch, acked)
+            say("K", epoch.number, acked)
+        if rng.random() < 0.2:
+            spool.turn()
+    spool.close()
+
+
+def check_spool(folder: Path, lines: list[str]) -> str:
+    try:
+        spool = open_spool(folder)
+    except EngineError as error:
+        return f"{error.code}: {error}" if lines else ""
+    epochs = {epoch.number: epoch for epoch in spool.epochs}
+    for number, acked in said(lines, "K"):
+        if number in epochs and epochs[number].acked < acked:
+            return f"the receipt for {acked} is forgotten"
+    stands: Counter[int] = Counter()
+    for epoch in epochs.values():
+        after = epoch.acked
+        while found := epoch.read(after):
+            for record in found:
+                aad = seal_aad(GATEWAY, epoch.number, record.seq)
+                body = open_sealed(PRIVATE, record.body, aad)
+                stands[int.from_bytes(body[-8:], "big")] += 1
+                if body != body_of(int.from_bytes(body[-8:], "big")):
+                    return f"message {record.seq} is another"
+            after = found[-1].seq
+        if after + 1 != epoch.next_seq:
+            return f"messages from {after + 1} to {epoch.next_seq - 1} are missing"
+    if stands and stands.most_common(1)[0][1] > 1:
+        return "a message stands twice"
+    acked = {number: epoch.acked for number, epoch in epochs.items()}
+    for number, seq, content in said(lines, "S"):
+        if number not in acked:
+            if [number, seq] > max((k for k in said(lines, "K") if k[0] == number), default=[0, 0]):
+                return f"the epoch of message {seq} is gone"
+        elif seq > acked[number] and not stands[content]:
+            return f"message {seq} is missing"
+    seqs = spool.append([draft_of(10_000)])
+    if [spool.current.number, seqs[0]] in [line[:2] for line in said(lines, "S")]:
+        return f"number {seqs[0]} is given out twice"
+    spool.close()
+    return ""
+
+
+Work = Callable[[Path, int], None]
+Check = Callable[[Path, list[str]], str]
+STORES: dict[str, tuple[Work, Check]] = {
+    "journal": (work_journal, check_journal),
+    "control": (work_control, check_control),
+    "spool": (work_spool, check_spool),
+}
+
+
+def main() -> None:
+    what, folder, count, mode = sys.argv[1:]
+    if mode == "nofsync":  # of keys and names; LMDB's own syncs stay
+        os.fsync = lambda fd: None
+    real, changes = lmdb.open, MODES.get(mode, {})
+    lmdb.open = lambda *words, **options: real(*words, **{**options, **changes})
+    STORES[what][0](Path(folder), int(count))
+
+
+if __name__ == "__main__":
+    main()
