@@ -130,6 +130,8 @@ def _finish(context: ssl.SSLContext, alpn: str) -> ssl.SSLContext:
 
 
 def _load_chain(context: ssl.SSLContext, cert: str, key: str) -> None:
+    if not cert or not key:
+        raise SettingInvalid("a certificate and its key go together")
     try:
         if Path(key).stat().st_mode & 0o007:
             raise SettingInvalid(f"{key}: everybody may read this key", hint=f"chmod 600 {key}")

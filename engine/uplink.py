@@ -150,7 +150,8 @@ class Uplink:
                 _log.warning("link_ended", code=error.code, problem=str(error))
             except OSError as error:  # TimeoutError is one too
                 self.stats.errors[EngineUnreachable.code] += 1
-                _log.warning("link_failed", code=EngineUnreachable.code, problem=str(error))
+                problem = str(error) or type(error).__name__
+                _log.warning("link_failed", code=EngineUnreachable.code, problem=problem)
             await self._sleep(pause_s + self._backoff_s())
 
     def _backoff_s(self) -> float:
