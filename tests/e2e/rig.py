@@ -418,7 +418,11 @@ class RawLink:
     def send_bytes(self, data: bytes) -> None:
         """What the engine does not take any more is its right."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-            self.socket.sendall(data)
+            self.send_whole(data)
+
+    def send_whole(self, data: bytes) -> None:
+        """Raises OSError when the engine does not take it."""
+        self.socket.sendall(data)
 
     def receive_bytes(self) -> bytes:
         return self.socket.recv(1 << 16)

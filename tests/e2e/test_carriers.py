@@ -5,6 +5,9 @@ One engine has a door for each. A hand-written client speaks to it, and the gate
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +20,15 @@ from engine import wire
 from engine.address import parse_address
 from tests.e2e.rig import (
     EngineProcess,
+    GatewayProcess,
     Job,
     RawLink,
+    enrolment,
     fresh_person,
     hello,
     job,
     person_scan,
+    run_chot,
     scans,
     until,
 )
@@ -324,7 +330,8 @@ def test_before_its_session_a_websocket_may_send_little(stand: Stand, carrier: s
     before = stand.refused("wire.too_large")
     with stand.link(carrier) as link:
         assert isinstance(link, WebSocketLink)
-        link.send_raw(2, bytes(150_000), is_last=False)
+        with contextlib.suppress(OSError):
+            link.send_raw(2, bytes(150_000), is_last=False)
         assert link.rest() == []
     until(lambda: stand.refused("wire.too_large") == before + 1)
     before = stand.engine.metric("chot_sessions_refused", code="wire.malformed")
@@ -334,3 +341,110 @@ def test_before_its_session_a_websocket_may_send_little(stand: Stand, carrier: s
     with stand.session(carrier) as link:
         link.send(wire.Bye(0))
         link.rest()
+
+
+# ---- what lasts, and what changes ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_peer_that_does_not_read_its_answers_is_cut(stand: Stand, carrier: str) -> None:
+    pings = b"".join(wire.encode(wire.Ping(n)) for n in range(4096))
+    before = stand.engine.rss_bytes()
+    with stand.session(carrier) as link:
+        link.socket.settimeout(5)
+        sent = 0
+        with pytest.raises(OSError):
+            while sent < 200_000_000:
+                link.send_whole(pings)
+                sent += len(pings)
+    assert stand.engine.rss_bytes() - before < 60_000_000
+    until(lambda: stand.engine.metric("chot_sessions") == 0)
+
+
+@pytest.mark.parametrize(("carrier", "name"), [("tls", LANE_1), ("wss", LANE_1), ("ws", LANE_2)])
+def test_the_gateway_program(stand: Stand, tmp_path: Path, carrier: str, name: str) -> None:
+    """As an operator sets it up: a certificate and no token, or a token behind a proxy."""
+    text = enrolment().gateway_file(name, tmp_path, stand.port(carrier)).read_text()
+    text = re.sub(r"^url = .*$", f'url = "{stand.engine.listen[carrier]}"', text, flags=re.M)
+    if carrier != "ws":
+        cert, key = stand.authority.make(name, file=f"{carrier}-{name}")
+        files = f'ca = "{stand.authority.ca}"\ncert = "{cert}"\nkey = "{key}"'
+        text = re.sub(r"^token = .*$", files, text, flags=re.M)
+    config = tmp_path / "gateway.toml"
+    config.write_text(text)
+    source = tmp_path / "records.jsonl"
+    line = {"kind": "scan", "lane": int(name[-1])}
+    with source.open("w") as out:
+        for _ in range(100):
+            line |= {"ts_ms": time.time_ns() // 1_000_000, "payload": fresh_person().payload}
+            out.write(json.dumps(line) + "\n")
+    gateway = GatewayProcess(config, "--records", str(source))
+    assert gateway.wait() == 0, gateway.log.read_text()
+    assert gateway.stats["is_drained"] and not gateway.stats["errors"]
+    assert len(gateway.verdicts) == 100
+
+
+@pytest.fixture
+def brief(tmp_path: Path) -> Iterator[Stand]:
+    """An engine of its own, with quick heartbeats and certificate files to change."""
+    authority = Authority(tmp_path / "ca")
+    cert, key = authority.make("engine", is_server=True)
+    changes = {
+        "ingest_listen": "tls://127.0.0.1:0",
+        "tls_cert": cert,
+        "tls_key": key,
+        "tls_client_ca": authority.ca,
+        "heartbeat_s": 1,
+        "retention_days": 30,
+    }
+    with job(tmp_path / "job", settings=changes) as made:
+        yield Stand(made, authority)
+        assert made.engine.stop() == 0
+
+
+def test_certificates_that_expire_and_files_that_change(brief: Stand) -> None:
+    # A session ends when the certificate does that opened it.
+    cert = brief.authority.make(LANE_1, days=3 / 86400)
+    with brief.session("tls", *cert, token=None) as link:
+        message = link.next()
+        while not isinstance(message, wire.Error):
+            time.sleep(0.05)
+            link.send(wire.Ping(1))
+            message = link.next()
+        assert message.code == 2
+    # Half of a renewal keeps what was: the certificate changed, its key not yet.
+    old_cert, old_key = (brief.authority.folder / f"engine.{end}" for end in ("pem", "key"))
+    new = Authority(brief.authority.folder / "new")
+    new_cert, new_key = map(Path, new.make("engine", is_server=True))
+    old_cert.write_bytes(new_cert.read_bytes())
+    with brief.session("tls"):
+        pass
+    until(lambda: "certificates not read" in brief.engine.log_text())
+    old_key.write_bytes(new_key.read_bytes())
+    with pytest.raises(ssl.SSLCertVerificationError):
+        brief.link("tls")
+    brief.authority.ca = new.ca
+    with brief.session("tls"):
+        pass
+    assert "certificates read again" in brief.engine.log_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ingest_host": "0.0.0.0"}, "loopback"),
+        ({"ingest_host": "192.0.2.1"}, "loopback"),
+        ({"ingest_listen": "ws://0.0.0.0:0"}, "loopback"),
+        ({"ingest_listen": "tcp://[::]:0"}, "loopback"),
+        ({"ingest_listen": "tls://127.0.0.1:0"}, "certificate"),
+        ({"ingest_listen": "tls://127.0.0.1:0", "tls_cert": "/x", "tls_key": "/x"}, "cannot read"),
+        ({"ingest_listen": "http://127.0.0.1:0"}, "no address"),
+        ({"ingest_listen": "127.0.0.1:7402"}, "no address"),
+    ],
+)
+def test_doors_that_must_not_open(tmp_path: Path, settings: dict[str, str], words: str) -> None:
+    options = [f"--set={name}={value}" for name, value in settings.items()]
+    data = ("--data", str(tmp_path), "--part", "engine", "--set=ingest_port=0")
+    done = run_chot("serve", *data, *options)
+    assert done.returncode == 2 and done.stdout == ""
+    assert words in done.stderr and "Traceback" not in done.stderr

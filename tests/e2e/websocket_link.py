@@ -56,7 +56,7 @@ class WebSocketLink(RawLink):
         assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
         assert b"Sec-WebSocket-Protocol: ckp.1" in head
 
-    def send_bytes(self, data: bytes) -> None:
+    def send_whole(self, data: bytes) -> None:
         self.send_raw(BINARY, data)
 
     def send_raw(self, opcode: int, data: bytes, *, is_last: bool = True) -> None:
@@ -72,7 +72,7 @@ class WebSocketLink(RawLink):
         mask = os.urandom(4)
         key = (mask * (size // 4 + 1))[:size]
         masked = (int.from_bytes(data, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
-        super().send_bytes(head + mask + masked)
+        super().send_whole(head + mask + masked)
 
     def receive_bytes(self) -> bytes:
         while True:
