@@ -102,6 +102,9 @@ async def _connect_websocket(address: Address, context: ssl.SSLContext | None) -
         if socket.protocol != SUBPROTOCOL:
             await socket.close()
             raise WireMalformed(f"the server does not speak {SUBPROTOCOL}")
+        if context is not None and socket.get_extra_info("ssl_object") is None:
+            await socket.close()
+            raise WireTls("a redirection led out of TLS")
     except BaseException as error:
         await session.close()
         if isinstance(error, aiohttp.ClientSSLError):
@@ -131,10 +134,12 @@ class _WebSocketCarrier:
 
     async def read(self) -> bytes:
         message = await self._socket.receive()
+        while message.type is aiohttp.WSMsgType.BINARY and not message.data:
+            message = await self._socket.receive()  # empty, which is not the end
         match message.type:
             case aiohttp.WSMsgType.BINARY:
                 data: bytes = message.data
-                return data or await self.read()
+                return data
             case aiohttp.WSMsgType.TEXT:
                 raise WireMalformed("a text message")
             case aiohttp.WSMsgType.ERROR:

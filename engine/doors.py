@@ -205,9 +205,7 @@ class _Site:
         )  # fmt: skip
 
     def protocol(self, link: Guest) -> asyncio.Protocol:
-        handler = self._server()
-        self._links[handler] = link
-        return _Upgrade(handler, link, lambda: self._links.pop(handler, None))
+        return _Upgrade(self._server(), link, self._links)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         link = self._links.get(request.protocol)
@@ -248,11 +246,11 @@ class _Upgrade(asyncio.Protocol):
     """
 
     def __init__(
-        self, handler: web.RequestHandler, link: Guest, on_lost: Callable[[], object]
+        self, handler: web.RequestHandler, link: Guest, links: dict[object, Guest]
     ) -> None:
         self._handler = handler
         self._link = link
-        self._on_lost = on_lost
+        self._links = links
         self._size = 0
         self._transport: asyncio.Transport | None = None
         self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
@@ -261,6 +259,7 @@ class _Upgrade(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._links[self._handler] = self._link
         self._handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -274,7 +273,7 @@ class _Upgrade(asyncio.Protocol):
         self._handler.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._on_lost()
+        self._links.pop(self._handler, None)
         self._link.connection_lost(exc)
         self._handler.connection_lost(exc)
 

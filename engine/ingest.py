@@ -7,6 +7,7 @@ the way of batches to the journal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from engine.access import is_same_hash, token_to_hash
 from engine.address import Address
 from engine.clock import Clock
 from engine.decode_pool import DecodePool
-from engine.doors import Door, find_places
+from engine.doors import CLOSE_S, Door, find_places
 from engine.errors import (
     EngineError,
     InputError,
@@ -74,6 +75,7 @@ class IngestServer:
         self._held: dict[tuple[int, int], HeldCodes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._doors: list[Door] = []
+        self._accepting: list[asyncio.Task[None]] = []
         self._places = find_places(settings.sessions_max)
         self.is_draining = False
         metrics.add_source(self._samples)
@@ -92,7 +94,7 @@ class IngestServer:
             self._close_doors()
             raise
         for door in self._doors:
-            self.spawn(door.accept(self._admit, self._drop_stranger))
+            self._accepting.append(self.spawn(door.accept(self._admit, self._drop_stranger)))
         self.spawn(self._heartbeat())
         return [door.address for door in self._doors]
 
@@ -103,6 +105,10 @@ class IngestServer:
     async def stop(self) -> None:
         """Drains: no new work, GOAWAY, everything taken is settled, then the links close."""
         self.is_draining = True
+        for task in self._accepting:
+            task.cancel()
+        # A socket is closed once nobody waits on it: its number may be another's a moment later.
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         self._close_doors()
         for link in list(self.links):
             link.send(wire.Goaway(code=WireDraining.wire, retry_ms=1000))
@@ -112,6 +118,10 @@ class IngestServer:
         await asyncio.sleep(0)
         for link in list(self.links):
             link.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while self.links:  # the last receipts are on their way
+                    await asyncio.sleep(0.01)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

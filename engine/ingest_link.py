@@ -141,6 +141,8 @@ class Link:
         self._work_off()
 
     def _feed(self, data: bytes) -> None:
+        if self._is_closed:
+            return  # a WebSocket brings more until it is closed, and nobody takes it
         self.heard_ns = self.server.clock.monotonic_ns()
         self.server.metrics.count("chot_bytes_received", by=len(data))
         with contextlib.suppress(InputError):  # met later, behind what came before the fault

@@ -350,7 +350,7 @@ class Uplink:
     def _note_stamps(self, t0_ns: int, t1_ns: int, t2_ns: int, t3_ns: int) -> None:
         best = self._offset.add_stamps(t0_ns / 1e6, t1_ns / 1e6, t2_ns / 1e6, t3_ns / 1e6)
         if best is not None:
-            self.stats.clock_offset_ms = best.offset_ms
+            self.stats.clock_offset_ms = round(best.offset_ms, 1)
 
     def _alternates(self, goaway: wire.Goaway) -> list[Address]:
         """Addresses of a GOAWAY, over the carrier of our own."""

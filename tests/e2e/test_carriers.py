@@ -250,6 +250,21 @@ def test_older_tls_and_other_protocols_end_the_handshake(stand: Stand) -> None:
     until(lambda: stand.refused() == before + 5)
 
 
+def test_handshakes_that_fail_leave_nothing_behind(stand: Stand, tmp_path: Path) -> None:
+    """Not even in a WebSocket's door, where a connection has two protocols."""
+    cert = Authority(tmp_path / "other").make(LANE_1)
+
+    def knock(count: int) -> int:
+        before = stand.refused()
+        for _ in range(count):
+            ends_the_handshake(lambda: stand.link("wss", *cert))
+        until(lambda: stand.refused() == before + count)
+        return stand.engine.rss_bytes()
+
+    settled = knock(40)
+    assert knock(80) - settled < 80 * 16_384
+
+
 def test_whoever_hangs_up_in_the_handshake_is_no_fault(stand: Stand) -> None:
     before = stand.refused()
     for _ in range(20):
@@ -346,7 +361,9 @@ def test_before_its_session_a_websocket_may_send_little(stand: Stand, carrier: s
 # ---- what lasts, and what changes ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize(
+    "carrier", ["wss", *(pytest.param(c, marks=pytest.mark.full) for c in CARRIERS[:3])]
+)
 def test_a_peer_that_does_not_read_its_answers_is_cut(stand: Stand, carrier: str) -> None:
     pings = b"".join(wire.encode(wire.Ping(n)) for n in range(4096))
     before = stand.engine.rss_bytes()
