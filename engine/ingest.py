@@ -12,7 +12,7 @@ import socket
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
-from engine import wire
+from engine import faults, wire
 from engine.access import is_same_hash, token_to_hash
 from engine.address import Address
 from engine.clock import Clock
@@ -243,6 +243,7 @@ class IngestServer:
         if failure is not None:
             self._store_failed(failure)
             return
+        faults.reach("ingest.committed")
         self.is_full = False
         state.settle(cls, seq)
 

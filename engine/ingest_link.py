@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from engine import wire
+from engine import faults, wire
 from engine.clock import Clock
 from engine.decode_pool import DecodePool
 from engine.doors import Carrier
@@ -243,6 +243,7 @@ class Link:
         if len(self._reader):
             self.fail(WireMalformed("nothing may follow HELLO before WELCOME"))
             return
+        faults.reach("streams.opened")
         self.state = state
         self._epoch = hello.epoch
         self._next = hello.next
@@ -311,6 +312,7 @@ class Link:
 
     def _keep(self, seq: int, outcome: Outcome) -> None:
         self._answer(DURABLE, seq, outcome)
+        faults.reach("ingest.judged")
         assert self.state is not None and outcome.batch is not None
         self.server.append(self.state, DURABLE, seq, outcome.batch)
 
@@ -497,6 +499,7 @@ class Link:
                 cls=cls, seq=window.acked, limit=window.limit, byte_limit=window.byte_limit
             )
             self.send(ack)
+        faults.reach("ingest.acked")
 
 
 def _nothing() -> None:

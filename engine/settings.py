@@ -19,7 +19,7 @@ from engine.errors import SettingInvalid
 
 ENV_PREFIX = "CHOT_"
 # Read by the tracer's client, not settings of the engine.
-ENV_OTHERS = frozenset({"CHOT_TOKEN", "CHOT_URL"})
+ENV_OTHERS = frozenset({"CHOT_TOKEN", "CHOT_URL", "CHOT_KILL_AT"})
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]

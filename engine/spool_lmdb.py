@@ -34,6 +34,7 @@ from typing import Final
 import lmdb
 import msgspec
 
+from engine import faults
 from engine.clock import Clock, SystemClock
 from engine.errors import (
     SettingInvalid,
@@ -216,6 +217,8 @@ class Spool:
                 change.set(size=change.state.size + record_cost(value))
                 if change.state.size > self._size_max:
                     self._give_way(change)
+            faults.reach("spool.written")
+        faults.reach("spool.committed")
         return list(range(first, seq))
 
     def ack(self, epoch: Epoch, seq: int) -> None:
@@ -233,6 +236,7 @@ class Spool:
                         break
                     lost.delete()
                     there = bool(lost.key())
+        faults.reach("spool.acked")
 
     def go_back(self, epoch: Epoch, seq: int) -> None:
         """The engine has lost what it acknowledged after seq: that waits again."""
@@ -258,6 +262,7 @@ class Spool:
         """
         with self._writing() as change:
             self._turn(change)
+        faults.reach("spool.turned")
 
     def retire(self, epoch: Epoch, doubtful: int = 0) -> None:
         """Somebody else numbers in this epoch too, so nothing more is numbered here (rule 7).

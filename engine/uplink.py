@@ -13,7 +13,7 @@ from contextlib import suppress
 from random import Random
 from typing import Final, Protocol
 
-from engine import wire
+from engine import faults, wire
 from engine.address import Address, parse_address
 from engine.carriers import connect, make_context
 from engine.clock import Clock
@@ -47,7 +47,7 @@ LAST_WORD_S: Final = 0.5
 BURST: Final = 16  # SCANS between two frames, so that a backlog does not starve a lane
 
 LIVE_WAIT_MAX: Final = 64  # messages that may leave before a live one: a quarter of a window
-RIVAL_FAILURES: Final = 5  # steps of the pause that are leapt when another process has our epoch
+RIVAL_FAILURES: Final = 4  # steps of the pause that are leapt when another process has our epoch
 
 # The engine will say the same again: whoever runs the gateway has to act.
 _FATAL: Final = (WireVersion, WireAuth, WireUnknownGateway, SettingInvalid)
@@ -145,6 +145,8 @@ class Uplink:
             except (WireReplaced, WireEpochUsed) as error:
                 self.stats.errors[error.code] += 1
                 await self._meet_rival(error)
+                if self._station.is_done(self.epoch):
+                    return
             except EngineError as error:
                 self.stats.errors[error.code] += 1
                 _log.warning("link_ended", code=error.code, problem=str(error))
@@ -207,6 +209,7 @@ class Uplink:
             token=self._config.token or None,
         )
         link.send(hello)
+        faults.reach("uplink.hello")
         message = await link.receive(CONNECT_S)
         if isinstance(message, wire.Error):
             raise wire.error_from_code(message.code, message.text)
@@ -214,6 +217,7 @@ class Uplink:
             raise wire.error_from_code(message.code, "the engine does not take gateways now")
         if not isinstance(message, wire.Welcome):
             raise WireMalformed(f"{message.type.name} instead of WELCOME")
+        faults.reach("uplink.welcome")
         await self._take_welcome(link, message, now_ns)
 
     async def _take_welcome(self, link: Link, welcome: wire.Welcome, t0_ns: int) -> None:
@@ -258,6 +262,7 @@ class Uplink:
             last = self.epoch.next_seq - 1
             await self._yield_epoch(last)
             self._note_receipt(last)
+            await self._surely(self._spool.ack, self.epoch, last)
         elif not self.epoch.is_closed:
             await self._surely(self._spool.retire, self.epoch)
             self._station.note_turn()
@@ -295,6 +300,7 @@ class Uplink:
                 raise
             match message:
                 case wire.Ack():
+                    faults.reach("uplink.receipt")
                     self._failures = 0
                     link.grant(message.cls, message.limit, message.byte_limit)
                     self._take_receipt(link, message.cls, message.seq)
@@ -412,6 +418,7 @@ class Uplink:
             self.stats.bytes_sent += link.send(
                 kind(seq=record.seq, channel=record.channel, flags=flags, body=record.body)
             )
+            faults.reach("uplink.sent")
             self.stats.scans_sent += 1
             link.sent = record.seq
             self._ever_sent = max(self._ever_sent, record.seq)

@@ -118,6 +118,7 @@ class EngineProcess:
         self.port = 0
         self.api = ""
         self.listen: dict[str, str] = {}  # URLs by scheme of what `ingest_listen` opened
+        self.env: dict[str, str] = {}  # of the next start
         self.process: subprocess.Popen[bytes] | None = None
         self._settings = settings or {}
         self._with_api = with_api
@@ -147,7 +148,7 @@ class EngineProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **self.env},
                 preexec_fn=self._preexec,
             )
         assert self.process.stdout is not None

@@ -171,6 +171,7 @@ def test_a_copy_whose_original_went_on_is_done_when_the_engine_has_all(rig: Rig)
         assert stats.lost_sent == 0, "it numbered nothing itself"
         (seqs,) = [peer.seqs() for peer in server.links if peer.hello.epoch != old.number]
         assert seqs == [1]
+        assert len(server.links) == 2, "once is enough"
 
     go(test())
 

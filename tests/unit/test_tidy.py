@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # ARCHITECTURE.md, "Rooms": a module imports only from a lower rank, or from an earlier module of
 # its own rank.
 RANKS = [
-    ["errors", "clock", "settings", "telemetry", "machine"],
+    ["errors", "clock", "settings", "telemetry", "faults", "machine"],
     [
         *["address", "rows", "records", "record_lines", "wire", "session", "payloads", "people"],
         *["visits", "contacts", "story", "offsets"],
