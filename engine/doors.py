@@ -30,6 +30,7 @@ from engine.wire import CONTROL_MAX, HEADER_SIZE
 BACKLOG: Final = 128
 ACCEPT_RETRY_S: Final = 0.1  # after running out of descriptors or memory
 DESCRIPTORS_KEPT: Final = 64  # for files, sockets of questions and the API
+TURN_MESSAGES: Final = 16  # of one WebSocket in one turn of the loop (CP-3)
 CLOSE_S: Final = 2.0  # for the other end of a WebSocket or of TLS to say goodbye
 # Of a WebSocket before its session: the request's head, and a HELLO in its frame.
 HEAD_MAX: Final = 32_768
@@ -152,6 +153,11 @@ class Door:
         except ssl.SSLError as error:
             raise WireTls(tls.tls_problem(error)) from None
         return transport
+
+    @property
+    def certificate_expires_ms(self) -> int | None:
+        """None for a door in plain."""
+        return self._tls.expires_ms if self._tls is not None else None
 
     def close(self) -> None:
         self._listener.close()
@@ -312,8 +318,12 @@ class _WebSocketCarrier:
     async def run(self, link: Guest) -> None:
         """Messages to the link until the WebSocket ends."""
         sender = asyncio.get_running_loop().create_task(self._send())
+        taken = 0
         try:
             while True:
+                taken += 1
+                if not taken % TURN_MESSAGES:
+                    await asyncio.sleep(0)  # neither wait below waits while there is something
                 await self._may_read.wait()
                 message = await self._socket.receive()
                 if message.type is WSMsgType.BINARY:

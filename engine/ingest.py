@@ -267,3 +267,6 @@ class IngestServer:
             yield "chot_gateway_connected", (name,), is_connected
             yield "chot_gateway_behind_seconds", (name,), span_ms / 1000
         yield from self.gateways.samples()
+        expiries_ms = [door.certificate_expires_ms for door in self._doors]
+        if found := [expires_ms for expires_ms in expiries_ms if expires_ms is not None]:
+            yield "chot_tls_certificate_expires_seconds", (), min(found) / 1000

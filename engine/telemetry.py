@@ -27,6 +27,7 @@ CATALOGUE: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "chot_sessions": ("gauge", "gateways connected now", ()),
     "chot_sessions_opened": ("counter", "sessions that got a WELCOME", ()),
     "chot_sessions_refused": ("counter", "connections closed with an ERROR", ("code",)),
+    "chot_tls_certificate_expires_seconds": ("gauge", "when the engine's certificate expires", ()),
     "chot_messages_received": ("counter", "CKP/1 messages taken", ("type",)),
     "chot_bytes_received": ("counter", "bytes read from gateways", ()),
     "chot_resends_dropped": ("counter", "messages received before and dropped", ()),

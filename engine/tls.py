@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from cryptography import x509
 
 from engine.errors import SettingInvalid, WireAuth, WireTls
 from engine.telemetry import Log
@@ -39,6 +40,7 @@ class ServerTls:
     def __init__(self, cert: str, key: str, ca: str, *, alpn: str) -> None:
         self._files = (cert, key, ca)
         self._alpn = alpn
+        self.expires_ms = 0  # of the certificate that is used, ms since 1970
         self._stamps = self._look()
         self._context = self._load()
 
@@ -78,6 +80,7 @@ class ServerTls:
             _load_ca(context, ca)
             context.verify_mode = ssl.CERT_OPTIONAL
         context.num_tickets = 0  # every link proves anew who it is
+        self.expires_ms = _expires_ms(cert)
         return _finish(context, self._alpn)
 
 
@@ -141,6 +144,15 @@ def _load_chain(context: ssl.SSLContext, cert: str, key: str) -> None:
         raise SettingInvalid(f"{cert}, {key}: {tls_problem(error)}") from None
     except OSError as error:
         raise SettingInvalid(f"cannot read {cert} and {key}: {error.strerror}") from None
+
+
+def _expires_ms(cert: str) -> int:
+    """When the first certificate of a PEM file does. Raises SettingInvalid."""
+    try:
+        found = x509.load_pem_x509_certificate(Path(cert).read_bytes())
+    except (OSError, ValueError):
+        raise SettingInvalid(f"cannot read {cert}") from None
+    return int(found.not_valid_after_utc.timestamp() * 1000)
 
 
 def _load_ca(context: ssl.SSLContext, ca: str) -> None:

@@ -444,6 +444,8 @@ def test_certificates_that_expire_and_files_that_change(brief: Stand) -> None:
     with brief.session("tls"):
         pass
     assert "certificates read again" in brief.engine.log_text()
+    left_s = brief.engine.metric("chot_tls_certificate_expires_seconds") - time.time()
+    assert 29 < left_s / 86400 < 31
 
 
 @pytest.mark.parametrize(

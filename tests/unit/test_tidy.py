@@ -61,7 +61,7 @@ OWNERS = {
     "uvloop": {"app"},
     "aiohttp": {"api", "doors", "gear", "carriers"},
     "rich": {"demo"},
-    "cryptography": {"keys"},
+    "cryptography": {"keys", "tls"},
     "prometheus_client": {"telemetry"},
 }
 

@@ -1,0 +1,125 @@
+"""Parts of the doors without sockets: turns of a WebSocket, descriptors, the box of what leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import Any, cast
+
+import pytest
+from aiohttp import WSMessage, WSMsgType
+
+from engine import doors
+from engine.websocket import MESSAGE_MAX, Outbox
+
+
+class Flood:
+    """A WebSocket with a thousand messages that are there already, then its end."""
+
+    def __init__(self) -> None:
+        self.left = 1000
+
+    async def receive(self) -> WSMessage:
+        self.left -= 1
+        kind = WSMsgType.BINARY if self.left >= 0 else WSMsgType.CLOSED
+        return cast(WSMessage, WSMessage(kind, b"x", None))
+
+    async def send_bytes(self, data: bytes) -> None: ...
+
+
+class Counter:
+    """A link and a transport that count."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.is_closed = False
+
+    def message_received(self, data: bytes) -> None:
+        self.messages += 1
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    abort = close
+
+
+def test_a_flood_of_small_messages_leaves_turns_to_others() -> None:
+    async def test() -> None:
+        counter = Counter()
+        carrier = doors._WebSocketCarrier(cast(Any, Flood()), cast(Any, counter))
+        flood = asyncio.create_task(carrier.run(cast(Any, counter)))
+        turns = 0
+        while not flood.done():
+            before = counter.messages
+            await asyncio.sleep(0)
+            assert counter.messages - before <= doors.TURN_MESSAGES
+            turns += 1
+        assert counter.messages == 1000 and counter.is_closed
+        assert turns >= 1000 // doors.TURN_MESSAGES
+
+    asyncio.run(test())
+
+
+def test_a_pause_holds_back_what_is_there() -> None:
+    async def test() -> None:
+        counter = Counter()
+        carrier = doors._WebSocketCarrier(cast(Any, Flood()), cast(Any, counter))
+        carrier.pause_reading()
+        flood = asyncio.create_task(carrier.run(cast(Any, counter)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not counter.messages
+        carrier.resume_reading()
+        await flood
+        assert counter.messages == 1000
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "wanted", "places", "raised"),
+    [
+        (1024, 4096, 512, 512, 1024),
+        (1024, 4096, 2000, 2000, 2064),
+        (1024, 1500, 2000, 1436, 1500),
+        (1024, resource.RLIM_INFINITY, 5000, 5000, 5064),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 5000, 5000, resource.RLIM_INFINITY),
+        (32, 32, 512, 1, 32),
+    ],
+)
+def test_places_leave_descriptors_to_the_store(
+    monkeypatch: pytest.MonkeyPatch, limit: int, most: int, wanted: int, places: int, raised: int
+) -> None:
+    limits = [limit, most]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.__setitem__(slice(None), new))
+    assert doors.find_places(wanted) == places
+    assert limits == [raised, most]
+
+
+def test_what_waits_leaves_together_and_large_frames_alone() -> None:
+    async def test() -> None:
+        sent: list[bytes] = []
+        gate = asyncio.Event()
+
+        async def send(data: bytes) -> None:
+            sent.append(data)
+            await gate.wait()
+
+        outbox = Outbox(send)
+        task = asyncio.create_task(outbox.run())
+        frames = [b"a" * 16, b"b" * 16, b"c" * MESSAGE_MAX * 2, b"d" * 40_000, b"e" * 40_000]
+        for frame in frames:
+            outbox.put(frame)
+        assert outbox.size == sum(map(len, frames))
+        draining = asyncio.create_task(outbox.drain(0))
+        await asyncio.sleep(0.01)
+        assert not draining.done()
+        gate.set()
+        await draining
+        assert outbox.size == 0
+        assert [len(data) for data in sent] == [32, MESSAGE_MAX * 2, 40_000, 40_000]
+        assert b"".join(sent) == b"".join(frames)
+        task.cancel()
+
+    asyncio.run(test())
