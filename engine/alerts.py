@@ -69,14 +69,9 @@ class Alerts:
         while self._count > KEPT_MAX and len(self._parts) > 1:
             self._count -= len(self._parts.popleft())
 
-    def find(self, from_ms: int, to_ms: int, places: frozenset[int] | None = None) -> Array:
-        """ALERT of rows during [from_ms, to_ms), newest first. places: None for all."""
-        whole = np.concatenate(list(self._parts)) if self._parts else np.zeros(0, ALERT)
-        mask = (whole["time_ms"] >= from_ms) & (whole["time_ms"] < to_ms)
-        if places is not None:
-            mask &= np.isin(whole["place"], list(places))
-        found = _without_echoes(whole[mask])
-        return found[np.lexsort((found["ref"], found["time_ms"]))[::-1]]
+    def parts(self) -> list[Array]:
+        """ALERT of all rows that are kept, as `find` takes them; never changed afterwards."""
+        return list(self._parts)
 
     def expire(self, before_ms: int) -> int:
         """Forgets rows before the instant; how many."""
@@ -85,6 +80,18 @@ class Alerts:
         self._parts = deque(part for part in parts if len(part))
         self._count = sum(map(len, self._parts))
         return before - self._count
+
+
+def find(
+    parts: list[Array], from_ms: int, to_ms: int, places: frozenset[int] | None = None
+) -> Array:
+    """ALERT of rows during [from_ms, to_ms), newest first. places: None for all. Any thread."""
+    whole = np.concatenate(parts) if parts else np.zeros(0, ALERT)
+    mask = (whole["time_ms"] >= from_ms) & (whole["time_ms"] < to_ms)
+    if places is not None:
+        mask &= np.isin(whole["place"], list(places))
+    found = _without_echoes(whole[mask])
+    return found[np.lexsort((found["ref"], found["time_ms"]))[::-1]]
 
 
 def _without_echoes(found: Array) -> Array:

@@ -165,7 +165,7 @@ class Engine:
             tracer=Tracer(self.index, self.clock, self.registry.place, self._completeness),
             figures=self.index.figures,
             tallies=self.tallies.of_day,
-            alerts=self.alerts,
+            alarms=self.alerts,
             watch=self.watch,
             keyring=self.keyring,
             control=self.control,

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from engine import access, tracing
+from engine import access, alerts, tracing
 from engine.access import AuditEntry, Grant, Role
 from engine.alerts import Alerts
 from engine.clock import Clock
@@ -136,7 +136,7 @@ class Desk:
         tracer: TracerLike,
         figures: Callable[[int], IndexFigures],
         tallies: Callable[[int], Sequence[Mapping[str, int | str]]],
-        alerts: Alerts,
+        alarms: Alerts,
         watch: WatchList,
         keyring: KeyRing,
         control: ControlLike,
@@ -160,7 +160,7 @@ class Desk:
         self._tracer = tracer
         self._figures = figures
         self._tallies = tallies
-        self._alerts = alerts
+        self._alerts = alarms
         self._watch = WatchDesk(registry, watch, keyring, control.append, clock)
         self._keyring = keyring
         self._control = control
@@ -373,7 +373,8 @@ class Desk:
         if not ask.from_ms < ask.to_ms:
             raise QuestionInvalid("the span ends before it begins")
         within = self._registry.places_within(area) if area else None
-        found = self._alerts.find(ask.from_ms, ask.to_ms, within)
+        parts = self._alerts.parts()
+        found = await self._run(alerts.find, parts, ask.from_ms, ask.to_ms, within)
         rows = found[: min(ask.limit, self._rows_max)]
         persons = b"".join(dict.fromkeys(key.tobytes() for key in rows["person"]))
         digest = hashlib.sha256(rows.tobytes()).hexdigest()

@@ -116,11 +116,13 @@ class Judge:
     def _tie(self, scan: Candidate, name: str, message: Message | None) -> None:
         """The temperature that waits for this scan goes on its row; one that comes later is a row
         of its own."""
-        window_ms = self._rule("thermal_window_s", scan.time_ms) * 1000
-        found = self._readings.take(scan.place, scan.lane, scan.person, scan.time_ms, window_ms)
-        ref = (*message, scan.n) if message else None
-        sighted = Sighted(ref, scan.time_ms, scan.person, name)
+        found = None
+        if self._readings.is_waiting(scan.place, scan.lane):
+            window_ms = self._rule("thermal_window_s", scan.time_ms) * 1000
+            found = self._readings.take(scan.place, scan.lane, scan.person, scan.time_ms, window_ms)
         if found is None:
+            ref = (*message, scan.n) if message else None
+            sighted = Sighted(ref, scan.time_ms, scan.person, name)
             self._readings.note(scan.place, scan.lane, sighted)
             return
         scan.temperature_cc = found.temperature_cc

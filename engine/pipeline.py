@@ -359,6 +359,7 @@ class Pipeline:
         """heads: (n, lane, time_ms) of each record; read: the record at an index, or raises."""
         outcome = Outcome(faults=faults)
         taken: list[Candidate] = []
+        judged = 0
         now_ms = self._clock.now_ms()
         tallies: Tallies = Counter(
             (origin.post, 0, _reason(fault.error), now_ms) for fault in faults
@@ -367,6 +368,8 @@ class Pipeline:
         oldest_day = ms_to_day(now_ms) - self._settings.retention_days
         for i, (n, lane, time_ms) in enumerate(heads):
             if i and not i % STEP_RECORDS:
+                outcome.verdicts += self._judge.judge(taken[judged:], _message(origin))
+                judged = len(taken)
                 yield None
             try:
                 if time_ms > newest_ms:
@@ -384,7 +387,7 @@ class Pipeline:
                 at_ms = now_ms if is_clock else time_ms
                 tallies[origin.post, lane, _reason(error), at_ms] += 1
                 outcome.faults.append(Fault(n, error))
-        outcome.verdicts += self._judge.judge(taken, _message(origin))
+        outcome.verdicts += self._judge.judge(taken[judged:], _message(origin))
         if taken or tallies or not origin.cls:
             outcome.batch = self._batch(origin, taken, tallies)
         for verdict in outcome.verdicts:

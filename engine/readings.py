@@ -7,7 +7,6 @@ scan. Both sides remember whom they took, so that what is sent again takes the s
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -56,8 +55,10 @@ class Reading:
 
 @dataclass(slots=True)
 class _Lane:
-    scans: deque[Sighted] = field(default_factory=lambda: deque(maxlen=KEPT_MAX))
-    readings: deque[Reading] = field(default_factory=lambda: deque(maxlen=KEPT_MAX))
+    """Both in the order in which they came, the oldest first to go."""
+
+    scans: dict[tuple[bytes, int, Ref | None], Sighted] = field(default_factory=dict)
+    readings: dict[tuple[str, int], Reading] = field(default_factory=dict)
 
 
 class Readings:
@@ -69,10 +70,10 @@ class Readings:
     def note(self, place: int, lane: int, scan: Sighted) -> None:
         """A scan of a lane, for readings that come later."""
         scans = self._lane(place, lane).scans
-        for known in scans:
-            if (known.person, known.time_ms, known.ref) == (scan.person, scan.time_ms, scan.ref):
-                return  # sent again; whoever took it keeps it
-        scans.append(scan)
+        # Of what is sent again the first stays, and whoever took it keeps it.
+        scans.setdefault((scan.person, scan.time_ms, scan.ref), scan)
+        if len(scans) > KEPT_MAX:
+            del scans[next(iter(scans))]
 
     def owner(
         self, place: int, lane: int, reading: Reading, window_ms: int, ref: Ref | None = None
@@ -81,22 +82,30 @@ class Readings:
         at = self._lane(place, lane)
         mark = reading.mark
         if ref is not None:
-            found = next((scan for scan in at.scans if scan.ref == ref), None)
+            found = next((scan for scan in at.scans.values() if scan.ref == ref), None)
         else:
-            free = (scan for scan in at.scans if scan.taken_by in (None, mark))
+            free = (scan for scan in at.scans.values() if scan.taken_by in (None, mark))
             found = _nearest(free, reading.time_ms, window_ms)
         if found is not None:
             found.taken_by = mark
-        elif ref is None and not any(waiting.mark == mark for waiting in at.readings):
-            at.readings.append(reading)
+        elif ref is None:
+            at.readings.setdefault(mark, reading)
+            if len(at.readings) > KEPT_MAX:
+                del at.readings[next(iter(at.readings))]
         return found
+
+    def is_waiting(self, place: int, lane: int) -> bool:
+        """Whether any reading may wait there; most lanes have no terminal."""
+        at = self._lanes.get((place, lane))
+        return at is not None and bool(at.readings)
 
     def take(
         self, place: int, lane: int, person: bytes, time_ms: int, window_ms: int
     ) -> Reading | None:
         """The reading that waits for this scan."""
         mark = (person, time_ms)
-        free = (r for r in self._lane(place, lane).readings if r.taken_by in (None, mark))
+        waiting = self._lane(place, lane).readings.values()
+        free = (reading for reading in waiting if reading.taken_by in (None, mark))
         found = _nearest(free, time_ms, window_ms)
         if found is not None:
             found.taken_by = mark

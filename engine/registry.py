@@ -72,6 +72,7 @@ __all__ = [  # the registry's whole vocabulary, with the records of engine.regis
 ]
 
 _AREA_DEPTH_MAX: Final = 16
+_ROADS_MAX: Final = 10_000  # each post to each of 140
 
 
 class Record(Protocol):
@@ -336,6 +337,8 @@ class _Checker:
         self._changes = changes
         self._areas = {c.code: c for c in changes if isinstance(c, Area)}
         self._posts = {c.code: c for c in changes if isinstance(c, Post)}
+        roads = {change_to_key(c)[1] for c in changes if isinstance(c, Road)}
+        self._road_count = len(roads.union(registry._by_kind["road"]))
         self._owners: dict[str, dict[int, Key]] = {
             "area": dict(registry._area_codes),
             "gateway": dict(registry._gateway_names),
@@ -415,6 +418,8 @@ class _Checker:
         yield f"lies in itself or more than {_AREA_DEPTH_MAX} areas deep"
 
     def _check_road(self, road: Road) -> Iterator[str]:
+        if self._road_count > _ROADS_MAX:
+            yield f"more than {_ROADS_MAX} roads"
         if road.post == road.other:
             yield "leads to the post where it begins"
         for code in (road.post, road.other):

@@ -206,7 +206,7 @@ class Stand:
             tracer=tracer,
             figures=self.index.figures,
             tallies=lambda day: [{"place": 1, "lane": 2, "reason": "payment_qr", "count": 3}],
-            alerts=self.alerts,
+            alarms=self.alerts,
             watch=self.watch,
             keyring=self.keyring,
             control=self.control,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine import alerts as module
-from engine.alerts import Alerts
+from engine.alerts import Alerts, find
 from engine.rows import NOBODY, ROW, Flag, Kind
 
 
@@ -38,13 +38,13 @@ def test_only_what_alarms_newest_first() -> None:
     alerts.apply(group(1, (10, 1, Flag.REVIEW), (30, 1, Flag.COPIED), (20, 2, Flag.LISTED)))
     alerts.apply(group(2, (25, 1, Flag.FEVER | Flag.LOCAL_VERDICT)))
     alerts.apply(group(2, (26, 1, Flag.FEVER)))  # applied before: changes nothing
-    assert told(alerts.find(0, 100)) == [(30, 16), (25, 5), (20, 64)]
-    assert told(alerts.find(20, 30)) == [(25, 5), (20, 64)]
-    assert told(alerts.find(0, 100, frozenset({2}))) == [(20, 64)]
-    (row,) = alerts.find(20, 21)
+    assert told(find(alerts.parts(), 0, 100)) == [(30, 16), (25, 5), (20, 64)]
+    assert told(find(alerts.parts(), 20, 30)) == [(25, 5), (20, 64)]
+    assert told(find(alerts.parts(), 0, 100, frozenset({2}))) == [(20, 64)]
+    (row,) = find(alerts.parts(), 20, 21)
     assert (row["ref"], row["lane"], row["temperature_cc"]) == (1 << 20 | 2, 2, 3810)
     assert row["person"].tobytes() == b"\1" * 16
-    assert len(alerts.find(40, 50)) == len(Alerts().find(0, 100)) == 0
+    assert len(find(alerts.parts(), 40, 50)) == len(find(Alerts().parts(), 0, 100)) == 0
 
 
 def test_a_fever_that_a_scan_took_over_is_listed_once() -> None:
@@ -59,7 +59,7 @@ def test_a_fever_that_a_scan_took_over_is_listed_once() -> None:
     first.rows[4]["time_ms"] = -60_000
     alerts = Alerts()
     alerts.apply(first)
-    found = alerts.find(-100_000, 100_000)
+    found = find(alerts.parts(), -100_000, 100_000)
     left = [(int(r["place"]), int(r["time_ms"]), r["person"] == nobody) for r in found]
     assert left == [(1, 3000, True), (2, 2000, True), (1, 1000, False), (3, -60_000, True)]
 
@@ -69,7 +69,7 @@ def test_a_forgotten_day_takes_its_alerts_along() -> None:
     for lsn in range(1, 5):
         alerts.apply(group(lsn, (lsn * 10, 1, Flag.COPIED), (lsn, 1, Flag.COPIED)))
     assert alerts.expire(20) == 5
-    assert told(alerts.find(0, 100)) == [(40, 16), (30, 16), (20, 16)]
+    assert told(find(alerts.parts(), 0, 100)) == [(40, 16), (30, 16), (20, 16)]
     assert len(alerts) == 3
 
 
@@ -79,4 +79,4 @@ def test_a_flood_of_alerts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for lsn in range(1, 200):
         alerts.apply(group(lsn, *[(lsn, 1, Flag.COPIED)] * 7))
         assert len(alerts) <= 100
-    assert alerts.find(0, 1000)["time_ms"].max() == 199
+    assert find(alerts.parts(), 0, 1000)["time_ms"].max() == 199

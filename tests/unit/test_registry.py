@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import unicodedata
 from collections.abc import Sequence
@@ -353,6 +354,11 @@ def test_a_road_is_one_in_both_directions() -> None:
     )
     registry.take(Road(post="B", other="A", least_minutes=0))
     assert registry.spans()[0].roads == (), "no road any more"
+    posts = [Post(number=10 + n, code=f"P{n}", name="P") for n in range(142)]
+    pairs = list(itertools.combinations([post.code for post in posts], 2))
+    roads = [Road(post=one, other=two, least_minutes=1) for one, two in pairs]
+    assert "more than 10000 roads" in faults(registry, *posts, *roads)
+    assert len(registry.prepare([*posts, *roads[:9999]])) == len(posts) + 9999
     road = Road(post="A", other="B", least_minutes=1)
     back = Road(post="B", other="A", least_minutes=2)
     assert "is given twice" in faults(registry, road, back)
