@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 
 from engine.clock import Clock
-from engine.gateway_status import GatewayStats
+from engine.gateway_status import GatewayStats, SourceStatus
 from engine.lane_decoder import LaneDecoder
 from engine.lights import Expected, Lights
 from engine.records import ENTRY, LOCAL_VERDICT, decode_scans, encode_scan, encode_scans
@@ -27,9 +29,25 @@ from engine.wire import FrameType, Policy, Report, report_to_body
 READINGS_MAX: Final = 64  # that wait for their scan
 _LONG_AGO_NS: Final = -(1 << 62)
 
-# A message, the records in it, and whether the world waits meanwhile as a recording does: the
-# future of its (epoch, seq), given after waiting for room.
-Store: TypeAlias = Callable[[Draft, int, bool], Awaitable["asyncio.Future[tuple[int, int]]"]]
+
+@dataclass(slots=True)
+class Outgoing:
+    """A message for the spool with the records in it. is_live: the world does not wait, a recording
+    does.
+
+    alone: sent in its place when the spool numbers it in another epoch than scan_epoch: a reading
+    names its scan by a number, which means nothing elsewhere.
+    """
+
+    draft: Draft
+    count: int
+    is_live: bool
+    scan_epoch: int = 0
+    alone: Draft | None = None
+
+
+# The future of a message's (epoch, seq), given after waiting for room.
+Store: TypeAlias = Callable[[Outgoing], Awaitable["asyncio.Future[tuple[int, int]]"]]
 
 
 class Capture:
@@ -55,6 +73,8 @@ class Capture:
         self._decoder = LaneDecoder(self._take_codes, stats, threads=decode_threads)
         self._lights = lights
         self._sources = sources
+        self._clock = clock
+        self._states = [SourceStatus(kind=source.kind, lane=source.lane) for source in sources]
         self._take_frame = take_frame
         self._store = store
         self._stats = stats
@@ -69,9 +89,25 @@ class Capture:
         """Lines that were no record, images that were damaged."""
         return sum(source.skipped for source in self._sources) + self._decoder.damaged
 
+    @property
+    def dropped(self) -> int:
+        """Frames that a slow box did not look at."""
+        return self._decoder.dropped
+
+    @property
+    def sources(self) -> list[SourceStatus]:
+        """Each source at this moment."""
+        for source, state in zip(self._sources, self._states, strict=True):
+            state.skipped = source.skipped
+            state.problem = "" if state.is_over else source.problem
+        return self._states
+
     async def run(self) -> None:
         """Until every source has ended. Raises what the first source that fails does."""
-        tasks = [asyncio.create_task(self._run_source(source)) for source in self._sources]
+        tasks = [
+            asyncio.create_task(self._run_source(source, state))
+            for source, state in zip(self._sources, self._states, strict=True)
+        ]
         try:
             await asyncio.gather(*tasks)
             await self._decoder.drain()
@@ -83,9 +119,11 @@ class Capture:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run_source(self, source: Source) -> None:
+    async def _run_source(self, source: Source, state: SourceStatus) -> None:
         async with aclosing(source.items()) as items:
             async for item in items:
+                state.items += 1
+                state.last_ms = self._clock.now_ms()
                 match item:
                     case Picture():
                         self._take_picture(item, source.fps_max)
@@ -99,6 +137,7 @@ class Capture:
                         task = asyncio.create_task(self._take_reading(item))
                         self._readings.add(task)
                         task.add_done_callback(self._readings.discard)
+        state.is_over = True
 
     def _take_picture(self, picture: Picture, fps_max: float) -> None:
         self._stats.frames_captured += 1
@@ -130,7 +169,7 @@ class Capture:
         is_shown = is_live and records.lane
         expected = self._lights.expect(records) if is_shown else None
         draft = Draft(FrameType.SCANS, 0, records.lane, records.body)
-        stored = await self._store(draft, records.count, is_live)
+        stored = await self._store(Outgoing(draft, records.count, is_live))
         if expected is not None:
             stored.add_done_callback(lambda done: self._number(expected, done))
         if records.lane in self._thermal_lanes:
@@ -174,12 +213,19 @@ class Capture:
             calibration=reading.calibration or None,
             scan=(scan.seq, scan.n) if scan else None,
         )
-        draft = Draft(FrameType.EVENT, 0, reading.lane, report_to_body(report))
-        done = await self._store(draft, 0, True)
+        message = Outgoing(_event(reading.lane, report), 0, True)
+        if scan is not None:
+            message.scan_epoch = scan.epoch
+            message.alone = _event(reading.lane, msgspec.structs.replace(report, scan=None))
+        done = await self._store(message)
         self._stats.readings_stored += 1
         self._stats.readings_tied += scan is not None
         if reading.stored is not None:
             _follow(done, reading.stored)
+
+
+def _event(lane: int, report: Report) -> Draft:
+    return Draft(FrameType.EVENT, 0, lane, report_to_body(report))
 
 
 def _follow(stored: asyncio.Future[tuple[int, int]], told: asyncio.Future[None]) -> None:

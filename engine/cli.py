@@ -11,7 +11,6 @@ import argparse
 import base64
 import binascii
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import msgspec
 
 import engine
 from engine import settings as settings_module
+from engine.cli_gateway import add_gateway
 from engine.cli_parser import (
     EXIT_FAILED,
     EXIT_USE,
@@ -32,13 +32,11 @@ from engine.cli_parser import (
     flush,
     load_origins,
     load_settings,
-    number,
     open_streams,
     parse,
     print_json,
     read_lines,
     stdin,
-    whole,
     words,
 )
 from engine.cli_registry import add_registry
@@ -47,8 +45,7 @@ from engine.cli_watch import add_watch
 from engine.errors import EngineError, RegistryInvalid, SettingInvalid
 
 if TYPE_CHECKING:
-    from engine.gateway_config import AnySource, GatewayConfig
-    from engine.gateway_status import GatewayStats
+    pass
 
 EXIT_INTERRUPTED: Final = 130
 PARSE_LINE_MAX: Final = 1 << 20  # bytes of one line for `chot parse`
@@ -74,7 +71,7 @@ def build_parser() -> Parser:
     )
     _add_demo(commands)
     _add_serve(commands)
-    _add_gateway(commands)
+    add_gateway(commands)
     add_trace(commands)
     add_watch(commands)
     add_registry(commands)
@@ -230,142 +227,6 @@ def run_serve(options: argparse.Namespace) -> int:
         with_api=options.part == "all",
         is_json=options.json,
     )
-
-
-# ---- gateway ----------------------------------------------------------------------------------
-
-
-def _add_gateway(commands: Any) -> None:
-    group = commands.add_parser(
-        "gateway",
-        help="carry what lanes capture to the engine",
-        description="The program of a roadside box: docs/gateway.md.",
-    )
-    actions = group.add_subparsers(
-        dest="action", metavar="COMMAND", required=True, title="commands"
-    )
-    parser = add_command(
-        actions,
-        "run",
-        run_gateway,
-        "carry camera frames or records to the engine",
-        "Carries sources to the engine until they end and all of it is durable there. What is\n"
-        "not durable waits in the spool for the next run. Verdicts are JSON lines on stdout;\n"
-        "the last line is what the run did. Exit status 1 when not all became durable.",
-        "example:\n"
-        "  chot registry enrol vl-1a-1 --out lane1.toml\n"
-        "  chot gateway run lane1.toml --frames tests/data/lanes/lane1.mjpeg --fps 15",
-    )
-    parser.add_argument(
-        "config", type=Path, metavar="CONFIG", help="TOML file; chot registry enrol writes one"
-    )
-    group = parser.add_argument_group(
-        "source, in place of those in CONFIG (lane: of the first there)"
-    )
-    source = group.add_mutually_exclusive_group()
-    source.add_argument(
-        "--frames", metavar="PATH", help="clip (.mjpeg), folder of JPEG and PNG images, - is stdin"
-    )
-    source.add_argument("--records", metavar="PATH", help="file of JSON lines, - is stdin")
-    group.add_argument(
-        "--fps",
-        type=number("a number above 0, at most 1000", lambda n: 0 < n <= 1000),
-        metavar="N",
-        help="frames a second (10)",
-    )
-    group.add_argument(
-        "--start-ms",
-        type=whole(0, 2**53),
-        metavar="MS",
-        help="time of the first frame, ms since 1970 (now)",
-    )
-    group.add_argument(
-        "--rate",
-        type=number("a number from 0 up", lambda n: n >= 0),
-        metavar="N",
-        help="records a second, 0 for as fast as they are taken (0)",
-    )
-    parser.add_argument("--spool", metavar="DIR", help="folder of the spool, in place of CONFIG's")
-    parser.add_argument(
-        "--resend", action="store_true", help="send again what the engine lost after a receipt"
-    )
-
-
-def run_gateway(options: argparse.Namespace) -> int:
-    """0 when everything captured is durable at the engine."""
-    import asyncio
-
-    from engine import gateway_config
-    from engine.telemetry import setup_logging
-
-    config = gateway_config.load_config(options.config)
-    config = msgspec.structs.replace(config, sources=_options_to_sources(options, config.sources))
-    if options.spool is not None:
-        config = msgspec.structs.replace(config, spool=options.spool)
-    setup_logging()
-    stats = asyncio.run(_carry(config, resend=options.resend))
-    print_json({"stats": msgspec.to_builtins(stats)})
-    if not stats.is_drained:
-        return _say(
-            options.prog,
-            EXIT_FAILED,
-            f"not all is durable; {config.spool} keeps the rest for the next run",
-        )
-    return 0
-
-
-def _options_to_sources(options: argparse.Namespace, sources: list[AnySource]) -> list[AnySource]:
-    """What CONFIG says, changed by the options. Raises UseError for one that does not belong."""
-    from engine.gateway_config import FrameConfig, RecordConfig
-
-    first = sources[0]
-    for kind, path in ((FrameConfig, options.frames), (RecordConfig, options.records)):
-        if path is not None:
-            is_same = isinstance(first, kind)
-            first = (
-                msgspec.structs.replace(first, path=path)
-                if is_same
-                else kind(path, lane=first.lane)
-            )
-            sources = [first]
-    changes = {
-        name: getattr(options, name)
-        for name in ("fps", "start_ms", "rate")
-        if getattr(options, name) is not None
-    }
-    if not changes:
-        return sources
-    if len(sources) > 1:
-        raise UseError("options are for one source; CONFIG has several")
-    for name in changes:
-        if name not in first.__struct_fields__:
-            kind_name = msgspec.to_builtins(first)["kind"]
-            raise UseError(f"--{name.replace('_', '-')} is not for {kind_name}")
-    return [msgspec.structs.replace(first, **changes)]
-
-
-async def _carry(config: GatewayConfig, *, resend: bool) -> GatewayStats:
-    """A gateway from start to end with its verdicts on stdout."""
-    import asyncio
-
-    from engine import gateway
-    from engine.lights import Light
-    from engine.telemetry import log_faults
-
-    log_faults(asyncio.get_running_loop())
-    stop = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-
-    def show(light: Light) -> None:
-        try:
-            print_json(msgspec.to_builtins(light))
-        except BrokenPipeError:
-            # Nobody reads the verdicts any more: what was captured still goes out.
-            drop_output()
-            stop.set()
-
-    return await gateway.run_gateway(config, on_light=show, stop=stop, resend=resend)
 
 
 # ---- decode and parse -------------------------------------------------------------------------

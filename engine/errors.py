@@ -254,6 +254,12 @@ class QuestionInvalid(InputError):
     status = 422
 
 
+class GatewayNotRunning(ServiceError):
+    """Nobody answers on a spool's status socket."""
+
+    code = "gateway.not_running"
+
+
 class EngineUnreachable(ServiceError):
     """The engine does not answer on its socket or address."""
 

@@ -9,6 +9,7 @@ never wait behind a backlog. The rules and their numbers: docs/protocol.md.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,17 +18,18 @@ from random import Random
 from typing import Final, TypeVar
 
 from engine import wire
-from engine.capture import Capture
+from engine.capture import Capture, Outgoing
 from engine.clock import Clock, SystemClock
 from engine.errors import StorageError
 from engine.frame_buffer import FrameFlight, FrameQueue
 from engine.gateway_config import GatewayConfig, make_sources
-from engine.gateway_status import GatewayStats
+from engine.gateway_status import Ages, EpochStatus, GatewayStats, GatewayStatus
 from engine.gear.officer import OfficerDesk
 from engine.lights import Light, Lights, LocalJudge
 from engine.sources import Picture, Source
-from engine.spool_epoch import Draft, Epoch
+from engine.spool_epoch import Epoch
 from engine.spool_lmdb import Spool
+from engine.status_socket import StatusSocket
 from engine.telemetry import Log
 from engine.uplink import Uplink
 
@@ -45,8 +47,7 @@ T = TypeVar("T")
 class _Waiting:
     """A message that waits for the spool. stored: its (epoch, seq), once it is on disk."""
 
-    draft: Draft
-    count: int
+    message: Outgoing
     stored: asyncio.Future[tuple[int, int]]
 
 
@@ -83,6 +84,11 @@ class Gateway:
         self._uplinks: dict[Epoch, Uplink] = {}
         self._running: dict[asyncio.Task[None], Epoch] = {}
         self._linked: set[Epoch] = set()  # in a session with the engine
+        self._started_ms = self._since_ms = self._clock.now_ms()
+        self._ages = Ages()
+        for epoch in spool.epochs:
+            if epoch.waiting:
+                self._ages.note(epoch.number, epoch.acked + 1, self._started_ms)
         self._to_ask: set[Epoch] = set()  # whether the engine still has what it acknowledged
         self._changed = asyncio.Event()  # what there is to carry
         self._lights = Lights(
@@ -150,14 +156,45 @@ class Gateway:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.shutdown()
         self.stats.is_drained = self._is_drained()
-        self.stats.frames_dropped = self._frames.dropped
-        self.stats.skipped = self._capture.skipped
-        return self.stats
+        return self.status().stats
 
     def stop(self) -> None:
         """Take nothing more from the sources; `run` ends when what was captured is durable."""
         if self._capture_task is not None:
             self._capture_task.cancel()
+
+    def status(self) -> GatewayStatus:
+        """How it is at this moment."""
+        self.stats.frames_dropped = self._frames.dropped + self._capture.dropped
+        self.stats.skipped = self._capture.skipped
+        return GatewayStatus(
+            gateway=self._config.name,
+            pid=os.getpid(),
+            url=self._config.url,
+            now_ms=self._clock.now_ms(),
+            started_ms=self._started_ms,
+            is_linked=self._lights.is_linked,
+            since_ms=self._since_ms,
+            epochs=[self._epoch_status(epoch) for epoch in self._spool.epochs],
+            spool_size=self._spool.size,
+            spool_size_max=self._config.spool_size_max,
+            lost_count=self._spool.lost_count,
+            frames_waiting=len(self._frames),
+            sources=self._capture.sources,
+            stats=self.stats,
+        )
+
+    def _epoch_status(self, epoch: Epoch) -> EpochStatus:
+        oldest_ms = self._ages.stored_ms(epoch.number, epoch.acked + 1) if epoch.waiting else 0
+        return EpochStatus(
+            epoch=f"{epoch.number:016x}",
+            is_live=self.is_live(epoch),
+            is_linked=epoch in self._linked,
+            next_seq=epoch.next_seq,
+            acked=epoch.acked,
+            waiting=epoch.waiting,
+            oldest_ms=oldest_ms,
+        )
 
     def _is_drained(self) -> bool:
         return self._is_source_done and not (
@@ -238,7 +275,7 @@ class Gateway:
         self._to_trim.set()
 
     def note_turn(self) -> None:
-        self._lights.is_linked = self._spool.current in self._linked
+        self._note_live_link()
         self._changed.set()
         self._wake()
 
@@ -251,7 +288,13 @@ class Gateway:
 
     def note_linked(self, epoch: Epoch, is_linked: bool) -> None:
         (self._linked.add if is_linked else self._linked.discard)(epoch)
-        self._lights.is_linked = self._spool.current in self._linked
+        self._note_live_link()
+
+    def _note_live_link(self) -> None:
+        is_linked = self._spool.current in self._linked
+        if is_linked != self._lights.is_linked:
+            self._since_ms = self._clock.now_ms()
+        self._lights.is_linked = is_linked
 
     def note_result(self, epoch: Epoch, result: wire.Result) -> None:
         self._lights.answered(0 if result.cls else epoch.number, result)
@@ -268,13 +311,11 @@ class Gateway:
         self._frames.capture(picture)
         self._wake()
 
-    async def _enqueue(
-        self, draft: Draft, count: int, is_live: bool
-    ) -> asyncio.Future[tuple[int, int]]:
-        while self._is_crowded(is_live):
+    async def _enqueue(self, message: Outgoing) -> asyncio.Future[tuple[int, int]]:
+        while self._is_crowded(message.is_live):
             self._room.clear()
             await self._room.wait()
-        waiting = _Waiting(draft, count, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(message, asyncio.get_running_loop().create_future())
         self._drafts.append(waiting)
         self._to_store.set()
         return waiting.stored
@@ -291,20 +332,24 @@ class Gateway:
             while self._drafts:
                 batch = list(self._drafts)
                 places: list[tuple[int, int]] = []
-                if not await self.write(self._append, [w.draft for w in batch], places):
+                if not await self.write(self._append, [w.message for w in batch], places):
                     continue
                 for waiting, place in zip(batch, places, strict=True):
                     self._drafts.popleft()
-                    self.stats.records_stored += waiting.count
+                    self.stats.records_stored += waiting.message.count
+                    self._ages.note(*place, self._clock.now_ms())
                     if not waiting.stored.done():
                         waiting.stored.set_result(place)
                 self._room.set()
                 self._wake()
 
-    def _append(self, drafts: list[Draft], places: list[tuple[int, int]]) -> None:
+    def _append(self, messages: list[Outgoing], places: list[tuple[int, int]]) -> None:
         """In the writer's thread, where no turn can come between: epoch and number of each."""
-        seqs = self._spool.append(drafts)
-        places += [(self._spool.current.number, seq) for seq in seqs]
+        epoch = self._spool.current.number
+        drafts = [
+            m.draft if m.alone is None or m.scan_epoch == epoch else m.alone for m in messages
+        ]
+        places += [(epoch, seq) for seq in self._spool.append(drafts)]
 
     async def _trim(self) -> None:
         """Notes what is durable at the engine, behind the receipts and not in their way."""
@@ -314,6 +359,7 @@ class Gateway:
             for uplink in list(self._uplinks.values()):
                 while uplink.epoch.acked < uplink.acked:
                     await self.write(self._spool.ack, uplink.epoch, uplink.acked)
+                self._ages.forget(uplink.epoch.number, uplink.epoch.acked + 1)
             self._room.set()
             self._wake()
 
@@ -329,7 +375,7 @@ class Gateway:
         try:
             await loop.run_in_executor(self._writer, change, *arguments)
         except StorageError as error:
-            self.stats.errors[error.code] += 1
+            self.stats.note_error(error.code, self._clock.now_ms())
             _log.error("spool_refused", code=error.code)
             await self._sleep(STORE_RETRY_S)
             return False
@@ -362,7 +408,8 @@ async def run_gateway(
     gateway = Gateway(config, sources, spool, on_light=on_light, resend=resend, clock=clock)
     stopper = asyncio.ensure_future(_stop_when(gateway, stop)) if stop is not None else None
     try:
-        return await gateway.run()
+        async with StatusSocket(config.spool, gateway.status):
+            return await gateway.run()
     finally:
         if stopper is not None:
             stopper.cancel()

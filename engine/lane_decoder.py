@@ -29,6 +29,7 @@ class LaneDecoder:
     def __init__(
         self, take_codes: Callable[[Codes], Awaitable[object]], stats: GatewayStats, *, threads: int
     ) -> None:
+        self.dropped = 0  # frames that gave way to newer ones
         self.damaged = 0  # frames that were no picture
         self._take_codes = take_codes
         self._stats = stats
@@ -43,7 +44,7 @@ class LaneDecoder:
         waiting.append(picture)
         if len(waiting) > WAITING_MAX:
             waiting.popleft()
-            self._stats.frames_dropped += 1
+            self.dropped += 1
         task = self._tasks.get(picture.lane)
         if task is None or task.done():
             if task is not None:

@@ -143,15 +143,15 @@ class Uplink:
             except _FATAL:
                 raise
             except (WireReplaced, WireEpochUsed) as error:
-                self.stats.errors[error.code] += 1
+                self.stats.note_error(error.code, self._clock.now_ms())
                 await self._meet_rival(error)
                 if self._station.is_done(self.epoch):
                     return
             except EngineError as error:
-                self.stats.errors[error.code] += 1
+                self.stats.note_error(error.code, self._clock.now_ms())
                 _log.warning("link_ended", code=error.code, problem=str(error))
             except OSError as error:  # TimeoutError is one too
-                self.stats.errors[EngineUnreachable.code] += 1
+                self.stats.note_error(EngineUnreachable.code, self._clock.now_ms())
                 problem = str(error) or type(error).__name__
                 _log.warning("link_failed", code=EngineUnreachable.code, problem=problem)
             await self._sleep(pause_s + self._backoff_s())
@@ -402,7 +402,7 @@ class Uplink:
         is_busy = False
         for record in epoch.read(link.sent, count=BURST):
             if len(record.body) > link.max_frame:
-                self.stats.errors[WireTooLarge.code] += 1
+                self.stats.note_error(WireTooLarge.code, self._clock.now_ms())
                 await self._station.write(self._spool.drop, epoch, record.seq, "too_large")
                 return True
             size = 0 if record.type == FrameType.EVENT else HEADER_SIZE + len(record.body)

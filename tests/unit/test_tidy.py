@@ -35,7 +35,8 @@ RANKS = [
         *["gateways", "ingest_link", "ingest", "deliveries"],
         *["answers", "alert_answers", "openapi", "api", "client", "admin"],
         *["sources", "gateway_status", "lights", "gear", "gateway_config", "frame_buffer"],
-        *["carriers", "link", "ties", "lane_decoder", "capture", "uplink", "gateway"],
+        *["carriers", "link", "ties", "status_socket", "lane_decoder", "capture", "uplink"],
+        *["gateway"],
     ],
     [
         "app",
@@ -43,6 +44,7 @@ RANKS = [
         "doctor_machine",
         "doctor",
         "cli_parser",
+        "cli_gateway",
         "cli_registry",
         "cli_trace",
         "cli_watch",

@@ -1,0 +1,153 @@
+"""`chot gateway status`, asked of a gateway that is another process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.gateway_status import GatewayStatus
+from engine.status_socket import NAME
+from tests.e2e.test_thermal import free_port
+from tests.reference.ckp_server import Peer, Server
+from tests.reference.command import chot
+from tests.reference.gateway_rig import PUBLIC, ROOT
+
+
+def write_config(folder: Path, port: int, reader_port: int) -> Path:
+    path = folder / "box.toml"
+    path.write_text(
+        f'name = "vl-1a-1"\ntoken = "t"\ningest_public = "{PUBLIC.hex()}"\n'
+        f'url = "tcp://127.0.0.1:{port}"\nspool = "{folder / "spool"}"\ndrain_timeout_s = 0.2\n'
+        f'[[sources]]\nkind = "readers"\nlane = 2\nport = {reader_port}\n'
+        '[[sources]]\nkind = "mjpeg"\nlane = 3\nurl = "http://127.0.0.1:1/video"\n'
+    )
+    return path
+
+
+@contextmanager
+def gateway(config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", "gateway", "run", str(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def status_of(config: Path) -> GatewayStatus:
+    done = chot("gateway", "status", config, "--json")
+    assert done.status == 0, done.err
+    return msgspec.json.decode(done.out, type=GatewayStatus)
+
+
+def until(config: Path, is_so: Any) -> GatewayStatus:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        done = chot("gateway", "status", config, "--json")
+        if done.status == 0:
+            found = msgspec.json.decode(done.out, type=GatewayStatus)
+            if is_so(found):
+                return found
+        time.sleep(0.1)
+    raise AssertionError("it never came to that")
+
+
+def test_what_a_box_says_without_an_engine(tmp_path: Path) -> None:
+    reader_port = free_port()
+    config = write_config(tmp_path, 1, reader_port)
+    done = chot("gateway", "status", config)
+    assert done.status == 1
+    assert done.err.startswith("chot gateway status: gateway.not_running: no gateway runs on")
+
+    with gateway(config) as process:
+        until(config, lambda s: s.sources[0].problem == "no reader is connected")
+        with socket.create_connection(("127.0.0.1", reader_port)) as reader:
+            reader.sendall(b"one\rtwo\r\nthree\n")
+            found = until(
+                config, lambda s: sum(e.waiting for e in s.epochs) and s.stats.lights_local
+            )
+            assert found.pid == process.pid and found.gateway == "vl-1a-1"
+            assert not found.is_linked and found.since_ms == found.started_ms
+            (epoch,) = (e for e in found.epochs if e.is_live)
+            assert epoch.waiting >= 1 and not epoch.is_linked
+            assert found.started_ms <= epoch.oldest_ms <= found.now_ms
+            readers, camera = found.sources
+            assert (readers.kind, readers.lane, readers.problem) == ("readers", 2, "")
+            assert readers.items >= 1 and readers.last_ms >= found.started_ms
+            assert camera.problem.startswith("no answer") and camera.items == 0
+            assert found.stats.last_error == "engine.unreachable"
+
+        done = chot("gateway", "status", tmp_path / "spool")
+        assert done.status == 0
+        for words in ("MẤT LIÊN LẠC", "làn 2 readers", "làn 3 mjpeg", "no answer", "vl-1a-1"):
+            assert words in done.out, done.out
+        path = tmp_path / "spool" / NAME
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert path.exists(), "a dead one leaves its socket"
+    assert "no gateway runs" in chot("gateway", "status", config).err
+
+    # The next one takes its place, and knows that what waits is older than itself.
+    with gateway(config) as process:
+        found = until(config, lambda s: s.pid == process.pid)
+        old = [e for e in found.epochs if e.waiting]
+        assert old and all(e.oldest_ms == found.started_ms for e in old)
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    assert not path.exists()
+
+
+def test_a_link_is_told_with_since_when(tmp_path: Path) -> None:
+    config_path: list[Path] = []
+
+    async def script(peer: Peer) -> None:
+        peer.welcome()
+        await peer.until_closed()
+
+    async def test() -> None:
+        async with Server(script) as server:
+            config_path.append(write_config(tmp_path, server.port, free_port()))
+            with gateway(config_path[0]):
+                found = await asyncio.to_thread(until, config_path[0], lambda s: s.is_linked)
+                assert found.started_ms <= found.since_ms <= found.now_ms
+                assert [e.is_linked for e in found.epochs if e.is_live] == [True]
+                done = await asyncio.to_thread(chot, "gateway", "status", config_path[0])
+                assert "đã nối / linked" in done.out
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_folder_with_a_long_name(tmp_path: Path) -> None:
+    """A Unix socket's path has 107 bytes; a spool's folder may have more."""
+    folder = tmp_path / ("chốt-" * 12) / ("làn-" * 12)
+    folder.mkdir(parents=True)
+    config = write_config(folder, 1, free_port())
+    with gateway(config):
+        assert until(config, lambda s: True).gateway == "vl-1a-1"
+
+
+def test_use(tmp_path: Path) -> None:
+    assert chot("gateway", "status").status == 2
+    assert chot("gateway", "status", tmp_path / "none.toml").status == 2
+    (tmp_path / NAME).write_text("not a socket")
+    done = chot("gateway", "status", tmp_path)
+    assert done.status == 1 and "gateway.not_running" in done.err
