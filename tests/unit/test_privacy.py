@@ -549,6 +549,28 @@ def test_a_flood_of_small_messages_leaves_turns_to_others(door: Door) -> None:
     asyncio.run(work())
 
 
+class SlowClock(ManualClock):
+    """Half a millisecond passes with every look at it."""
+
+    def monotonic_ns(self) -> int:
+        self.looks = getattr(self, "looks", 0) + 1
+        return self.looks * 500_000
+
+
+def test_a_backlog_that_is_dear_gets_shorter_turns(door: Door) -> None:
+    async def work() -> None:
+        link, out = await door.open()
+        door.server.clock = SlowClock(NOW_MS)
+        link.data_received(wire.encode(wire.Ping(5)) * 40)
+        assert 1 <= len(out.of(wire.Pong)) <= 4 and not out.is_reading
+        for _ in range(60):
+            await asyncio.sleep(0)
+        assert len(out.of(wire.Pong)) == 40 and out.is_reading
+        link.connection_lost(None)
+
+    asyncio.run(work())
+
+
 def test_a_fault_behind_a_large_body_does_not_overtake_it(door: Door) -> None:
     async def work() -> None:
         link, out = await door.open()
