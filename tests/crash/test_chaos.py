@@ -192,6 +192,7 @@ class Chaos:
             self.rng.shuffle(left)
         self._engine_step = ""
         self._engine_began_s = 0.0
+        self._copied: tuple[int, int, float] | None = None  # epoch, its next number, until when
 
     def run(self) -> None:
         try:
@@ -224,8 +225,7 @@ class Chaos:
             self._watch_engine()
             for box in self.boxes:
                 self._watch(box)
-            if len(self.boxes) == 3 and len(read_spool(self.boxes[2].spool).bodies) > 50:
-                self._copy_third()
+            self._watch_copy()
             if self.boxes[1].name in self.tap.refuses and self._overflowed():
                 self.tap.refuses.clear()
                 self.boxes[1].pause_s = PAUSE_S
@@ -234,16 +234,29 @@ class Chaos:
         state = read_spool(self.boxes[1].spool).state
         return bool(state and state["lost_count"])
 
-    def _copy_third(self) -> None:
-        """The spool as it lies there after a kill, beside the original; both go on."""
+    def _copy(self, box: Box) -> None:
+        """A copy of the third spool as it lies there after a kill, with something that waits."""
+        if box is not self.boxes[2] or self._copied is not None:
+            return
+        for number, epoch in read_spool(box.spool).epochs.items():
+            if epoch["acked"] + 1 < epoch["next"] and not epoch["is_closed"]:
+                shutil.rmtree(self.folder / "copied", ignore_errors=True)
+                shutil.copytree(box.spool, self.folder / "copied")
+                self._copied = number, epoch["next"], time.monotonic() + STEP_S
+
+    def _watch_copy(self) -> None:
+        """The copy starts beside the original when that has gone on in the same epoch."""
+        if self._copied is None or len(self.boxes) > 3:
+            return
+        number, after, until_s = self._copied
         third = self.boxes[2]
-        third.kill()
-        self._count(third)
-        copy = Box(self.folder, third.lane, self.tap.port, self.feed, label="copy")
-        shutil.copytree(third.spool, copy.spool)
-        self.boxes.append(copy)
-        self._start(copy)
-        self._start(third)
+        if self.tap.heard.acked.get((third.name, number), 0) >= after:
+            copy = Box(self.folder, third.lane, self.tap.port, self.feed, label="copy")
+            shutil.copytree(self.folder / "copied", copy.spool)
+            self.boxes.append(copy)
+            self._start(copy)
+        elif time.monotonic() > until_s:
+            self._copied = None
 
     # ---- gateways -------------------------------------------------------------------------------
 
@@ -251,7 +264,7 @@ class Chaos:
         left = self._left["gateway"]
         step = left.pop() if left else ""
         is_rare = step in ("uplink.hello", "uplink.welcome", "spool.turned")
-        box.start(step, 1 if is_rare else self.rng.randrange(2, 40))
+        box.start(step, 1 if is_rare else self.rng.randrange(2, 12))
 
     def _watch(self, box: Box) -> None:
         if not box.is_dead:
@@ -263,6 +276,7 @@ class Chaos:
                 self._left["gateway"].insert(0, box.step)
                 box.step = ""
         self._count(box)
+        self._copy(box)
         self._start(box)
 
     def _count(self, box: Box) -> None:
@@ -277,7 +291,7 @@ class Chaos:
     def _start_engine(self) -> None:
         left = self._left["engine"]
         self._engine_step = left.pop() if left else ""
-        count = 2 if self._engine_step == "streams.opened" else self.rng.randrange(20, 200)
+        count = 2 if self._engine_step == "streams.opened" else self.rng.randrange(5, 60)
         self.engine.env = (
             {"CHOT_KILL_AT": f"{self._engine_step}:{count}"} if self._engine_step else {}
         )
@@ -304,7 +318,7 @@ class Chaos:
 
     def _calm(self) -> None:
         self.tap.is_calm = True
-        until(lambda: self.tap.heard.rules["welcome"] > 0)
+        until(lambda: self.tap.calm_links > 0)
         assert self.engine.stop() == 0  # GOAWAY to all that are linked
         self.engine.env = {}
         self.engine.start()
@@ -327,11 +341,12 @@ class Chaos:
 
 
 class SpoolRead:
-    """A spool's tables, read without its code. next: by epoch; bodies: (epoch, seq) -> sealed."""
+    """A spool's tables, read without its code. epochs: what is known of each; bodies: sealed, by
+    epoch and number."""
 
     def __init__(self, state: dict[str, int] | None) -> None:
         self.state = state
-        self.next: dict[int, int] = {}
+        self.epochs: dict[int, dict[str, int]] = {}
         self.bodies: dict[tuple[int, int], bytes] = {}
 
 
@@ -350,7 +365,7 @@ def read_spool(path: Path) -> SpoolRead:
                 for key, value in txn.cursor(db=tables[1]):
                     epoch = msgspec.msgpack.decode(bytes(value))
                     orders[int.from_bytes(key, "big")] = epoch["epoch"]
-                    found.next[epoch["epoch"]] = epoch["next"]
+                    found.epochs[epoch["epoch"]] = epoch
                 for key, value in txn.cursor(db=tables[2]):
                     order, seq = KEY.unpack(key)
                     found.bodies[orders[order], seq] = bytes(value)[HEAD.size :]
@@ -375,11 +390,11 @@ def check(chaos: Chaos) -> None:
             # The copy and the original hold the same, and the wire carried the same.
             assert bodies.setdefault(number, body) == body
             captured[number] = body
-        for epoch, after in spool.next.items():
-            for seq in range(1, after):
+        for epoch, known in spool.epochs.items():
+            for seq in range(1, known["next"]):
                 number = box.name, epoch, seq
                 assert number in bodies or number in heard.lost, f"{number} is nowhere"
-            assert heard.acked.get((box.name, epoch), 0) >= after - 1, "not all has a receipt"
+            assert heard.acked.get((box.name, epoch), 0) >= known["next"] - 1, "no receipt"
 
     def times(wanted: dict[Number, bytes]) -> list[int]:
         found: list[int] = []

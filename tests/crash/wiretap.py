@@ -43,6 +43,7 @@ class Session:
         self.gateway = ""
         self.epoch = 0
         self.is_open = False
+        self.is_calm = False  # nothing will disturb it
         self.acked = 0
         self._others = open_sessions
         self._readers = (wire.FrameReader(), wire.FrameReader())
@@ -176,6 +177,11 @@ class Wiretap:
         self._loop.close()
         self._socket.close()
 
+    @property
+    def calm_links(self) -> int:
+        """Sessions that stand now and that nothing will disturb."""
+        return sum(s.is_open and s.is_calm for s in list(self._sessions))
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -199,6 +205,7 @@ class Wiretap:
             return
         inner, outer = await asyncio.open_connection("127.0.0.1", self._target())
         self._sessions.add(session)
+        session.is_calm = fault == "none"
         said = [hello]
         outer.write(hello)
         ways = [
