@@ -241,7 +241,9 @@ class Chaos:
         for number, epoch in read_spool(box.spool).epochs.items():
             if epoch["acked"] + 1 < epoch["next"] and not epoch["is_closed"]:
                 shutil.rmtree(self.folder / "copied", ignore_errors=True)
-                shutil.copytree(box.spool, self.folder / "copied")
+                shutil.copytree(
+                    box.spool, self.folder / "copied", ignore=shutil.ignore_patterns("*.sock")
+                )
                 self._copied = number, epoch["next"], time.monotonic() + STEP_S
 
     def _watch_copy(self) -> None:
