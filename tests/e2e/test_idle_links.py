@@ -166,7 +166,8 @@ def test_silent_connections_stop_no_gateway(silent: Silent, carrier: str) -> Non
         for seq in range(1, 4):
             link.send(scans(seq, person_scan(fresh_person())))
             link.settled(0, seq)
-    assert silent.engine.metric("chot_sessions_refused", code="sessions_max") >= 80
+    # 120 places; whoever waited at another door still comes in.
+    until(lambda: silent.engine.metric("chot_sessions_refused", code="sessions_max") >= 80)
 
 
 def test_silent_connections_are_cut(silent: Silent) -> None:
@@ -176,7 +177,7 @@ def test_silent_connections_are_cut(silent: Silent) -> None:
         code: silent.engine.metric("chot_sessions_refused", code=code)
         for code in ("sessions_max", "wire.malformed", "wire.tls")
     }
-    assert sum(refused.values()) == 200, refused
+    assert sum(refused.values()) == 200 and refused["sessions_max"] >= 80, refused
 
 
 def test_a_crowd_at_the_door_leaves_descriptors_to_the_store(tmp_path: Path) -> None:
