@@ -141,6 +141,7 @@ class Capture:
 
     def _take_picture(self, picture: Picture, fps_max: float) -> None:
         self._stats.frames_captured += 1
+        picture.taken_ms = self._clock.now_ms()
         fps = min((f for f in (self.policy.fps, fps_max) if f), default=0)
         # A tenth of tolerance: a camera of just the wanted rate must not lose every second frame.
         since_ns = picture.ts_ns - self._taken_ns.get(picture.lane, _LONG_AGO_NS)

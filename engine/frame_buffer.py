@@ -92,6 +92,11 @@ class FrameFlight:
             self.next_seq += 1
         self._resent += 1
 
+    def taken_ms(self, seq: int) -> int:
+        """When a frame in flight came to the box, 0 when it is not in flight."""
+        at = seq - (self.next_seq - len(self._flight))
+        return self._flight[at].taken_ms if 0 <= at < len(self._flight) else 0
+
     def drop_new(self) -> None:
         """Gives up the frame that peek gave, which was never sent."""
         self._queue.drop()

@@ -296,8 +296,8 @@ class Gateway:
             self._since_ms = self._clock.now_ms()
         self._lights.is_linked = is_linked
 
-    def note_result(self, epoch: Epoch, result: wire.Result) -> None:
-        self._lights.answered(0 if result.cls else epoch.number, result)
+    def note_result(self, epoch: Epoch, result: wire.Result, taken_ms: int) -> None:
+        self._lights.answered(0 if result.cls else epoch.number, result, taken_ms)
 
     def _show(self, light: Light) -> None:
         for display in self._displays:

@@ -175,22 +175,14 @@ class Lights:
             (epoch, seq), _ = self._expected.popitem(last=False)
             self._past[epoch] = max(seq, self._past.get(epoch, 0))
 
-    def answered(self, epoch: int, result: Result) -> None:
-        """A verdict of the engine; of a camera frame, epoch is 0."""
+    def answered(self, epoch: int, result: Result, taken_ms: int = 0) -> None:
+        """A verdict of the engine. Of a camera frame epoch is 0; taken_ms: when it came to us."""
         self._is_overdue = False
         verdict = result.verdict
-        key = (epoch, result.seq)
-        expected = self._expected.get(key)
-        if expected is not None:
-            is_late = self._clock.now_ms() - expected.begun_ms > LATE_MS
-            expected.lights.pop(verdict.n, None)
-            if not expected.lights:
-                self._forget(key)
+        if epoch:
+            is_late = self._settle((epoch, result.seq), verdict.n)
         else:
-            is_late = result.seq <= self._past.get(epoch, 0)
-            self._early.setdefault(key, set()).add(verdict.n)
-            if len(self._early) > EARLY_MAX:
-                self._early.popitem(last=False)
+            is_late = taken_ms > 0 and self._clock.now_ms() - taken_ms > LATE_MS
         self._show(
             Light(
                 seq=result.seq,
@@ -202,6 +194,20 @@ class Lights:
                 late=is_late,
             )
         )
+
+    def _settle(self, key: tuple[int, int], n: int) -> bool:
+        """One record of a message is answered; whether too late for a lamp."""
+        expected = self._expected.get(key)
+        if expected is None:
+            epoch, seq = key
+            self._early.setdefault(key, set()).add(n)
+            if len(self._early) > EARLY_MAX:
+                self._early.popitem(last=False)
+            return seq <= self._past.get(epoch, 0)
+        expected.lights.pop(n, None)
+        if not expected.lights:
+            self._forget(key)
+        return self._clock.now_ms() - expected.begun_ms > LATE_MS
 
     def _judge_records(self, records: Records) -> list[Light]:
         """Our own verdict on each who stands there now; what was recorded lights no lamp."""

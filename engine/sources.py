@@ -36,13 +36,15 @@ Sleep = Callable[[float], Awaitable[object]]
 
 @dataclass(slots=True)
 class Picture:
-    """A camera frame as it was captured."""
+    """A camera frame. ts_ns: its own time, of a recording the recorded one. taken_ms: when it came
+    to this box; Capture sets it."""
 
     codec: Codec
     image: bytes
     ts_ns: int
     frame_no: int
     lane: int
+    taken_ms: int = 0
 
 
 # Reprs end up in logs and tracebacks, so these say nothing of what a code said.

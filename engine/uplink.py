@@ -83,7 +83,8 @@ class Station(Protocol):
     def note_linked(self, epoch: Epoch, is_linked: bool) -> None:
         """A session with the engine begins or ends."""
 
-    def note_result(self, epoch: Epoch, result: wire.Result) -> None: ...
+    def note_result(self, epoch: Epoch, result: wire.Result, taken_ms: int) -> None:
+        """A verdict. taken_ms: of a camera frame, when it came to the box; else 0."""
 
 
 class Uplink:
@@ -309,7 +310,8 @@ class Uplink:
                     self._wake.set()
                 case wire.Result():
                     self.stats.verdicts[message.verdict.verdict] += 1
-                    self._station.note_result(self.epoch, message)
+                    taken_ms = self._frames.taken_ms(message.seq) if message.cls else 0
+                    self._station.note_result(self.epoch, message, taken_ms)
                 case wire.Nack():
                     self.stats.nacks += 1
                     _log.warning("refused", code=message.code, seq=message.seq)

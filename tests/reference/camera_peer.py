@@ -12,7 +12,11 @@ import re
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+from engine.images import split_mjpeg
+
+LANES = Path(__file__).resolve().parents[1] / "data/lanes"
 USER, PASSWORD = "chốt", "mật khẩu: 1"
 COUNTER = itertools.count()
 
@@ -39,6 +43,11 @@ def streams(name: str) -> Iterator[bytes]:
     if name == "cut":
         yield from (part(image(n)) for n in range(2))
         return
+    if name.startswith("lane"):
+        for frame in split_mjpeg((LANES / f"{name}.mjpeg").read_bytes()):
+            yield part(frame)
+            time.sleep(0.05)
+        time.sleep(60)
     if name == "flood":
         while True:
             yield bytes(65_536)

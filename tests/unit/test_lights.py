@@ -107,6 +107,10 @@ def test_without_a_link_it_is_shown_at_once_and_the_late_answer_is_marked() -> N
         assert desk.shown[-1].late, "an earlier process captured it"
         desk.answer(3, cls=1)
         assert not desk.shown[-1].late
+        frame = wire.Result(cls=1, seq=3, verdict=wire.Verdict(verdict="accepted", lane=1))
+        for ago_ms, is_late in ((LATE_MS, False), (LATE_MS + 1, True)):
+            desk.lights.answered(0, frame, desk.clock.now_ms() - ago_ms)
+            assert desk.shown[-1].late == is_late, "a frame that waited while there was no link"
 
     go(test)
 
