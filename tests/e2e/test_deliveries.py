@@ -18,16 +18,21 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from engine import wire
+from engine.errors import WireReplaced
 from engine.story import Person
 from tests.e2e.rig import (
     BACK_END,
     KEPT_FOR_EVER,
     WAIT_S,
     EngineProcess,
+    RawLink,
     enrolment,
     fresh_person,
+    person_scan,
     read_store,
     run_chot,
+    scans,
 )
 
 LANE = "vl-1a-1"
@@ -222,3 +227,38 @@ def test_nothing_is_lost_or_doubled_while_the_engine_dies(engine: EngineProcess)
     found = Counter(row["person"].tobytes() for row in stored.rows)
     assert len(stored.rows) == len(found) == 360 and np.all(stored.rows["place"] == MARKET)
     assert run_chot("verify", str(engine.data)).returncode == 0
+
+
+def test_a_full_store_gives_no_receipt_and_takes_the_key_later(tmp_path: Path) -> None:
+    data = enrolment().copy_to(tmp_path)
+    anh, key = fresh_person(), f"{BACK_END}:3:1"
+    body = {"records": [checkin(anh)]}
+    with EngineProcess(data, settings=KEPT_FOR_EVER | {"free_space_min": 1 << 60}) as full:
+        for _ in range(2):
+            status, answer, _ = post(full, key, body)
+            assert (status, answer["error"]["code"]) == (507, "wire.store_full")
+        assert full.stop() == 0
+    with EngineProcess(data, settings=dict(KEPT_FOR_EVER)) as engine:
+        assert post(engine, key, body)[::2] == (200, "false")
+        assert post(engine, key, body)[::2] == (200, "true")
+        assert engine.stop() == 0
+    assert len(read_store(data).rows) == 1
+
+
+def test_links_and_requests_of_one_epoch_replace_each_other(engine: EngineProcess) -> None:
+    """Both are senders of the same numbers; none of them is taken twice."""
+    anh, binh, cuong = fresh_person(), fresh_person(), fresh_person()
+    with RawLink(engine.port) as link:
+        assert isinstance(link.hello(LANE, epoch=21), wire.Welcome)
+        link.send(scans(1, person_scan(anh)))
+        link.settled(0, 1)
+        assert post(engine, f"{LANE}:21:2", {"records": [scan(binh, now_ms())]})[0] == 200
+        assert link.error_code() == WireReplaced.wire
+    with RawLink(engine.port) as link:
+        welcome = link.hello(LANE, epoch=21, next=(3, 1))
+        assert isinstance(welcome, wire.Welcome) and welcome.acked[0] == 2
+        link.send(scans(3, person_scan(cuong)))
+        link.settled(0, 3)
+    assert post(engine, f"{LANE}:21:3", {"records": []})[2] == "true"
+    assert code_of(post(engine, f"{LANE}:21:5", {"records": []})) == (400, "wire.gap")
+    assert engine.metric("chot_journal_rows") == 3
