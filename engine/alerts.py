@@ -18,6 +18,7 @@ from engine.visits import REF_ROW_BITS
 Array: TypeAlias = npt.NDArray[Any]
 
 ALARMING: Final = Flag.FEVER | Flag.COPIED | Flag.LISTED
+_PART_ROWS: Final = 1024  # so that there are few parts, however small groups are
 _NEAR_MS: Final = MINUTE_MS
 KEPT_MAX: Final = 1 << 18  # the newest of the log; some 12 MB
 ALERT: Final = np.dtype(
@@ -45,7 +46,7 @@ class Alerts:
     """Used from one thread."""
 
     def __init__(self) -> None:
-        self._parts: deque[Array] = deque()  # ALERT of a group, in the order of the log
+        self._parts: deque[Array] = deque()  # ALERT, in the order of the log
         self._count = 0
         self._applied = 0
 
@@ -64,8 +65,10 @@ class Alerts:
         for name in ("person", "time_ms", "place", "lane", "temperature_cc", "flags", "kind"):
             found[name] = group.rows[name][at]
         found["ref"] = group.lsn << REF_ROW_BITS | at
-        self._parts.append(found)
         self._count += len(found)
+        if self._parts and len(self._parts[-1]) < _PART_ROWS:
+            found = np.concatenate([self._parts.pop(), found])
+        self._parts.append(found)
         while self._count > KEPT_MAX and len(self._parts) > 1:
             self._count -= len(self._parts.popleft())
 

@@ -120,10 +120,10 @@ class Judge:
         if self._readings.is_waiting(scan.place, scan.lane):
             window_ms = self._rule("thermal_window_s", scan.time_ms) * 1000
             found = self._readings.take(scan.place, scan.lane, scan.person, scan.time_ms, window_ms)
+        ref = (*message, scan.n) if message else None
+        sighted = Sighted(ref, scan.time_ms, scan.person, name, found.mark if found else None)
+        self._readings.note(scan.place, scan.lane, sighted)
         if found is None:
-            ref = (*message, scan.n) if message else None
-            sighted = Sighted(ref, scan.time_ms, scan.person, name)
-            self._readings.note(scan.place, scan.lane, sighted)
             return
         scan.temperature_cc = found.temperature_cc
         scan.details = note_report(scan.details, found.report)

@@ -75,8 +75,9 @@ def test_a_forgotten_day_takes_its_alerts_along() -> None:
 
 def test_a_flood_of_alerts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT_MAX", 100)
+    monkeypatch.setattr(module, "_PART_ROWS", 20)
     alerts = Alerts()
     for lsn in range(1, 200):
         alerts.apply(group(lsn, *[(lsn, 1, Flag.COPIED)] * 7))
-        assert len(alerts) <= 100
+        assert len(alerts) <= 100 and len(alerts.parts()) <= 6
     assert find(alerts.parts(), 0, 1000)["time_ms"].max() == 199

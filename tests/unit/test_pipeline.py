@@ -304,6 +304,10 @@ def test_a_temperature_before_its_scan_goes_on_the_row_too(bench: Bench) -> None
         assert (known.name, known.reading) == ("Nguyễn Thị Hồng Ánh", "38.2")
     other = bench.take(encode_scan(NOON_MS, 1, APP))
     assert rows(other)["temperature_cc"][0] == NO_TEMPERATURE, "one reading, one scan"
+    # Measured a second time: named, it is still the same scan; unnamed, it is the other one.
+    again = measure(bench, seq=3, at_ms=NOON_MS + 1000, scan=(1, 0), value=37.9)
+    assert again.verdicts[0].name == "Nguyễn Th***"
+    assert measure(bench, seq=4, at_ms=NOON_MS - 900).verdicts[0].name == "PHAM QU***"
 
 
 def test_nobody_gets_the_temperature_of_another(bench: Bench) -> None:
