@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import uvloop
 
 import engine
@@ -29,7 +30,7 @@ from engine.clock import Clock, SystemClock, day_to_ms, ms_to_day
 from engine.control_lmdb import ControlLog
 from engine.decode_pool import DecodePool
 from engine.dedup import KEPT_MS, SeenWindow
-from engine.deliveries import Deliveries
+from engine.deliveries import GROUPS_KEPT, Deliveries, PastLights
 from engine.desk import Desk
 from engine.errors import EngineError, EngineUnreachable
 from engine.group import Group
@@ -109,6 +110,7 @@ class Engine:
         self.index = CoLocationIndex(PlaceRules(self._rules[0]), self._rules[1])
         self.tallies = Tallies()
         self.alerts = Alerts()
+        self.past_lights = PastLights()
         await self._recover()
         self.pool = DecodePool(
             self.settings.decode_threads,
@@ -174,7 +176,7 @@ class Engine:
             metrics=self.metrics,
             health=self._health,
             kit=self._kit,
-            deliver=Deliveries(self.ingest).take,
+            deliver=Deliveries(self.ingest, self.past_lights).take,
             rows_max=self.settings.answer_rows_max,
             on_registry=self._registry_changed,
         )
@@ -205,9 +207,12 @@ class Engine:
         newest_ms = self.clock.now_ms() - KEPT_MS
         async for group in self.journal.read(0):
             self._derive(group)
-            recent = group.rows[group.rows["time_ms"] >= newest_ms]
-            if len(recent):
-                self.seen.rebuild(recent)
+            sightings = np.zeros(len(group.rows), np.uint8)
+            is_recent = group.rows["time_ms"] >= newest_ms
+            if is_recent.any():
+                sightings[is_recent] = self.seen.rebuild(group.rows[is_recent])
+            if group.lsn > last - GROUPS_KEPT:
+                self.past_lights.note(group, sightings)
             if group.lsn >= last:
                 break
         self.index.snapshot()

@@ -83,12 +83,18 @@ class SeenWindow:
         self._sweep()
         return answers
 
-    def rebuild(self, rows: np.ndarray) -> None:
-        """Takes rows of the log in at start, so that a restart forgets nobody at the barrier."""
+    def rebuild(self, rows: np.ndarray) -> np.ndarray:
+        """Takes rows of the log in at start, so that a restart forgets nobody at the barrier.
+
+        The answer of each row as it was when it came, for the log has the order of coming.
+        """
         assert rows.dtype == ROW
-        rows = rows[(rows["kind"] == Kind.SCAN) | (rows["kind"] == Kind.MANUAL)]
+        answers = np.zeros(len(rows), np.uint8)
+        at_post = (rows["kind"] == Kind.SCAN) | (rows["kind"] == Kind.MANUAL)
+        rows = rows[at_post]
         columns = (rows["person"], rows["place"], rows["lane"], rows["time_ms"])
-        self.see(*(column.tobytes() for column in columns))
+        answers[at_post] = np.frombuffer(self.see(*(c.tobytes() for c in columns)), np.uint8)
+        return answers
 
     def _runs(self, times: np.ndarray) -> Iterator[tuple[int, int, SeenRules]]:
         """(low, high, rules): scans that follow each other under the same rules."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -26,17 +27,52 @@ from engine.errors import (
     WireStoreFull,
     WireUnknownGateway,
 )
+from engine.group import Group
 from engine.ingest import IngestServer
+from engine.judge import Light, light
 from engine.pipeline import Origin, Outcome
 from engine.questions import Deliver, Delivered, DeliveryFault
 from engine.records import ENTRY, decode_scans
 from engine.registry import Gateway
 from engine.session import DURABLE
 from engine.streams import StreamState
+from engine.wire import Verdict
 
 ANSWERS_KEPT: Final = 4096  # so that a repeat gets the very same; later it is judged anew
+GROUPS_KEPT: Final = 256  # of the log, from which answers are told anew after a restart
 
 _Key = tuple[int, int, int]  # gateway, epoch, seq
+
+
+class PastLights:
+    """What lanes were shown before a restart, told anew from the last groups of the log."""
+
+    def __init__(self) -> None:
+        self._lights: OrderedDict[_Key, dict[int, tuple[Light, str | None]]] = OrderedDict()
+
+    def note(self, group: Group, sightings: np.ndarray) -> None:
+        """sightings: what engine.dedup answered for each row of the group."""
+        at = 0
+        for run in group.runs:
+            rows = slice(at, at := at + int(run["rows"]))
+            if run["cls"] != DURABLE:
+                continue
+            key = (int(run["gateway"]), int(run["epoch"]), int(run["last"]))
+            found = self._lights.setdefault(key, {})
+            for row, sighting in zip(group.rows[rows], sightings[rows], strict=True):
+                found[int(row["n"])] = light(int(row["flags"]), int(sighting))
+            if len(self._lights) > ANSWERS_KEPT:
+                self._lights.popitem(last=False)
+
+    def put_back(self, key: _Key, verdicts: Iterable[Verdict]) -> list[Verdict]:
+        """Verdicts that were judged anew, as they were the first time where that is known."""
+        known = self._lights.get(key, {})
+        return [
+            msgspec.structs.replace(v, verdict=known[v.n][0], reason=known[v.n][1])
+            if v.verdict != "refused" and v.n in known
+            else v
+            for v in verdicts
+        ]
 
 
 class Door:
@@ -82,8 +118,9 @@ class Door:
 class Deliveries:
     """One instance an engine; used from its event loop."""
 
-    def __init__(self, server: IngestServer) -> None:
+    def __init__(self, server: IngestServer, past: PastLights) -> None:
         self._server = server
+        self._past = past
         self._doors: dict[tuple[int, int], Door] = {}
         # (digest of the body, answer) of what was taken lately.
         self._answers: OrderedDict[_Key, tuple[bytes, Delivered]] = OrderedDict()
@@ -141,15 +178,17 @@ class Deliveries:
         else:
             state.note_open(self._server.clock.now_ms())
         outcome = await self._judge(gateway, delivery)
+        if not is_new:
+            outcome.verdicts = self._past.put_back(key, outcome.verdicts)
         answer = _outcome_to_answer(outcome, not is_new)
         if is_new:
             if not window.is_open(delivery.seq):
                 raise WireStoreFull("the store takes no scans now")
             assert outcome.batch is not None
             self._server.append(state, DURABLE, delivery.seq, outcome.batch)
-            self._answers[key] = digest, answer
-            if len(self._answers) > ANSWERS_KEPT:
-                self._answers.popitem(last=False)
+        self._answers[key] = digest, answer
+        if len(self._answers) > ANSWERS_KEPT:
+            self._answers.popitem(last=False)
         return answer
 
     async def _judge(self, gateway: Gateway, delivery: Deliver) -> Outcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from engine.wire import Verdict
 # Reasons of an alert as the lane sees them, the most urgent first.
 ALERTS: Final = ("call_desk", "fever", "two_posts", "two_lanes")
 
+Light = Literal["accepted", "seen", "alert"]
 Message = tuple[int, int, int]  # gateway, epoch, seq of class 0
 
 
@@ -45,6 +46,16 @@ class Candidate:
     temperature_cc: int = NO_TEMPERATURE
     reading: Reading | None = None  # of a Kind.READING
     scan: tuple[int, int] | None = None  # (seq, n) of the record that it names
+
+
+def light(flags: int, sighting: int) -> tuple[Light, str | None]:
+    """Verdict and reason of a row at a post, by its flags and what engine.dedup answered."""
+    # A lane never learns why somebody is on the list: it may be their health.
+    alarms = (flags & Flag.LISTED, flags & Flag.FEVER, sighting & ROAD, sighting & LANES)
+    for reason, is_so in zip(ALERTS, alarms, strict=True):
+        if is_so:
+            return "alert", reason
+    return ("seen" if sighting & HERE else "accepted"), None
 
 
 class Judge:
@@ -94,21 +105,12 @@ class Judge:
         return verdicts
 
     def _verdict(self, candidate: Candidate, sighting: int, name: str) -> Verdict:
-        # A lane never learns why somebody is on the list: it may be their health.
-        alerts = {"call_desk"} if candidate.flags & Flag.LISTED else set()
-        if candidate.flags & Flag.FEVER:
-            alerts.add("fever")
         if sighting & (ROAD | LANES):
             candidate.flags |= Flag.COPIED
-            copied = "two_posts" if sighting & ROAD else "two_lanes"
-            self._metrics.count("chot_alerts", copied)
-            alerts.add(copied)
+            self._metrics.count("chot_alerts", "two_posts" if sighting & ROAD else "two_lanes")
+        verdict, reason = light(candidate.flags, sighting)
         return Verdict(
-            verdict="alert" if alerts else "seen" if sighting & HERE else "accepted",
-            lane=candidate.lane,
-            n=candidate.n,
-            reason=next((reason for reason in ALERTS if reason in alerts), None),
-            name=name,
+            verdict=verdict, lane=candidate.lane, n=candidate.n, reason=reason, name=name
         )
 
     # ---- temperatures -----------------------------------------------------------------------

@@ -112,14 +112,14 @@ def test_rows_of_the_log_bring_it_back() -> None:
         for _ in range(14)
     ]
     live = SeenWindow([ORDINARY])
-    see(live, *scans)
+    answers = see(live, *scans)
     rows = np.zeros(len(scans) + 1, ROW)
     for row, (person, place, lane, time_ms) in zip(rows, scans, strict=False):
         row["person"], row["place"], row["time_ms"] = np.void(person), place, time_ms
         row["lane"], row["kind"] = lane, Kind.SCAN
     rows[-1]["person"], rows[-1]["place"], rows[-1]["kind"] = np.void(ANH), 1013, Kind.CHECKIN
     again = SeenWindow([ORDINARY])
-    again.rebuild(rows)
+    assert list(again.rebuild(rows)) == [*answers, 0], "as they were when they came"
     assert len(again) == len(live), "a check-in at a venue is no sighting"
     later = [(person, place, 1, at) for person in (ANH, BINH) for place in (1, 2)
              for at in range(0, 10**7, 300_000)]  # fmt: skip
