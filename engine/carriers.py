@@ -13,7 +13,7 @@ from engine import tls
 from engine.address import Address
 from engine.errors import EngineUnreachable, SettingInvalid, WireMalformed, WireTls
 from engine.gateway_config import GatewayConfig
-from engine.websocket import SUBPROTOCOL, Outbox
+from engine.websocket import LOW_WATER, SUBPROTOCOL, Outbox
 from engine.wire import BODY_MAX, HEADER_SIZE
 
 READ_SIZE: Final = 65_536
@@ -149,10 +149,13 @@ class _WebSocketCarrier:
         return b""
 
     async def drain(self) -> None:
-        waiting = asyncio.ensure_future(self._outbox.drain())
-        # The sender ends only by failing, and then nothing will drain.
-        await asyncio.wait({waiting, self._sender}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        if self._outbox.size > LOW_WATER:
+            waiting = asyncio.ensure_future(self._outbox.drain())
+            try:
+                # The sender ends only by failing, and then nothing will drain.
+                await asyncio.wait({waiting, self._sender}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
         if self._sender.done():
             self._sender.result()
 

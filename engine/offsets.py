@@ -12,7 +12,9 @@ from typing import Final, NamedTuple
 
 SAMPLES: Final = 8
 STEP_SLACK_MS: Final = 100  # stamps are whole milliseconds, and crystals drift between samples
-ONE_WAY_MS: Final = 10_000  # round trip assumed for a stamp that no answer came back for
+# Round trip assumed for a stamp that no answer came back for: HELLO may take 10 s, and a sample is
+# wrong by half of its round trip at most.
+ONE_WAY_MS: Final = 20_000
 CORRECTION_STEP_MS: Final = 1000
 
 
