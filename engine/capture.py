@@ -183,6 +183,10 @@ class Capture:
         if not stored.cancelled():
             self._lights.number(expected, *stored.result())
 
+    def _measured(self, taken_ms: int, stored: asyncio.Future[tuple[int, int]]) -> None:
+        if not stored.cancelled():
+            self._lights.measured(*stored.result(), taken_ms)
+
     def _offer_scans(self, records: Records, stored: asyncio.Future[tuple[int, int]]) -> None:
         """Scans of a lane with a terminal, for readings to be tied to."""
         if stored.cancelled():
@@ -196,6 +200,7 @@ class Capture:
 
     async def _take_reading(self, reading: Reading) -> None:
         """One EVENT, tied to the scan that came with it or that is nearest."""
+        taken_ms = self._clock.now_ms()
         scan: ScanRef | None
         if reading.payload:
             codes = Codes(reading.lane, reading.ts_ms, [reading.payload])
@@ -219,6 +224,7 @@ class Capture:
             message.scan_epoch = scan.epoch
             message.alone = _event(reading.lane, msgspec.structs.replace(report, scan=None))
         done = await self._store(message)
+        done.add_done_callback(lambda done: self._measured(taken_ms, done))
         self._stats.readings_stored += 1
         self._stats.readings_tied += scan is not None
         if reading.stored is not None:

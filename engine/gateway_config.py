@@ -86,7 +86,7 @@ class ThermalConfig(ListenConfig, frozen=True, kw_only=True, tag="thermal"):
         Fields()
     )
     device: Annotated[str, Meta(max_length=64), _help("where the document names none")] = ""
-    unit: Annotated[str, Meta(max_length=64), _help("where the document names none")] = "C"
+    unit: Annotated[Literal["C", "F"], _help("where the document names none")] = "C"
     calibration: Annotated[str, Meta(max_length=64), _help("where it names none")] = ""
     tie_s: Annotated[
         float, Meta(ge=0, le=10), _help("how far apart a reading and its scan may be")

@@ -136,6 +136,7 @@ class Lights:
         self._show = show
         self._is_overdue = False  # the last scan got no answer in time
         self._expected: OrderedDict[tuple[int, int], Expected] = OrderedDict()
+        self._readings: OrderedDict[tuple[int, int], int] = OrderedDict()  # when they came
         # A message can be sent and judged before the spool's thread has told us its number.
         self._early: OrderedDict[tuple[int, int], set[int]] = OrderedDict()
         self._past = past  # up to these numbers nobody waits any more
@@ -175,6 +176,13 @@ class Lights:
             (epoch, seq), _ = self._expected.popitem(last=False)
             self._past[epoch] = max(seq, self._past.get(epoch, 0))
 
+    def measured(self, epoch: int, seq: int, taken_ms: int) -> None:
+        """A thermal reading is in the spool; the engine answers it when it is a fever."""
+        self._readings[epoch, seq] = taken_ms
+        if len(self._readings) > EXPECTED_MAX:
+            (epoch, seq), _ = self._readings.popitem(last=False)
+            self._past[epoch] = max(seq, self._past.get(epoch, 0))
+
     def answered(self, epoch: int, result: Result, taken_ms: int = 0) -> None:
         """A verdict of the engine. Of a camera frame epoch is 0; taken_ms: when it came to us."""
         self._is_overdue = False
@@ -197,6 +205,9 @@ class Lights:
 
     def _settle(self, key: tuple[int, int], n: int) -> bool:
         """One record of a message is answered; whether too late for a lamp."""
+        taken_ms = self._readings.pop(key, None)
+        if taken_ms is not None:
+            return self._clock.now_ms() - taken_ms > LATE_MS
         expected = self._expected.get(key)
         if expected is None:
             epoch, seq = key

@@ -1,7 +1,7 @@
 """Thermal terminals: devices that measure a person and POST what they saw as JSON or XML.
 
-A vendor's fields are named in the configuration (Fields). Value, unit and calibration are kept as
-the device gave them (SY-4); what they mean is for the engine's dated rules to say.
+A vendor's fields are named in the configuration (Fields). Value and calibration are kept as the
+device gave them, in its unit (SY-4); what they mean is for the engine's dated rules to say.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ PARTS_MAX: Final = 8
 WAITING_MAX: Final = 32
 STORED_S: Final = 15.0  # how long a terminal waits until its reading is on the box's disk
 WORD_MAX: Final = 64
+_UNITS: Final = {"c": "C", "celsius": "C", "℃": "C", "f": "F", "fahrenheit": "F", "℉": "F"}
 
 _log = Log("gateway")
 _Path = Annotated[str, Meta(max_length=256)]
@@ -128,7 +129,7 @@ class ThermalTerminals:
             ts_ms=min(_time(find(tree, self._fields.time), now_ms), now_ms),
             device=self._said(tree, "device"),
             value=_value(found),
-            unit=self._said(tree, "unit"),
+            unit=_unit(self._said(tree, "unit")),
             calibration=self._said(tree, "calibration"),
             tie_ms=self._tie_ms,
             payload=payload,
@@ -185,6 +186,15 @@ def _value(found: str | float | int) -> float:
     if not math.isfinite(value):
         raise BodyInvalid("the temperature is no number")
     return value
+
+
+def _unit(word: str) -> str:
+    """C or F, however a vendor spells it. Raises BodyInvalid."""
+    letters = word.casefold().strip("°º ").removeprefix("deg").strip(". ")
+    found = _UNITS.get(letters)
+    if found is None:
+        raise BodyInvalid("the unit is neither Celsius nor Fahrenheit")
+    return found
 
 
 def _time(found: str | float | int | None, now_ms: int) -> int:

@@ -21,7 +21,7 @@ from engine.clock import SystemClock, ms_to_iso
 from engine.gateway import Gateway
 from engine.gateway_config import ReaderConfig, ThermalConfig, make_sources
 from engine.gear.http_door import CONNECTIONS_MAX
-from engine.gear.thermal import Fields
+from engine.gear.thermal import Fields, _unit
 from engine.keys import open_sealed
 from engine.wire import seal_aad
 from tests.reference.ckp_server import Peer, Server
@@ -187,7 +187,7 @@ def test_xml_of_a_vendor_by_its_mapping_and_with_a_picture(rig: Rig) -> None:
             xml = ALERT.format(time=ms_to_iso(old_ms)).encode()
             assert (await post.post(xml, "application/xml"))[0] == 200
             event = await post.event(1)
-            assert (event.value, event.unit, event.device) == (38.4, "celsius", "aa:bb")
+            assert (event.value, event.unit, event.device) == (38.4, "C", "aa:bb")
             assert event.ts_ms == old_ms and event.scan is None, "kept by the terminal for an hour"
 
             ahead = ALERT.format(time=ms_to_iso(old_ms + 90_000_000)).encode()
@@ -203,12 +203,22 @@ def test_xml_of_a_vendor_by_its_mapping_and_with_a_picture(rig: Rig) -> None:
     go(test)
 
 
+@pytest.mark.parametrize(
+    ("word", "unit"),
+    [("C", "C"), ("°C", "C"), ("º C", "C"), ("℃", "C"), ("Celsius", "C"), ("deg C", "C"),
+     ("degC", "C"), ("F", "F"), ("°f", "F"), ("FAHRENHEIT", "F"), ("℉", "F")],
+)  # fmt: skip
+def test_a_unit_however_it_is_spelt(word: str, unit: str) -> None:
+    assert _unit(word) == unit
+
+
 BAD = [
     (b"", "text/plain"),
     (b'{"temperature": "warm"}', "application/json"),
     (b'{"temperature": NaN}', "application/json"),
     (b'{"temperature": "inf"}', "application/json"),
     (b'{"temperature": 36.5, "time": "yesterday"}', "application/json"),
+    (b'{"temperature": 310, "unit": "K"}', "application/json"),
     (b'{"temperature": 36.5, "time": -1}', "application/json"),
     (b'{"temperature": 36.5, "device": "' + b"d" * 65 + b'"}', "application/json"),
     (b'{"temperature": 36.5, "payload": "' + b"p" * 3000 + b'"}', "application/json"),

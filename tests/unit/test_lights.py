@@ -171,6 +171,23 @@ def test_an_answer_before_the_number_is_known() -> None:
     go(test)
 
 
+def test_a_fever_of_an_outage_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(desk: Desk) -> None:
+        for seq, ago_ms, is_late in ((50, 100, False), (51, LATE_MS + 1, True), (52, 0, False)):
+            if ago_ms:
+                desk.lights.measured(5, seq, NOW - ago_ms)
+            desk.answer(seq, verdict="alert")
+            assert desk.shown[-1].late == is_late
+        monkeypatch.setattr(lights_module, "EXPECTED_MAX", 10)
+        for seq in range(60, 80):
+            desk.lights.measured(5, seq, NOW)
+        desk.answer(61)
+        assert desk.shown[-1].late, "given up, so nobody waits for it"
+        assert len(desk.lights._readings) == 10
+
+    go(test)
+
+
 def test_memory_is_bounded_and_what_was_given_up_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lights_module, "EXPECTED_MAX", 10)
     monkeypatch.setattr(lights_module, "EARLY_MAX", 10)
