@@ -26,6 +26,7 @@ from engine.errors import (
     SealBroken,
     WireEpochUsed,
     WireMalformed,
+    WireOverCredit,
 )
 from engine.gateways import Gateways
 from engine.held import HeldCodes
@@ -42,6 +43,7 @@ from engine.tls import Peer
 
 HELLO_TIMEOUT_S = 10  # from the connection on, handshakes included
 WRITE_MAX = 4_194_304  # bytes a link may leave unread before it is cut
+LINKS_MAX = 8  # of one gateway: no box can take the places of others
 # Of one link in one turn of the loop, whichever comes first: no flood and no backlog holds up other
 # lanes (CP-3). A sealed record costs some 0.2 ms, so that messages alone would not bound the turn.
 TURN_MESSAGES = 64
@@ -234,6 +236,9 @@ class Link:
     async def _open(self, hello: wire.Hello, t1_ns: int) -> None:
         assert self.gateway is not None
         server = self.server
+        if self._count_others(hello.epoch) >= LINKS_MAX:
+            self.fail(WireOverCredit(f"{LINKS_MAX} links of this gateway are open"))
+            return
         try:
             state = await server.streams.open(self, self.gateway.number, hello.epoch)
         except InputError as error:
@@ -270,6 +275,15 @@ class Link:
             )
         )
         self.ping()
+
+    def _count_others(self, epoch: int) -> int:
+        """Sessions of this gateway in other epochs; one in the same epoch will be replaced."""
+        assert self.gateway is not None
+        return sum(
+            link.gateway.number == self.gateway.number and link._epoch != epoch
+            for link in self.server.links
+            if link.gateway is not None and link.state is not None
+        )
 
     # ---- session ----------------------------------------------------------------------------
 

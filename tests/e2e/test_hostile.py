@@ -27,6 +27,7 @@ from PIL import Image
 from engine import client, wire
 from engine.clock import DAY_MS, SystemClock
 from engine.images import split_mjpeg
+from engine.ingest_link import LINKS_MAX
 from engine.keys import FileKeyRing, seal
 from engine.records import encode_checkin, encode_manual, encode_scan, encode_scans
 from engine.rows import Direction
@@ -45,6 +46,7 @@ from tests.e2e.rig import (
     fresh_person,
     hello,
     job,
+    lane_name,
     person_scan,
     read_store,
     run_chot,
@@ -249,6 +251,20 @@ def test_a_breach_of_the_rules_ends_the_link(
     with counted(stand, "chot_sessions_refused", code=name), stand.session() as link:
         link.send_bytes(data)
         assert link.error_code() == code
+
+
+def test_a_gateway_has_at_most_eight_links(stand: Stand) -> None:
+    """One box cannot take the places of others; a newer link of an epoch needs none."""
+    with contextlib.ExitStack() as exits:
+        links = [exits.enter_context(RawLink(stand.engine.port)) for _ in range(LINKS_MAX + 2)]
+        for epoch, link in enumerate(links[:LINKS_MAX]):
+            assert isinstance(link.hello(lane_name(3), epoch=9000 + epoch), wire.Welcome)
+        links[LINKS_MAX].send(hello(lane_name(3), epoch=9999))
+        assert links[LINKS_MAX].error_code() == 6
+        assert isinstance(links[-1].hello(lane_name(3), epoch=9000), wire.Welcome)
+        assert links[0].error_code() == 3
+        with RawLink(stand.engine.port) as other:
+            assert isinstance(other.hello(lane_name(1)), wire.Welcome)
 
 
 def test_a_newer_link_replaces_the_older_one(stand: Stand) -> None:
