@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     heartbeat_s: Annotated[Count, _help("pause between PINGs; a link silent for three is dead")] = (
         10
     )
-    sessions_max: Annotated[Count, _help("gateways connected at once")] = 512
+    sessions_max: Annotated[Count, _help("links at once; a backlog has its own")] = 512
 
     clock_ahead_max_s: Annotated[Count, _help("an event later than now by more is refused")] = 300
     clock_offset_max_ms: Annotated[
