@@ -167,7 +167,7 @@ class MachineDoctor:
                 f"{text}: a network file system, LMDB's locks and maps do not hold there",
                 "put the data folder on a local disk",
             )
-        elif "ro" in disk.options:
+        elif {"ro", "emergency_ro"} & disk.options:
             yield Finding(
                 "error",
                 code,

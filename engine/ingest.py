@@ -244,12 +244,15 @@ class IngestServer:
             self._store_failed(failure)
             return
         faults.reach("ingest.committed")
+        if self.is_full:
+            _log.info("store takes scans again")
         self.is_full = False
         state.settle(cls, seq)
 
     def _store_failed(self, error: EngineError) -> None:
         """Nothing more is acknowledged: every link ends, every stream goes back to the log."""
-        _log.error("store refuses scans", code=error.code)
+        if not self.is_full:  # once, however many wait
+            _log.error("store refuses scans", code=error.code)
         self.is_full = True
         self.streams.take_back()
         # A code in view is to be a scan again when its frame comes again (D-5).

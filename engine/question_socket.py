@@ -101,7 +101,8 @@ class QuestionServer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that is read-only by now it stays
+            self._path.unlink(missing_ok=True)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
