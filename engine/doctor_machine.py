@@ -20,8 +20,10 @@ import msgspec
 
 import engine
 import native.cpu
-from engine import machine, store_lmdb
+from engine import machine, store_lmdb, tls
+from engine.address import parse_addresses
 from engine.clock import Clock, ms_to_iso
+from engine.errors import SettingInvalid
 from engine.settings import Settings
 
 Level = Literal["ok", "warning", "error"]
@@ -40,6 +42,7 @@ CHECKS: Final = {
     "limits.memory": "memory against what gateways may have on their way",
     "settings.fit": "settings against each other and the machine",
     "settings.ports": "ports that are to be opened",
+    "tls.files": "certificate and key of the doors that need them",
     "data.folder": "the data folder itself",
     "data.mode": "owner and mode of folders, stores and socket",
     "engine.state": "whether an engine runs on it and can be reached",
@@ -54,6 +57,7 @@ SYNC_SLOW_MS: Final = 10.0  # a receipt waits for two
 SYNC_TAIL_MS: Final = 50.0
 SYNC_UNTRUE_MS: Final = 0.005  # faster than any way to a disk and back
 CLOCK_ERROR_MS: Final = 1000.0
+EXPIRY_WARN_DAYS: Final = 30
 FILES_SPARE: Final = 64  # stores, sockets, logs
 # File systems whose syncs or locks do not hold what LMDB needs.
 NETWORK: Final = frozenset(
@@ -103,7 +107,7 @@ class MachineDoctor:
         for check in (
             self._programs, self._native, self._disk_kind, self._disk_free, self._disk_sync,
             self._clock_sync, self._clock_log, self._files, self._map, self._memory, self._fit,
-            self._ports,
+            self._ports, self._tls,
         ):  # fmt: skip
             yield from check()
 
@@ -397,17 +401,20 @@ class MachineDoctor:
 
     def _ports(self) -> Iterator[Finding]:
         code, settings = "settings.ports", self._settings
-        doors = (
+        try:
+            further = parse_addresses(settings.ingest_listen)
+        except SettingInvalid as error:
+            yield Finding("error", code, str(error), "mend ingest_listen")
+            return
+        doors = [
             ("ingest", settings.ingest_host, settings.ingest_port),
             ("api", settings.api_host, settings.api_port),
-        )
-        if len({(host, port) for _, host, port in doors if port}) < sum(1 for d in doors if d[2]):
-            yield Finding(
-                "error",
-                code,
-                "ingest_port and api_port are the same",
-                "give one of them another number",
-            )
+            *(("ingest_listen", address.host, address.port) for address in further),
+        ]
+        places = [(host, port) for _, host, port in doors if port]
+        if len(set(places)) < len(places):
+            todo = "give each door a port of its own"
+            yield Finding("error", code, "two doors have the same port", todo)
             return
         if self._known.is_running:
             yield Finding("ok", code, "not tried: an engine runs here")
@@ -421,7 +428,32 @@ class MachineDoctor:
                 "another program has it, or the address is not of this machine",
             )
         if not taken:
-            yield Finding("ok", code, "both can be opened")
+            yield Finding("ok", code, "all can be opened")
+
+    def _tls(self) -> Iterator[Finding]:
+        code, settings = "tls.files", self._settings
+        try:
+            doors = parse_addresses(settings.ingest_listen)
+        except SettingInvalid:
+            return  # said among the ports
+        if not any(door.is_tls for door in doors):
+            return
+        try:
+            files = (settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            found = tls.ServerTls(*files, alpn=tls.ALPN)
+        except SettingInvalid as error:
+            todo = error.hint or "docs/protocol.md says how certificates are made"
+            yield Finding("error", code, str(error), todo)
+            return
+        days = (found.expires_ms - self._clock.now_ms()) / 86_400_000
+        text = f"the certificate is good until {ms_to_iso(found.expires_ms)}"
+        todo = "renew it; the engine reads it again by itself"
+        if days < 0:
+            yield Finding("error", code, f"{text}: it has expired", todo)
+        elif days < EXPIRY_WARN_DAYS:
+            yield Finding("warning", code, text, todo)
+        else:
+            yield Finding("ok", code, text)
 
 
 def nearest(path: Path) -> Path:

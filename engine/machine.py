@@ -161,15 +161,18 @@ def clock_state() -> ClockState | None:
 
 
 def file_limit(pid: int | None = None) -> int | None:
-    """Open files a process may have, this one's or another's; None without a limit or an answer."""
+    """Open files a process may have at most, this one or another; None without limit or answer.
+
+    The hard limit: the engine raises its own as far as it needs.
+    """
     if pid is None:
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return None if soft == resource.RLIM_INFINITY else soft
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        return None if most == resource.RLIM_INFINITY else most
     try:
         text = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
     except OSError:
         return None
-    found = re.search(r"^Max open files\s+(\d+)", text, re.M)
+    found = re.search(r"^Max open files\s+\w+\s+(\d+)", text, re.M)
     return int(found[1]) if found else None
 
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from engine import doctor, doctor_machine, machine
-from engine.clock import DAY_MS, ManualClock
+from engine.clock import DAY_MS, ManualClock, SystemClock
 from engine.control_lmdb import ControlLog
 from engine.doctor_machine import CHECKS
 from engine.errors import StoreLocked
@@ -25,6 +25,7 @@ from engine.registry_csv import read_csv
 from engine.settings import Settings
 from engine.store_lmdb import Store
 from tests.reference.batches import DAY, NOON_MS, make_batch
+from tests.reference.certificates import Authority
 from tests.reference.command import ROOT
 
 DISK = machine.Disk("/data", "ext4", frozenset({"rw"}), "nvme0n1", False)
@@ -93,7 +94,7 @@ def test_a_sound_folder_on_a_fit_machine(data):
     before = contents(data)
     findings = examine(data)
     assert [f for f in findings if f.level != "ok"] == []
-    assert {f.code for f in findings} == set(CHECKS)
+    assert {f.code for f in findings} == set(CHECKS) - {"tls.files"}  # no door needs any
     assert [f.code for f in findings] == sorted((f.code for f in findings), key=list(CHECKS).index)
     assert contents(data) == before
 
@@ -322,6 +323,27 @@ def test_a_port_that_is_taken(data):
     assert [f.level for f in found if f.code == "settings.ports"] == ["error"]
     found = examine(data, ingest_port=0, api_port=port)
     assert [f.level for f in found if f.code == "settings.ports"] == ["ok"]
+
+
+def test_doors_with_certificates(data, tmp_path):
+    doors = {"ingest_listen": "tls://127.0.0.1:7402"}
+    assert amiss(data, **doors) == [("error", "tls.files")]  # no files are named
+    assert amiss(data, ingest_listen="gopher://x") == [("error", "settings.ports")]
+    assert amiss(data, ingest_listen="tls://127.0.0.1:7401") == [
+        ("error", "settings.ports"),
+        ("error", "tls.files"),
+    ]
+    cert, key = Authority(tmp_path / "ca").make("chot", is_server=True, days=100)
+    files = {**doors, "tls_cert": cert, "tls_key": key}
+    now_ms = SystemClock().now_ms()
+
+    def level(days):
+        clock = ManualClock(now_ms + days * DAY_MS)
+        return [f.level for f in examine(data, clock, **files) if f.code == "tls.files"]
+
+    assert (level(0), level(80), level(101)) == (["ok"], ["warning"], ["error"])
+    Path(key).chmod(0o644)
+    assert level(0) == ["error"]
 
 
 @pytest.mark.usefixtures("real_machine")
