@@ -8,6 +8,8 @@
  *   W  bytes written     B, S  a sync begins and has returned (S: offset = number of its B)
  *   D  the write before it of this file, through O_DSYNC, has returned: it is durable
  *   T  truncated to offset     R  renamed, "old\0new"     U  unlinked     K  folder made
+ *   E  the sync that began with B has failed (POWERCUT_FAIL: numbers of those that are to): what it
+ *      should have written may be on the disk or not, and no later sync writes it
  *   F  a folder was synced     A  bytes on standard output: receipts     M  mapped for writing
  * Writes of O_DSYNC are recorded before they are made, others after: what may be on the disk at the
  * moment of the cut is what the trace holds so far. Errors are not recorded: nothing was promised.
@@ -212,12 +214,28 @@ ssize_t function(int fd, const struct iovec *parts, int count, off_t at, int how
 PWRITEV2(pwritev2, "pwritev2")
 PWRITEV2(pwritev64v2, "pwritev64v2")
 
+/* Whether the sync of this number is to fail. */
+static int is_to_fail(uint64_t number) {
+    for (const char *at = getenv("POWERCUT_FAIL"); at && *at;) {
+        char *end;
+        if (strtoull(at, &end, 10) == number) return 1;
+        if (end == at) return 0;
+        at = end;
+    }
+    return 0;
+}
+
 static int synced(int fd, const char *call) {
     if (fd < 0 || fd >= FDS || !fds[fd].name) return NEXT(int (*)(int), call)(fd);
     pthread_mutex_lock(&gate);
     uint64_t number = ++sync_count;
     pthread_mutex_unlock(&gate);
     if (!fds[fd].is_folder) emit('B', fds[fd].file, number, NULL, 0);
+    if (!fds[fd].is_folder && is_to_fail(number)) {
+        emit('E', fds[fd].file, number, NULL, 0);
+        errno = EIO;
+        return -1;
+    }
     int done = NEXT(int (*)(int), call)(fd), kept = errno;
     if (!done && fds[fd].is_folder) emit_text('F', 0, 0, fds[fd].name, strlen(fds[fd].name));
     if (!done && !fds[fd].is_folder) emit('S', fds[fd].file, number, NULL, 0);

@@ -53,8 +53,13 @@ class Step:
     data: bytes
 
 
-def record(folder: Path, command: Sequence[str], timeout_s: float = 60) -> list[Step]:
-    """Runs a program that works in `folder`; what it did. Raises when it fails."""
+def record(
+    folder: Path, command: Sequence[str], *, fails: Sequence[int] = (), timeout_s: float = 60
+) -> list[Step]:
+    """Runs a program that works in `folder`; what it did. Raises when it fails.
+
+    fails: numbers of syncs that give an input/output error and write nothing.
+    """
     trace = folder.with_name(folder.name + ".trace")
     trace.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +71,7 @@ def record(folder: Path, command: Sequence[str], timeout_s: float = 60) -> list[
             "LD_PRELOAD": " ".join([str(build("powercut")), os.environ.get("LD_PRELOAD", "")]),
             "POWERCUT_FOLDER": str(folder.resolve()),
             "POWERCUT_TRACE": str(trace),
+            "POWERCUT_FAIL": " ".join(map(str, fails)),
         },
         capture_output=True,
         text=True,
@@ -106,7 +112,8 @@ class _Inode:
 class Disk:
     """A folder as it is, and as it is known to be durable."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
+        self._rng = random.Random(seed)
         self.inodes: dict[int, _Inode] = {}
         self.names: dict[str, int] = {}  # durable names
         self.changes: list[
@@ -141,6 +148,15 @@ class Disk:
                     _apply(inode.durable, change)
                 del inode.pending[:count]
                 inode.syncs = {k: max(0, n - count) for k, n in inode.syncs.items()}
+            case "E":
+                # The system marks the pages clean all the same: what did not reach the disk by now
+                # never will, however often is synced later.
+                inode = self.inodes[step.file]
+                count = inode.syncs.pop(step.offset)
+                for change in inode.pending[:count]:
+                    if self._rng.random() < 0.5:
+                        _apply(inode.durable, _torn(change, self._rng))
+                del inode.pending[:count]
             case "R":
                 old, _, new = step.data.decode().partition("\0")
                 self.changes.append(("rename", old, new, 0))
@@ -243,7 +259,7 @@ def cut_often(
     """
     rng = random.Random(seed)
     places = sorted(rng.choices(range(1, len(steps) + 1), k=count))
-    disk, at = Disk(), 0
+    disk, at = Disk(seed), 0
     outcome = Outcome()
     holder = tempfile.TemporaryDirectory(prefix="chot-cut-", dir=_in_memory())
     target = Path(holder.name) / "cut"

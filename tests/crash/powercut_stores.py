@@ -2,32 +2,35 @@
 
     python powercut_stores.py journal|control|spool FOLDER COUNT MODE
 
-works while tests/crash/powercut.c records it. MODE: `safe`, or `nosync`, `nometasync` and `nofsync`
-for stores and keys that are written so that a cut must do harm. It says a line when a promise was
-made: `A gateway last` a run is durable, `E day` a day is forgotten, `C lsn` a control record is
-durable, `S seq` a message is in the spool, `K seq` the spool knows that the engine has it.
+works while tests/crash/powercut.c records it. MODE: `safe`, or `nosync`, `nometasync`, `nofsync`
+and `ignorant` for stores and keys that are written so that a cut must do harm. It says a line when
+a promise was made: `A gateway last` a run is durable, `E day` a day is forgotten, `C lsn` a control
+record is durable, `S seq` a message is in the spool, `K seq` the spool knows the engine has it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
 from engine.clock import ManualClock, day_to_ms
 from engine.control_lmdb import ControlLog
-from engine.errors import EngineError
+from engine.errors import EngineError, StorageError, StorageUnavailable
 from engine.journal import RecordBatch
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, open_sealed, private_to_public
 from engine.spool_epoch import Draft
 from engine.spool_lmdb import Spool
+from engine.store_lmdb import Store
 from engine.verify import verify_store
 from engine.wire import FrameType, seal_aad
 from tests.reference.batches import DAY, count_identities, make_batch
@@ -68,6 +71,17 @@ def batch_of(gateway: int, seq: int) -> RecordBatch:
     return make_batch(gateway, seq, seq + SEQS - 1, day=day_of(seq), details=details)
 
 
+async def patiently(step: Callable[[], Awaitable[Any]]) -> None:
+    """As a gateway does: what was refused comes again."""
+    while True:
+        try:
+            await step()
+        except StorageError:
+            await asyncio.sleep(0.001)
+        else:
+            return
+
+
 def work_journal(folder: Path, count: int) -> None:
     async def main() -> None:
         ring = FileKeyRing(folder / "keys", create=True)
@@ -75,12 +89,12 @@ def work_journal(folder: Path, count: int) -> None:
 
         async def send(gateway: int, first: int, last: int) -> None:
             for seq in range(first, last, SEQS):
-                await journal.append(batch_of(gateway, seq))
+                await patiently(lambda seq=seq: journal.append(batch_of(gateway, seq)))
                 say("A", gateway, seq + SEQS - 1)
 
         end = 1 + count * SEQS
         await asyncio.gather(*(send(gateway, 1, end) for gateway in range(1, GATEWAYS + 1)))
-        await journal.expire(day_to_ms(FORGOTTEN + 1))
+        await patiently(lambda: journal.expire(day_to_ms(FORGOTTEN + 1)))
         say("E", FORGOTTEN)
         await asyncio.gather(*(send(gateway, end, end + 8) for gateway in (1, 2)))
         await journal.close()
@@ -191,15 +205,23 @@ def work_spool(folder: Path, count: int) -> None:
     while number < count:
         numbers = range(number + 1, number + 1 + rng.randrange(1, 4))
         epoch = spool.current.number
-        for number, seq in zip(numbers, spool.append([draft_of(n) for n in numbers]), strict=True):
+        while True:
+            try:
+                seqs = spool.append([draft_of(n) for n in numbers])
+                break
+            except StorageUnavailable:
+                pass
+        for number, seq in zip(numbers, seqs, strict=True):
             say("S", epoch, seq, number)
         if rng.random() < 0.4:
             epoch = rng.choice(spool.epochs)
             acked = rng.randint(epoch.acked, epoch.next_seq - 1)
-            spool.ack(epoch, acked)
-            say("K", epoch.number, acked)
+            with contextlib.suppress(StorageUnavailable):
+                spool.ack(epoch, acked)
+                say("K", epoch.number, acked)
         if rng.random() < 0.2:
-            spool.turn()
+            with contextlib.suppress(StorageUnavailable):
+                spool.turn()
     spool.close()
 
 
@@ -250,10 +272,21 @@ STORES: dict[str, tuple[Work, Check]] = {
 }
 
 
+def ignorant(write: Callable[..., None]) -> Callable[..., None]:
+    def pretend(store: Store, *words: Any, **options: Any) -> None:
+        with contextlib.suppress(StorageUnavailable):
+            write(store, *words, **options)
+        store.is_proven = True
+
+    return pretend
+
+
 def main() -> None:
     what, folder, count, mode = sys.argv[1:]
     if mode == "nofsync":  # of keys and names; LMDB's own syncs stay
         os.fsync = lambda fd: None
+    if mode == "ignorant":  # a commit that failed is taken for one that did not
+        Store.write = ignorant(Store.write)
     real, changes = lmdb.open, MODES.get(mode, {})
     lmdb.open = lambda *words, **options: real(*words, **{**options, **changes})
     STORES[what][0](Path(folder), int(count))

@@ -25,20 +25,20 @@ if shutil.which("cc") is None:
 
 
 @functools.cache
-def trace_of(store: str, mode: str, count: int) -> list[Step]:
+def trace_of(store: str, mode: str, count: int, fails: tuple[int, ...] = ()) -> list[Step]:
     with tempfile.TemporaryDirectory(prefix="chot-cut-") as folder:
         target = Path(folder) / "data"
-        return record(target, python(WORKER, store, target, count, mode))
+        return record(target, python(WORKER, store, target, count, mode), fails=fails)
 
 
-def cut(store, mode, *, seed, cuts, count=None):
-    steps = trace_of(store, mode, count or COUNT[store])
+def cut(store, mode, *, seed, cuts, count=None, fails=()):
+    steps = trace_of(store, mode, count or COUNT[store], fails)
     return cut_often(steps, STORES[store][1], seed=seed, count=cuts)
 
 
 @pytest.mark.parametrize("store", STORES)
 def test_what_has_a_receipt_survives_any_cut(store):
-    cuts = 50
+    cuts = 30
     outcome = cut(store, "safe", seed=1, cuts=cuts)
     assert outcome.broken == []
     assert outcome.clean > cuts // 2  # most of them with receipts to lose
@@ -52,10 +52,10 @@ def test_the_same_cuts_find_what_weaker_modes_lose(store, mode):
         assert any("has a receipt" in text or "is missing" in text for text in broken), broken
 
 
-def cut_until_broken(store, mode):
+def cut_until_broken(store, mode, **options):
     """How the trace falls out is the threads' affair; most cuts do harm, some traces less."""
     for seed in range(1, 13):
-        outcome = cut(store, mode, seed=seed, cuts=12)
+        outcome = cut(store, mode, seed=seed, cuts=12, **options)
         if outcome.broken:
             return outcome.broken
     raise AssertionError(f"{store}: no cut did harm in mode {mode}")
@@ -65,6 +65,35 @@ def test_the_same_cuts_find_keys_that_were_not_synced():
     """A receipt is worth nothing without the key of its day."""
     broken = cut_until_broken("journal", "nofsync")
     assert any("keys.missing" in text or "cannot be opened" in text for text in broken), broken
+
+
+def some_syncs(seed, most=150):
+    """Numbers of syncs that fail, one in six, two in a row now and then."""
+    rng = random.Random(seed)
+    return tuple(n for n in range(12, most) if rng.random() < 0.17)
+
+
+@pytest.mark.parametrize("store", ["journal", "spool"])
+def test_failed_syncs_before_the_cut(store):
+    """A sync that failed is never believed later: its pages may be lost, whatever follows it."""
+    outcome = cut(store, "safe", seed=1, cuts=25, fails=some_syncs(1))
+    assert outcome.broken == []
+    steps = trace_of(store, "safe", COUNT[store], some_syncs(1))
+    assert sum(step.kind == "E" for step in steps) >= 3
+
+
+def test_the_same_failures_find_a_store_that_believes_them():
+    broken = cut_until_broken("journal", "ignorant", fails=some_syncs(1))
+    assert any("has a receipt" in text or "too many" in text or "is there" in text
+               for text in broken), broken  # fmt: skip
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(2, 8))
+@pytest.mark.parametrize("store", ["journal", "spool"])
+def test_many_failed_syncs_before_the_cut(store, seed):
+    outcome = cut(store, "safe", seed=seed, cuts=200, fails=some_syncs(seed))
+    assert outcome.broken == []
 
 
 @pytest.mark.full

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -46,9 +47,15 @@ def fit_machine(monkeypatch):
 
 
 @pytest.fixture
-def data(tmp_path):
-    """A folder as an engine leaves it: three days of scans, a registry, keys."""
-    path = tmp_path / "data"
+def data(tmp_path, made):
+    """A copy of its own of a folder as an engine leaves it."""
+    return Path(shutil.copytree(made, tmp_path / "data"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three days of scans, a registry, keys."""
+    path = tmp_path_factory.mktemp("doctor") / "data"
     path.mkdir(mode=0o700)
     ring = FileKeyRing(path / "keys", create=True)
 
