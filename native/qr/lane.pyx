@@ -40,7 +40,8 @@ from native.qr.workspace cimport workspace_fit, workspace_free, workspace_new
 cdef enum:
     ROW_STEP = 8                # a core of two-pixel modules is six rows high
     ROW_STEP_NEAR = 3           # where a code is known to be
-    HELD_EVERY = 3              # frames: at most so often beside a held code, whatever changes
+    ROW_STEP_CLOSE = 2          # where one may be that was not read
+    HELD_EVERY = 1              # frames: at most so often beside a held code, whatever changes
     WHOLE_EVERY = 6             # frames: the whole is read though nothing seems to change
     SPARSE_STEP = 40            # rows between those in which changes are looked for
     CHANGES_LEAST = 3           # blocks of such a row; a code of two-pixel modules fills a dozen
@@ -460,6 +461,8 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
         # A corner of a symbol whose others are smeared: not for this reader.
         lane.has_region = 1
         memcpy(lane.region, lane.evidence.box, sizeof(lane.region))
+    if lane.has_region and lane.found_count == before and lane.rest == 0:
+        kept = look_closer(lane, plane, kept)
     lane.since_quarter += 1
     if lane.found_count == 0 and lane.since_quarter >= QUARTER_EVERY:
         lane.since_quarter = 0
@@ -467,6 +470,44 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
         if level.width >= 21 and level.height >= 21:
             kept = read_and_track(lane, &level, 2, kept)
     return kept
+
+
+cdef int look_closer(LaneState* lane, const Plane* plane, int kept) noexcept nogil:
+    """Reads the part that may show a code row by row; the number of tracks.
+
+    A finder smeared by movement is met by some of its rows only.
+    """
+    cdef Workspace* ws = lane.ws
+    cdef int x0 = max(0, <int>lane.region[0])
+    cdef int y0 = max(0, <int>lane.region[1])
+    cdef int x1 = min(plane.width, <int>lane.region[2] + 1)
+    cdef int y1 = min(plane.height, <int>lane.region[3] + 1)
+    cdef Plane part
+    cdef Effort effort = lane.effort
+    cdef Evidence evidence
+    cdef Found found
+    cdef Finder[3] corners
+    cdef int i
+    if x1 - x0 < 21 or y1 - y0 < 21:
+        return kept
+    part = Plane(plane.data + y0 * plane.stride + x0, plane.stride, x1 - x0, y1 - y0)
+    memset(&evidence, 0, sizeof(evidence))
+    effort.row_step = ROW_STEP_CLOSE
+    effort.attempts = 2
+    if read_level(ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:
+        return kept
+    move_place(&ws.place, x0, y0)
+    for i in range(3):
+        corners[i] = ws.last[i]
+        corners[i].x += x0
+        corners[i].y += y0
+    lane.fusion.dim = 0
+    if kept == TRACKS_MAX:
+        kept -= 1
+    update_track(lane, &lane.tracks[kept], corners, 0)
+    lane.tracks[kept].dx = 0
+    lane.tracks[kept].dy = 0
+    return kept + 1
 
 
 cdef int read_and_track(LaneState* lane, const Plane* level, int halvings, int kept) noexcept nogil:
