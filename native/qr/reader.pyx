@@ -137,7 +137,7 @@ cdef int read_level(
     first_row = effort.first_row % row_step
     ws.pending_count = 0
     ws.failure_count = 0
-    ws.rows.first_look = 4 if effort.thorough else 5
+    ws.rows.first_look = 4
     find_thresholds(plane, row_step, &ws.thresholds)
     know_codes(ws, out, found, halvings)
     count = find_finders(
