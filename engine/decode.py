@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from native.qr.reader import _Reading
 
 Corner: TypeAlias = tuple[int, int]
+_Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in whole pixels
 
 # How a code was read, by the numbers of native.qr.reader.
 HOW: Final = ("", "plain", "mean", "equalized", "bent", "fused", "repeat")
@@ -163,6 +164,8 @@ def read(luma: Plane) -> list[Code]:
 
 # Pixels of a picture in which looking twice costs less than thinking about it.
 _SMALL = 160_000
+# Around a finder by itself, of what the largest symbol would take: all of a Micro QR code.
+_MICRO_SHARE = 0.3
 
 
 def _second_opinion(luma: Plane, has_found: bool) -> list[Code]:
@@ -170,24 +173,52 @@ def _second_opinion(luma: Plane, has_found: bool) -> list[Code]:
 
     That is: a symbol whose timing patterns agree, or a fine finder that belongs to no code, as
     Micro QR has no more than one. It is asked for the part around them, and for the whole where
-    that is most of the picture.
+    that is most of the picture. Beside codes that were read, and around one finder, it is asked for
+    each part by itself.
     """
     reader = _READERS.thorough
     _, _, fine, sure = reader.unread
-    if not sure and not fine:
-        return _ZXING.decode(luma) if not has_found and 0 < luma.size < _SMALL else []
-    height, width = luma.shape
-    left, top, right, bottom = reader.region
-    x0, y0 = max(0, int(left)), max(0, int(top))
-    x1, y1 = min(width, int(right) + 1), min(height, int(bottom) + 1)
-    part = max(0, x1 - x0) * max(0, y1 - y0)
+    if not has_found and 0 < luma.size < _SMALL:
+        return _ZXING.decode(luma)
+    if has_found or not sure and fine < 2:
+        return _look_at_parts(luma)
+    x0, y0, x1, y1 = _clip(luma, reader.region)
+    part = (x1 - x0) * (y1 - y0)
     if 2 * part > luma.size or part == 0:
         return _ZXING.decode(luma)
     codes = _ZXING.decode(luma[y0:y1, x0:x1], x0, y0)
     # What it sees depends on what else is in the picture: another look, where little was looked at.
-    if codes or has_found or 4 * part > luma.size:
+    if codes or 4 * part > luma.size:
         return codes
     return _ZXING.decode(luma)
+
+
+def _look_at_parts(luma: Plane) -> list[Code]:
+    """What zxing-cpp reads in what is left over beside codes that were read."""
+    boxes: list[_Box] = []
+    for left, top, right, bottom, is_symbol in _READERS.thorough.parts:
+        inset = 0.0 if is_symbol else (right - left) / 2 * (1 - _MICRO_SHARE)
+        box = _clip(luma, (left + inset, top + inset, right - inset, bottom - inset))
+        # Several triples of one symbol fail together: boxes that overlap are one.
+        while (other := next((b for b in boxes if _overlap(b, box)), None)) is not None:
+            boxes.remove(other)
+            box = (
+                min(box[0], other[0]), min(box[1], other[1]),
+                max(box[2], other[2]), max(box[3], other[3]),
+            )  # fmt: skip
+        boxes.append(box)
+    return [code for x0, y0, x1, y1 in boxes for code in _ZXING.decode(luma[y0:y1, x0:x1], x0, y0)]
+
+
+def _overlap(a: _Box, b: _Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _clip(luma: Plane, box: tuple[float, float, float, float]) -> _Box:
+    """A box in whole pixels of the plane; an empty one where it lies outside."""
+    height, width = luma.shape
+    x0, y0 = max(0, int(box[0])), max(0, int(box[1]))
+    return x0, y0, max(x0, min(width, int(box[2]) + 1)), max(y0, min(height, int(box[3]) + 1))
 
 
 # ---- lanes ------------------------------------------------------------------------------------

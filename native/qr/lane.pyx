@@ -42,6 +42,7 @@ cdef enum:
     ROW_STEP_NEAR = 3           # where a code is known to be
     ROW_STEP_CLOSE = 2          # where one may be that was not read
     HELD_EVERY = 1              # frames: at most so often beside a held code, whatever changes
+    GIVEN_EVERY = 3             # frames of which one at least is wanted as a whole
     WHOLE_EVERY = 6             # frames: the whole is read though nothing seems to change
     SPARSE_STEP = 40            # rows between those in which changes are looked for
     CHANGES_LEAST = 3           # blocks of such a row; a code of two-pixel modules fills a dozen
@@ -720,7 +721,7 @@ cdef class Lane:
         None where the whole frame is wanted: nothing is held, or it is time to look at all of it.
         """
         cdef float[4] box
-        if self.state.track_count == 0 or self.state.since_given + 1 >= HELD_EVERY:
+        if self.state.track_count == 0 or self.state.since_given + 1 >= GIVEN_EVERY:
             return None
         tracks_box(self.state, self.state.track_count, MARGIN_SHARE, box)
         if box[0] >= box[2] or box[1] >= box[3]:

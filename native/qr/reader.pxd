@@ -58,6 +58,7 @@ cdef struct Effort:             # how much is done for one plane
     int thorough                # all ways of reading a symbol
 
 cdef struct Mark:               # something that may belong to a code that was not read
+    int is_explained            # by a code that was read
     float x                     # pixels of the plane as given
     float y
     float reach
@@ -105,6 +106,8 @@ cdef struct Workspace:
     Finder last[3]              # the triple that was read last: corner, right, below
     int pending_count           # codes of the last level, as many as there is room for
     Pending pending[PENDING_MAX]
+    int attempts                # of this size of the plane: symbols placed in vain
+    int measured                # and triples measured
     int failure_count
     Failure failures[FAILURES_MAX]
     float skip_x                # triples around this point, within skip_reach, are left alone
@@ -135,9 +138,6 @@ cdef int is_in_code(const Found* found, float x, float y) noexcept nogil
 cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcept nogil
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil
 cdef int sharpen_grid(Workspace* ws, int version) noexcept nogil
-cdef int read_symbol(
-    Workspace* ws, const Plane* plane, const Finder* finders, const Triple* triple, int thorough
-) noexcept nogil
 cdef void note_found(const Workspace* ws, int halvings, Found* out) noexcept nogil
 cdef int buffer_to_plane(object luma, void* view, Plane* plane) except 0
 cdef int take_turn(bint* busy) except 0

@@ -57,9 +57,9 @@ class Reader:
         *,
         row_step: int = 8,
         levels: int = 3,
-        finders: int = 48,
-        triples: int = 128,
-        attempts: int = 12,
+        finders: int = 32,
+        triples: int = 64,
+        attempts: int = 6,
         thorough: bool = True,
     ) -> Reader: ...
     def read(self, luma: Buffer | NDArray[np.uint8]) -> list[_Reading]: ...
@@ -70,6 +70,8 @@ class Reader:
     def unread(self) -> tuple[int, int, int, int]: ...
     @property
     def region(self) -> tuple[float, float, float, float]: ...
+    @property
+    def parts(self) -> list[tuple[float, float, float, float, bool]]: ...
     @property
     def effort_spent(self) -> tuple[int, int, int]: ...
 

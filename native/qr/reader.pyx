@@ -41,6 +41,9 @@ cdef enum:
     KNOWN_WRONG_MOST = 200
     KNOWN_WRONG_SHARP = 90
     KNOWN_WRONG_BENT = 120
+    SMALL = 90_000              # pixels of a plane in which a look at its half costs little
+    TRIPLES_FIRST = 16          # measured of the first rows of a still, and so many more for each
+    ATTEMPTS_FIRST = 2          # code that is read; and placed in vain
     AGREEMENT_BENT = 88
 
 
@@ -85,6 +88,8 @@ cdef int read_levels(
     # What is too noisy for the one and too small for the other: seldom, and not cheap.
     if effort.levels == 2 or found or evidence.attempts == 0:
         return found
+    if plane.width * plane.height > SMALL and not has_sure_mark(evidence):
+        return found
     level = halve(ws, plane)
     if is_readable(&level):
         found = read_level(ws, &level, 1, effort, out, found, room, evidence)
@@ -119,50 +124,88 @@ cdef inline int step_for(const Plane* plane, int thorough) noexcept nogil:
     cdef int side = min(plane.width, plane.height)
     if side < 400:
         return 1 if side < 200 else 2
-    if side < 640:
-        return 4 if thorough else 6
-    return ROW_STEP_MAX
+    if thorough:
+        return 4
+    return 6 if side < 640 else ROW_STEP_MAX
 
 
 cdef int read_level(
     Workspace* ws, const Plane* plane, int halvings, const Effort* effort, Found* out, int found,
     int room, Evidence* evidence,
 ) noexcept nogil:
-    """Codes of one size of the plane that are not among out[:found]; the new number."""
+    """Codes of one size of the plane that are not among out[:found]; the new number.
+
+    A lane scans rows once. Stills begin with few rows, since where a code was read no more need be
+    looked for; the rows between follow.
+    """
     # Half planes are small, and their modules may be of two pixels only.
-    cdef int row_step = 2
-    cdef int first_row, count, i, before = found
+    cdef int finest = 2
+    cdef int row_step, first_row, count = 0, before = found
+    cdef Effort first = effort[0]
     if halvings == 0:
-        row_step = min(effort.row_step, step_for(plane, effort.thorough))
+        finest = min(effort.row_step, step_for(plane, effort.thorough))
+    # In the smallest every row tells something else of the same finder.
+    row_step = ROW_STEP_MAX if effort.thorough and finest > 1 else finest
     first_row = effort.first_row % row_step
     ws.pending_count = 0
     ws.failure_count = 0
+    ws.attempts = 0
+    ws.measured = 0
     ws.rows.first_look = 4
-    find_thresholds(plane, row_step, &ws.thresholds)
-    know_codes(ws, out, found, halvings)
-    count = find_finders(
-        plane, &ws.thresholds, first_row, row_step, &ws.rows, ws.finders, 0, FINDERS_MAX
+    find_thresholds(plane, finest, &ws.thresholds)
+    if row_step > finest:
+        first.triples = min(effort.triples, TRIPLES_FIRST)
+        first.attempts = min(effort.attempts, ATTEMPTS_FIRST)
+    found = read_rows(
+        ws, plane, first_row, row_step, row_step, &count, halvings, &first, out, found, room,
+        evidence,
     )
-    evidence.seen += count
-    found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
+    if (
+        row_step == finest and row_step > 4 and found == before
+        and has_good_finder(ws.finders, count)
+    ):
+        # A good finder without its companions asks for more.
+        finest = row_step // 2
+    if row_step > finest:
+        found = read_rows(
+            ws, plane, first_row, row_step, finest, &count, halvings, effort, out, found, room,
+            evidence,
+        )
+    note_unused(ws.finders, count, halvings, evidence)
+    return found
+
+
+cdef int read_rows(
+    Workspace* ws, const Plane* plane, int first_row, int row_step, int finest, int* count,
+    int halvings, const Effort* effort, Found* out, int found, int room, Evidence* evidence,
+) noexcept nogil:
+    """Codes with a finder in these rows, added to ws.finders[:count], that were not known; the new
+    number of codes. Areas of codes that were read are passed over.
+
+    The rows are first_row and every row_step-th from it; where finest is smaller, those that lie
+    between these and finest apart from them and one another.
+    """
+    cdef int before = found, known = count[0]
+    know_codes(ws, out, found, halvings)
+    if row_step == finest:
+        count[0] = find_finders(
+            plane, &ws.thresholds, first_row, row_step, &ws.rows, ws.finders, known, FINDERS_MAX
+        )
+    while row_step > finest:
+        count[0] = find_finders(
+            plane, &ws.thresholds, (first_row + row_step // 2) % row_step, row_step, &ws.rows,
+            ws.finders, count[0], FINDERS_MAX,
+        )
+        row_step //= 2
+        first_row %= row_step
+    evidence.seen += count[0] - known
+    if count[0] == known:
+        return found
+    found = read_triples(ws, plane, count, halvings, effort, out, found, room, evidence)
     while effort.thorough and found > before + 8:
         # A sheet of codes: more triples than there was room for.
         before = found
-        found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    if row_step > 4 and (
-        effort.both_rows or found == before and has_good_finder(ws.finders, count)
-    ):
-        # The rows between: a good finder without its companions, or everything, is asked for. Areas
-        # of codes that were read are passed over now.
-        know_codes(ws, out, found, halvings)
-        i = count
-        count = find_finders(
-            plane, &ws.thresholds, (first_row + row_step // 2) % row_step, row_step, &ws.rows,
-            ws.finders, count, FINDERS_MAX,
-        )
-        if count > i:
-            found = read_triples(ws, plane, &count, halvings, effort, out, found, room, evidence)
-    note_unused(ws.finders, count, halvings, evidence)
+        found = read_triples(ws, plane, count, halvings, effort, out, found, room, evidence)
     return found
 
 
@@ -264,6 +307,15 @@ cdef void add_mark(
         mark.ends[3] = c.y * scale
 
 
+cdef int has_sure_mark(const Evidence* evidence) noexcept nogil:
+    """Whether a symbol was placed whose timing patterns agree."""
+    cdef int i
+    for i in range(evidence.mark_count):
+        if evidence.marks[i].is_symbol:
+            return 1
+    return 0
+
+
 cdef int is_explained(const Mark* mark, const Found* found, int count) noexcept nogil:
     """Whether a mark lies within a code that was read, or its finders within such codes.
 
@@ -282,7 +334,7 @@ cdef int is_explained(const Mark* mark, const Found* found, int count) noexcept 
 
 cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcept nogil:
     """Counts what no code that was read explains, and the box around it."""
-    cdef const Mark* mark
+    cdef Mark* mark
     cdef int i
     evidence.sure = 0
     evidence.fine = 0
@@ -290,7 +342,8 @@ cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcep
     evidence.box[2] = evidence.box[3] = 0
     for i in range(evidence.mark_count):
         mark = &evidence.marks[i]
-        if is_explained(mark, found, count):
+        mark.is_explained = is_explained(mark, found, count)
+        if mark.is_explained:
             continue
         evidence.sure += mark.is_symbol
         evidence.fine += not mark.is_symbol
@@ -305,7 +358,7 @@ cdef int read_triples(
     int found, int room, Evidence* evidence,
 ) noexcept nogil:
     """Reads the symbols between ws.finders[:count], which may lose its worst; the new number."""
-    cdef int triple_count, t, attempts = 0
+    cdef int triple_count, t
     cdef Triple* triple
     count[0] = keep_best(ws.finders, count[0], effort.finders, FAULT_FINE)
     triple_count = rank_triples(
@@ -316,15 +369,19 @@ cdef int read_triples(
         triple = &ws.triples[t]
         if (
             ws.finders[triple.a].used or ws.finders[triple.b].used or ws.finders[triple.c].used
-            or found == room or attempts >= effort.attempts + found
+            or found == room or ws.attempts >= effort.attempts + 3 * found
+            or ws.measured >= effort.triples * (1 + found)
         ):
             continue
         if is_skipped(ws, triple):
             continue
         evidence.measured += 1
+        ws.measured += 1
         if not measure_triple(plane, ws.finders, triple):
             continue
-        if read_symbol(ws, plane, ws.finders, triple, effort.thorough):
+        if read_symbol(
+            ws, plane, ws.finders, triple, effort.thorough, effort.thorough and found == 0
+        ):
             note_found(ws, halvings, &out[found])
             remember(ws, triple)
             ws.finders[triple.a].used = 1
@@ -334,8 +391,8 @@ cdef int read_triples(
             found += 1
         else:
             note_failure(ws, triple, halvings, evidence)
-            attempts += 1
-    evidence.attempts += attempts
+            evidence.attempts += 1
+            ws.attempts += 1
     return found
 
 
@@ -423,9 +480,13 @@ cdef void note_found(const Workspace* ws, int halvings, Found* out) noexcept nog
 
 
 cdef int read_symbol(
-    Workspace* ws, const Plane* plane, const Finder* finders, const Triple* triple, int thorough
+    Workspace* ws, const Plane* plane, const Finder* finders, const Triple* triple, int thorough,
+    int insists,
 ) noexcept nogil:
-    """1 when the symbol of a measured triple was read into ws.code, placed by ws.place."""
+    """1 when the symbol of a measured triple was read into ws.code, placed by ws.place.
+
+    insists: try other versions, too, where the count of modules was in doubt.
+    """
     cdef int dim = triple.dim
     ws.matrix.said_version = 0
     if read_at(ws, plane, finders, triple, dim, thorough):
@@ -435,7 +496,7 @@ cdef int read_symbol(
         return read_at(ws, plane, finders, triple, said, 0)
     # A smeared timing pattern may have hidden a pair of steps, or dirt have added one.
     # In a lane that costs too much, unless the patterns could not be counted at all.
-    if (thorough and triple.off > 0) or triple.off == OFF_UNKNOWN:
+    if (insists and triple.off > 0) or triple.off == OFF_UNKNOWN:
         if dim > 21 and read_at(ws, plane, finders, triple, dim - 4, 0):
             return 1
         if dim < 177 and read_at(ws, plane, finders, triple, dim + 4, 0):
@@ -463,7 +524,8 @@ cdef int read_at(
         if read_placed(ws, plane, version):
             return 1
     agreement = ws.place.agreement
-    if agreement < AGREEMENT_SURE:
+    # Without samples of this place the grid holds those of another, maybe of another picture.
+    if agreement < AGREEMENT_SURE or ws.grid.dim == 0:
         return 0
     ws.how = HOW_EQUALIZED
     if sharpen_grid(ws, version):
@@ -476,10 +538,15 @@ cdef int read_at(
 
 
 cdef int read_placed(Workspace* ws, const Plane* plane, int version) noexcept nogil:
-    """1 when the symbol at ws.place could be read without more ado."""
+    """1 when the symbol at ws.place could be read without more ado.
+
+    Where it could not even be sampled ws.grid.dim is 0.
+    """
+    ws.grid.dim = 0
     if ws.place.agreement < AGREEMENT_LEAST:
         return 0
     if sample_grid(plane, &ws.place, &ws.grid, 0) > OUTSIDE_MOST:
+        ws.grid.dim = 0
         return 0
     soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
     ws.how = HOW_PLAIN
@@ -619,8 +686,9 @@ cdef class Reader:
     """Reads planes that have nothing to do with one another. Not for two threads at once.
 
     row_step: every so many rows are scanned. levels: 1 the plane alone, 2 its quarter as well, 3
-    its half too, where there is evidence. triples: combinations of finders measured in a plane;
-    attempts: of them read. thorough: all ways of reading, and all levels although one gave a code.
+    its half too, where there is evidence. triples: combinations of finders measured in a plane, and
+    as many more for each code read; attempts: of them placed in vain, and three more for each code
+    read. thorough: all ways of reading, and all levels although one gave a code.
     """
 
     cdef Workspace* ws
@@ -788,6 +856,22 @@ cdef class Reader:
         """(left, top, right, bottom) of what `unread` tells of; empty where it tells nothing."""
         cdef float* box = &self.evidence.box[0]
         return box[0], box[1], box[2], box[3]
+
+    @property
+    def parts(self) -> list:
+        """(left, top, right, bottom, whether a symbol was placed there) of each thing `unread`
+        tells of; around a finder by itself as far as from one of the largest symbols to its end."""
+        cdef const Mark* mark
+        cdef int i
+        cdef list out = []
+        for i in range(self.evidence.mark_count):
+            mark = &self.evidence.marks[i]
+            if not mark.is_explained:
+                out.append((
+                    mark.x - mark.reach, mark.y - mark.reach, mark.x + mark.reach,
+                    mark.y + mark.reach, bool(mark.is_symbol),
+                ))
+        return out
 
     @property
     def effort_spent(self) -> tuple:

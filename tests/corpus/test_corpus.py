@@ -22,6 +22,7 @@ from bench.decoders import read_all
 from bench.qr_sets import Text
 from engine.decode import LaneReader, read_codes
 from engine.images import JPEG, PNG, Plane, image_to_luma
+from native.qr.reader import Reader
 
 IMAGES = Path(__file__).resolve().parent.parent / "data" / "images"
 TURNS = (0, 90, 180, 270)
@@ -235,6 +236,15 @@ def test_every_shift_of_a_block(name: str) -> None:
         found = read_codes(luma)
         assert strange(name, found) == []
         assert set(read_all(luma)) <= set(found)
+
+
+def test_a_reader_remembers_nothing() -> None:
+    """What one picture left in a reader's memory never shows in the next: a symbol that reaches far
+    beyond the picture's edge once gave the content of the picture before."""
+    used = Reader()
+    for name, _ in ROWS:
+        fresh = Reader()
+        assert used.read(image(name)) == fresh.read(image(name)), name
 
 
 # ---- the lane reader on stills ------------------------------------------------------------------
