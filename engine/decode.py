@@ -180,7 +180,7 @@ def _second_opinion(luma: Plane, has_found: bool) -> list[Code]:
     _, _, fine, sure = reader.unread
     if not has_found and 0 < luma.size < _SMALL:
         return _ZXING.decode(luma)
-    if has_found or not sure and fine < 2:
+    if has_found or (not sure and fine < 2):
         return _look_at_parts(luma)
     x0, y0, x1, y1 = _clip(luma, reader.region)
     part = (x1 - x0) * (y1 - y0)
