@@ -5,7 +5,8 @@ from libc.stdint cimport uint8_t
 from native.qr.code cimport CODEWORDS_MAX, MODULES_MAX, Code
 from native.qr.finder cimport Finder
 from native.qr.locate cimport Place
-from native.qr.reader cimport Effort, Evidence, Found, Workspace
+from native.qr.evidence cimport Evidence, Found
+from native.qr.reader cimport Effort, Workspace
 
 cdef enum:
     TRACKS_MAX = 4

@@ -20,6 +20,7 @@ from libc.string cimport memcpy, memset
 
 from native.checks cimport check_int
 from native.qr.code cimport QR_READ, Code, copy_code
+from native.qr.evidence cimport Evidence, Found, copy_found, is_in_code, weigh_marks
 from native.qr.finder cimport Finder, check_finder
 from native.qr.fit cimport map_point
 from native.qr.locate cimport Place, copy_place, locate, locate_again
@@ -27,10 +28,9 @@ from native.qr.luma cimport LUMA_BLOCK, kernels
 from native.qr.matrix cimport decode_matrix, same_code, take_codewords
 from native.qr.plane cimport Plane
 from native.qr.reader cimport (
-    AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Evidence,
-    Found, Workspace, buffer_to_plane_or_leave, copy_found, decode_grid, found_to_tuple,
-    is_in_code, is_readable, keep_unread, note_found, quarter, read_level, sharpen_grid, take_turn,
-    weigh_marks,
+    AGREEMENT_SURE, HOW_EQUALIZED, HOW_FUSED, HOW_PLAIN, HOW_REPEAT, PENDING_MAX, Effort, Workspace,
+    buffer_to_plane_or_leave, decode_grid, found_to_tuple, is_readable, keep_unread, note_found,
+    quarter, read_level, sharpen_grid, take_turn,
 )
 from native.qr.sample cimport sample_grid, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
@@ -665,7 +665,7 @@ cdef class Lane:
         self.state.ws = workspace_new()
         if self.state.ws == NULL:
             raise MemoryError
-        self.state.effort = Effort(ROW_STEP, 0, 0, 2, 0, 40, 64, 8, 0)
+        self.state.effort = Effort(ROW_STEP, 0, 2, 0, 40, 64, 8, 0)
 
     def __dealloc__(self):
         if self.state != NULL:

@@ -1,9 +1,9 @@
 """Reading of one plane: the order of the stages, and the memory they share."""
 
-from libc.string cimport memcpy
 from libc.stdint cimport int16_t, uint8_t, uint16_t
 
-from native.qr.code cimport BYTES_MAX, CODEWORDS_MAX, MODULES_MAX, Code
+from native.qr.code cimport CODEWORDS_MAX, MODULES_MAX, Code
+from native.qr.evidence cimport Evidence, Found
 from native.qr.finder cimport FINDERS_MAX, Finder, RowScratch
 from native.qr.locate cimport Place
 from native.qr.matrix cimport MatrixScratch
@@ -22,7 +22,6 @@ cdef enum:
     FOUND_MAX = 255
     PENDING_MAX = 4
     FAILURES_MAX = 32
-    MARKS_MAX = 256
 
 # How a code was read: the least that was needed.
 cdef enum:
@@ -33,51 +32,15 @@ cdef enum:
     HOW_FUSED = 5               # evidence of several frames joined
     HOW_REPEAT = 6              # the code of the frame before, by the exact rule
 
-cdef struct Found:
-    int how
-    int halvings                # of the plane it was read on
-    int inverted                # light on dark
-    # x, y of the outer corners: the symbol's own upper left, upper right, lower right, lower left.
-    float corners[8]
-    Code code                   # last: see copy_found
-
-
-cdef inline void copy_found(Found* target, const Found* source) noexcept nogil:
-    memcpy(target, source, sizeof(Found) - BYTES_MAX + source.code.size)
-
-
 cdef struct Effort:             # how much is done for one plane
     int row_step
     int first_row               # below row_step; the row between is looked at when it may help
-    int both_rows               # always look at the rows between
     int levels                  # 1 the given plane, 2 its quarter too, 3 its half where that helps
     int always_levels           # look at the smaller ones although the larger one gave a code
     int finders                 # kept in a plane, and all that are fine
-    int triples                 # measured in a plane
-    int attempts                # in vain in a plane, and one more for each code read
+    int triples                 # measured in a plane, and as many more for each code read
+    int attempts                # in vain in a plane, and three more for each code read
     int thorough                # all ways of reading a symbol
-
-cdef struct Mark:               # something that may belong to a code that was not read
-    int is_explained            # by a code that was read
-    float x                     # pixels of the plane as given
-    float y
-    float reach
-    int is_symbol               # a sure one, else a fine finder
-    float ends[4]               # x, y of the two outer finders of a symbol
-
-cdef struct Evidence:
-    int finders                 # most on one level that belong to no code that was read
-    int triples                 # timing patterns fit, and yet the code could not be read
-    int attempts                # symbols placed
-    int sure                    # of triples, those whose timing patterns agree well
-    int mark_count
-    Mark marks[MARKS_MAX]
-    int measured                # triples whose timing was looked at
-    int seen                    # finders on all levels
-    int fine                    # finders that are fine and belong to no code
-    # Left, top, right, bottom of those and of sure symbols not read, with what may lie around them;
-    # pixels of the plane as given.
-    float box[4]
 
 cdef struct Pending:            # of each code of the last level: what tracking needs
     Finder corners[3]
@@ -134,8 +97,6 @@ cdef Plane quarter(Workspace* ws, const Plane* plane) noexcept nogil
 cdef void keep_unread(
     Workspace* ws, const Finder* a, const Finder* b, const Finder* c
 ) noexcept nogil
-cdef int is_in_code(const Found* found, float x, float y) noexcept nogil
-cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcept nogil
 cdef int decode_grid(Workspace* ws, int version) noexcept nogil
 cdef int sharpen_grid(Workspace* ws, int version) noexcept nogil
 cdef void note_found(const Workspace* ws, int halvings, Found* out) noexcept nogil
