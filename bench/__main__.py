@@ -1,4 +1,4 @@
-"""`python -m bench list|run|smoke|qr`: one JSON line a case on standard output.
+"""`python -m bench list|run|smoke|qr|receipt`: one JSON line a case on standard output.
 
 Exit status 0 when every answer was right, 1 when one was wrong, 2 for an error of use.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from bench import case_commit, case_contacts, case_decode, case_lanes, qr
+from bench import case_commit, case_contacts, case_decode, case_lanes, qr, receipt
 from bench.harness import Case, UsageError, run_case
 
 CASES: dict[str, Case] = {
@@ -29,7 +29,9 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     parser = Parser(prog="python -m bench", description=__doc__.splitlines()[0])
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|run|smoke|qr")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="list|run|smoke|qr|receipt"
+    )
     actions.add_parser("list", help="the cases and what each measures")
     run = actions.add_parser("run", help="measure cases")
     run.add_argument("names", nargs="+", metavar="NAME", help="a case, as `list` prints it")
@@ -39,6 +41,7 @@ def build_parser() -> Parser:
     )
     actions.add_parser("smoke", help="every case with tiny parameters; part of the tests")
     qr.add_parser(actions)
+    receipt.add_parser(actions)
     return parser
 
 
@@ -73,6 +76,8 @@ def main(words: list[str] | None = None) -> int:
             return run(list(CASES), "smoke")
         if chosen.action == "qr":
             return qr.run_words(chosen)
+        if chosen.action == "receipt":
+            return receipt.run_words(chosen)
         return run(chosen.names, "large" if chosen.large else "small", chosen.data)
     except UsageError as error:
         parser.error(str(error))

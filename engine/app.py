@@ -46,6 +46,7 @@ from engine.questions import Kit, RegistryTaken
 from engine.registry import Registry, Venue
 from engine.retention import Retention
 from engine.settings import Settings
+from engine.store_lmdb import SWITCH_INTERVAL_S
 from engine.tallies import Tallies
 from engine.telemetry import Log, Metrics, Sample, log_faults, setup_logging
 from engine.tracing import Completeness, GatewayState, Tracer
@@ -310,6 +311,7 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
 def serve(settings: Settings, *, registry_dir: Path | None, with_api: bool, is_json: bool) -> int:
     """The engine, and the API as its child, until SIGTERM or SIGINT. Exit status."""
     setup_logging()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return uvloop.run(_serve(settings, registry_dir, with_api, is_json))
 
 

@@ -21,7 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 import lmdb
 import msgspec
@@ -401,6 +401,12 @@ class Job:
 
 
 JobT = TypeVar("JobT", bound=Job)
+
+
+# A thread that wants the GIL beside a busy event loop waits so long for it, and a commit wants it
+# six times or so; with the interpreter's 5 ms receipts pile up behind one another.
+# `python -m bench receipt` shows what it does to them, and to the loop.
+SWITCH_INTERVAL_S: Final = 0.0001
 
 
 class CommitThread(Generic[JobT]):

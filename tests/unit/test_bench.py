@@ -44,6 +44,17 @@ def run_bench(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_receipts_are_all_there_in_every_setting(tmp_path: Path) -> None:
+    done = run_bench("receipt", "--scans", "6400", "--seconds", "0.5", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert [setting["rows"] for setting in line["settings"].values()] == [3200] * 3
+    idle, busy, interpreter = line["settings"].values()
+    assert idle["turns_s"] == 0 < min(busy["turns_s"], interpreter["turns_s"])
+    for setting in line["settings"].values():
+        assert 0 < setting["p50_ms"] <= setting["p99_ms"] <= setting["p100_ms"]
+
+
 # ---- the cases ----------------------------------------------------------------------------------
 
 
