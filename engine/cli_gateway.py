@@ -22,8 +22,8 @@ from engine.cli_parser import (
 )
 
 if TYPE_CHECKING:
-    from engine.gateway_config import AnySource, GatewayConfig
-    from engine.gateway_status import GatewayStats, GatewayStatus
+    from engine.gateway.config import AnySource, GatewayConfig
+    from engine.gateway.status import GatewayStats, GatewayStatus
 
 
 def add_gateway(commands: Any) -> None:
@@ -101,8 +101,8 @@ def _add_status(actions: Any) -> None:
 
 def run_status(options: argparse.Namespace) -> int:
     """0 when a gateway answered."""
-    from engine import gateway_config
-    from engine.status_socket import ask_status
+    from engine.gateway import config as gateway_config
+    from engine.gateway.status_socket import ask_status
 
     path = options.config
     if not path.is_dir():
@@ -119,7 +119,7 @@ def run_gateway(options: argparse.Namespace) -> int:
     """0 when everything captured is durable at the engine."""
     import asyncio
 
-    from engine import gateway_config
+    from engine.gateway import config as gateway_config
     from engine.telemetry import setup_logging
 
     config = gateway_config.load_config(options.config)
@@ -138,7 +138,7 @@ def run_gateway(options: argparse.Namespace) -> int:
 
 def _options_to_sources(options: argparse.Namespace, sources: list[AnySource]) -> list[AnySource]:
     """What CONFIG says, changed by the options. Raises UseError for one that does not belong."""
-    from engine.gateway_config import FrameConfig, RecordConfig
+    from engine.gateway.config import FrameConfig, RecordConfig
 
     first = sources[0]
     for kind, path in ((FrameConfig, options.frames), (RecordConfig, options.records)):
@@ -170,8 +170,8 @@ async def _carry(config: GatewayConfig, *, resend: bool) -> GatewayStats:
     """A gateway from start to end with its verdicts on stdout."""
     import asyncio
 
-    from engine import gateway
-    from engine.lights import Light
+    from engine.gateway import program as gateway
+    from engine.gateway.lights import Light
     from engine.telemetry import log_faults
 
     log_faults(asyncio.get_running_loop())

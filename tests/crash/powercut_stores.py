@@ -25,11 +25,11 @@ import lmdb
 from engine.clock import ManualClock, day_to_ms
 from engine.control_lmdb import ControlLog
 from engine.errors import EngineError, StorageError, StorageUnavailable
+from engine.gateway.spool_epoch import Draft
+from engine.gateway.spool_lmdb import Spool
 from engine.journal import RecordBatch
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, open_sealed, private_to_public
-from engine.spool_epoch import Draft
-from engine.spool_lmdb import Spool
 from engine.store_lmdb import Store
 from engine.verify import verify_store
 from engine.wire import FrameType, seal_aad

@@ -33,9 +33,9 @@ import pytest
 
 from engine import faults, wire
 from engine.clock import SystemClock
+from engine.gateway.spool_epoch import HEAD, KEY
 from engine.keys import FileKeyRing
 from engine.records import ENTRY, decode_scans
-from engine.spool_epoch import HEAD, KEY
 from engine.story import Person
 from tests.crash.wiretap import Wiretap
 from tests.e2e.rig import (

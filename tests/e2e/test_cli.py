@@ -26,8 +26,9 @@ import pytest
 import segno
 import simplejpeg
 
-from engine import cli_registry, gateway_config
+from engine import cli_registry
 from engine.clock import ms_to_iso
+from engine.gateway import config as gateway_config
 from engine.keys import FileKeyRing
 from tests.reference.command import (
     ROOT,

@@ -16,24 +16,24 @@ from typing import Any
 
 import pytest
 
-from engine import gateway as gateway_module
 from engine import wire
 from engine.clock import ManualClock
 from engine.errors import (
     SettingInvalid,
     StorageUnavailable,
 )
-from engine.gateway import Gateway, run_gateway
-from engine.gateway_config import (
+from engine.gateway import program as gateway_module
+from engine.gateway.config import (
     FrameConfig,
     RecordConfig,
     load_config,
     make_sources,
 )
-from engine.lights import Light
+from engine.gateway.lights import Light
+from engine.gateway.program import Gateway, run_gateway
+from engine.gateway.sources import Picture, Records
+from engine.gateway.spool_lmdb import Spool
 from engine.records import encode_scan, encode_scans
-from engine.sources import Picture, Records
-from engine.spool_lmdb import Spool
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.gateway_rig import (
     NAME,
@@ -219,9 +219,9 @@ def test_an_engine_that_forgot_empty_frames_still_gets_the_rest(rig: Rig) -> Non
 CHILD = """
 import asyncio, sys
 from pathlib import Path
-from engine.gateway import run_gateway
-from engine.gateway_config import load_config
-from engine.spool_lmdb import Spool
+from engine.gateway.program import run_gateway
+from engine.gateway.config import load_config
+from engine.gateway.spool_lmdb import Spool
 if sys.argv[2] == "stop-after-commit":
     commit = Spool.append
     def append(spool, drafts):

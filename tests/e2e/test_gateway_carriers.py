@@ -12,7 +12,7 @@ import pytest
 
 from engine import wire
 from engine.errors import SettingInvalid
-from engine.gateway import Gateway
+from engine.gateway.program import Gateway
 from tests.reference.certificates import Authority
 from tests.reference.ckp_carriers import CarrierServer
 from tests.reference.ckp_server import Peer

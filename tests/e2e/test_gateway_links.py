@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from engine import uplink, wire
+from engine import wire
 from engine.clock import ManualClock
 from engine.errors import (
     WireAuth,
     WireUnknownGateway,
     WireVersion,
 )
-from engine.gateway import Gateway, GatewayStats
-from engine.spool_epoch import Draft
+from engine.gateway import uplink
+from engine.gateway.program import Gateway, GatewayStats
+from engine.gateway.spool_epoch import Draft
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.gateway_rig import (
     Feed,

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from engine.gateway_status import GatewayStatus
-from engine.status_socket import NAME
+from engine.gateway.status import GatewayStatus
+from engine.gateway.status_socket import NAME
 from tests.e2e.test_thermal import free_port
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.command import chot

@@ -13,8 +13,8 @@ import pytest
 from engine import wire
 from engine.clock import SystemClock
 from engine.decode_pool import DecodePool
-from engine.gateway import Gateway
-from engine.gateway_config import FrameConfig, ReaderConfig, make_sources
+from engine.gateway.config import FrameConfig, ReaderConfig, make_sources
+from engine.gateway.program import Gateway
 from engine.held import HeldCodes
 from engine.images import split_mjpeg
 from engine.records import ENTRY, LOCAL_VERDICT, decode_scans
@@ -68,7 +68,7 @@ def test_a_box_that_decodes_sends_the_same_scans_as_the_engine_would_make(
     rig: Rig, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A loaded machine may decode slower than the clip plays; nothing may give way in this test.
-    monkeypatch.setattr("engine.lane_decoder.WAITING_MAX", 10_000)
+    monkeypatch.setattr("engine.gateway.lane_decoder.WAITING_MAX", 10_000)
     fps = 100.0
     expected = expected_scans(fps)
     assert len(expected) >= 5

@@ -20,9 +20,9 @@ import pytest
 from engine import wire
 from engine.clock import SystemClock
 from engine.errors import SettingInvalid
-from engine.gateway import Gateway
-from engine.gateway_config import OfficerConfig, ReaderConfig, make_sources
-from engine.gear.officer import LISTENERS_MAX, REASONS, VERDICTS, OfficerDesk
+from engine.gateway.config import OfficerConfig, ReaderConfig, make_sources
+from engine.gateway.gear.officer import LISTENERS_MAX, REASONS, VERDICTS, OfficerDesk
+from engine.gateway.program import Gateway
 from engine.judge import ALERTS
 from engine.rows import REASONS as ALL_REASONS
 from engine.wire import Verdict

@@ -13,9 +13,9 @@ import pytest
 
 from engine.clock import SystemClock
 from engine.errors import SettingInvalid
-from engine.gear import readers as readers_module
-from engine.gear.readers import LineReaders
-from engine.sources import Codes
+from engine.gateway.gear import readers as readers_module
+from engine.gateway.gear.readers import LineReaders
+from engine.gateway.sources import Codes
 from tests.reference.gateway_rig import ROOT
 
 

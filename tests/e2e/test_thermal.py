@@ -18,10 +18,10 @@ import pytest
 
 from engine import wire
 from engine.clock import SystemClock, ms_to_iso
-from engine.gateway import Gateway
-from engine.gateway_config import ReaderConfig, ThermalConfig, make_sources
-from engine.gear.http_door import CONNECTIONS_MAX
-from engine.gear.thermal import Fields, _unit
+from engine.gateway.config import ReaderConfig, ThermalConfig, make_sources
+from engine.gateway.gear.http_door import CONNECTIONS_MAX
+from engine.gateway.gear.thermal import Fields, _unit
+from engine.gateway.program import Gateway
 from engine.keys import open_sealed
 from engine.wire import seal_aad
 from tests.reference.ckp_server import Peer, Server

@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 
 from engine import wire
-from engine.gateway import Gateway, GatewayStats
-from engine.gateway_config import (
+from engine.gateway.config import (
     GatewayConfig,
     RecordConfig,
 )
+from engine.gateway.lights import Light
+from engine.gateway.program import Gateway, GatewayStats
+from engine.gateway.sources import Picture, Records
+from engine.gateway.spool_lmdb import Spool
 from engine.keys import make_pair, open_sealed
-from engine.lights import Light
 from engine.records import encode_scan, encode_scans
-from engine.sources import Picture, Records
-from engine.spool_lmdb import Spool
 from engine.wire import Codec, seal_aad
 from tests.reference.ckp_server import Peer
 

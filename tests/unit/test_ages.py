@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine import gateway_status
-from engine.gateway_status import Ages
+from engine.gateway import status as gateway_status
+from engine.gateway.status import Ages
 
 
 def test_to_a_second_and_by_epoch() -> None:

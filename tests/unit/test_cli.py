@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 import engine
-from engine import cli, cli_registry, gateway_config, registry_csv, settings
+from engine import cli, cli_registry, registry_csv, settings
 from engine.cli_parser import read_lines
+from engine.gateway import config as gateway_config
 from tests.reference.command import ROOT, SECRET, assert_mistake, assert_refused, chot
 
 TABLES = ROOT / "docs/examples/registry"

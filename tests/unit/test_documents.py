@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BodyInvalid
-from engine.gear.documents import DEPTH_MAX, NODES_MAX, SIZE_MAX, find, read_document
+from engine.gateway.gear.documents import DEPTH_MAX, NODES_MAX, SIZE_MAX, find, read_document
 
 XML = """<?xml version="1.0" encoding="UTF-8"?>
 <h:Alert xmlns:h="urn:x" version="2"><h:device id="th-1"> Cổng 1 </h:device>

@@ -9,10 +9,10 @@ from typing import get_args
 import msgspec
 import pytest
 
-from engine import gateway_config
 from engine.clock import SystemClock
-from engine.gateway_config import AnySource, GatewayConfig, load_config, make_sources
-from engine.gear.thermal import Fields
+from engine.gateway import config as gateway_config
+from engine.gateway.config import AnySource, GatewayConfig, load_config, make_sources
+from engine.gateway.gear.thermal import Fields
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/gateway.md").read_text(encoding="utf-8")

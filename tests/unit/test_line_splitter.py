@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.gear.readers import LineSplitter
+from engine.gateway.gear.readers import LineSplitter
 
 LINES = ["045190999001|..|Nguyễn Văn An".encode(), b"x", b"\x00\xff" * 9]
 

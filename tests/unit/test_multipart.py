@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.gear.multipart import BOUNDARY_MAX, MultipartSplitter
+from engine.gateway.gear.multipart import BOUNDARY_MAX, MultipartSplitter
 from tests.reference.camera_peer import image, part
 
 IMAGES = [image(n) for n in range(4)]

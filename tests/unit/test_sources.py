@@ -20,9 +20,7 @@ from PIL import Image
 
 from engine.clock import ManualClock
 from engine.errors import InputError, LineInvalid, SettingInvalid
-from engine.records import ENTRY, Extras, decode_credential, decode_extras, decode_scans
-from engine.rows import Source as Issuer
-from engine.sources import (
+from engine.gateway.sources import (
     FrameSource,
     JpegSplitter,
     Picture,
@@ -31,6 +29,8 @@ from engine.sources import (
     Source,
     line_to_record,
 )
+from engine.records import ENTRY, Extras, decode_credential, decode_extras, decode_scans
+from engine.rows import Source as Issuer
 from engine.wire import Codec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +202,7 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
 CHILD = """
 import asyncio, sys
 from engine.clock import SystemClock
-from engine.sources import FrameSource, Picture, RecordSource
+from engine.gateway.sources import FrameSource, Picture, RecordSource
 kind = sys.argv[1]
 source = (FrameSource("-", fps=1000, lane=1, clock=SystemClock()) if kind == "frames"
           else RecordSource("-", rate=0, clock=SystemClock(), lane=1))

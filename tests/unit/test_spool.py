@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import imprint, spool_lmdb
 from engine.clock import ManualClock
 from engine.errors import (
     SealBroken,
@@ -26,9 +25,10 @@ from engine.errors import (
     StoreLocked,
     StoreVersion,
 )
+from engine.gateway import imprint, spool_lmdb
+from engine.gateway.spool_epoch import Draft, Hole
+from engine.gateway.spool_lmdb import Spool
 from engine.keys import make_pair, open_sealed
-from engine.spool_epoch import Draft, Hole
-from engine.spool_lmdb import Spool
 from engine.wire import FLAG_SEALED, FrameType, seal_aad
 
 PRIVATE, PUBLIC = make_pair()
@@ -508,8 +508,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 CHILD = """
 import sys
-from engine.spool_epoch import Draft
-from engine.spool_lmdb import Spool
+from engine.gateway.spool_epoch import Draft
+from engine.gateway.spool_lmdb import Spool
 spool = Spool(sys.argv[1], gateway="gw-1", ingest_public=bytes.fromhex(sys.argv[2]))
 n = spool.current.next_seq
 while True:

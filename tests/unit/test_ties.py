@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from engine.clock import ManualClock
-from engine.ties import ScanRef, Ties
+from engine.gateway.ties import ScanRef, Ties
 
 NOW = 1_625_097_600_000
 

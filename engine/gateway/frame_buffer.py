@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from engine.sources import Picture
+from engine.gateway.sources import Picture
 
 FRAME_AGE_MAX_NS: Final = 600 * 1_000_000_000
 

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 
 from engine import wire
-from engine.carriers import Carrier
 from engine.errors import EngineUnreachable
+from engine.gateway.carriers import Carrier
 
 
 class Link:

@@ -21,11 +21,11 @@ from engine import payloads, people
 from engine.clock import Clock, ms_to_day
 from engine.dedup import HERE, SeenWindow, Spans
 from engine.errors import WireMalformed
-from engine.gateway_status import GatewayStats
+from engine.gateway.sources import Records
+from engine.gateway.status import GatewayStats
 from engine.people import Identity
 from engine.records import ENTRY, decode_manual, decode_scans
 from engine.rows import Kind
-from engine.sources import Records
 from engine.wire import Result
 
 SILENCE_S: Final = 0.08

@@ -6,14 +6,14 @@ before they touch the disk, bound to that identity, so that a stolen box holds n
 a sealed body cannot be replayed under another number (engine.wire.seal_aad).
 
 A spool holds several epochs and numbers what comes in one of them, the current one. It continues
-its epochs only while its file is surely the one it wrote last (engine.imprint); else all that it
-holds keeps its identity, is sent, and what comes gets a new epoch. Acknowledged records stay for a
-while, for an engine that comes back without them, and are the first to give way.
+its epochs only while its file is surely the one it wrote last (the imprint); else all that it holds
+keeps its identity, is sent, and what comes gets a new epoch. Acknowledged records stay for a while,
+for an engine that comes back without them, and are the first to give way.
 
 Files: `data.mdb` (LMDB, five tables), `owner.lock` (flock; one process holds a spool).
 
     meta     state -> MessagePack map, see _State
-    epochs   order u32 -> MessagePack map, see engine.spool_epoch
+    epochs   order u32 -> MessagePack map, see engine.gateway.spool_epoch
     records  order u32, seq u64 -> type u8, flags u8, channel u16, sealed body
     lost     order u32, first u64 -> last u64, reason
     kept     acknowledged at, s u64, order u32 -> seq u64
@@ -43,9 +43,8 @@ from engine.errors import (
     StoreLocked,
     StoreVersion,
 )
-from engine.imprint import Imprint, take_imprint
-from engine.keys import seal
-from engine.spool_epoch import (
+from engine.gateway.imprint import Imprint, take_imprint
+from engine.gateway.spool_epoch import (
     HEAD,
     KEY,
     RECORD_COST,
@@ -56,6 +55,7 @@ from engine.spool_epoch import (
     lost_range,
     record_cost,
 )
+from engine.keys import seal
 from engine.wire import FLAG_SEALED, LossReason, seal_aad
 
 SCHEMA: Final = 2

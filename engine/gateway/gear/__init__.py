@@ -1,4 +1,4 @@
-"""Gear: adapters for what stands at a lane, each a source of engine.capture.
+"""Gear: adapters for what stands at a lane, each a source of engine.gateway.capture.
 
     cameras   HTTP snapshot and MJPEG cameras (we ask them)
     readers   handheld readers that send lines over TCP (they come to us)

@@ -18,20 +18,20 @@ from random import Random
 from typing import Final, TypeVar
 
 from engine import wire
-from engine.capture import Capture, Outgoing
 from engine.clock import Clock, SystemClock
 from engine.errors import StorageError
-from engine.frame_buffer import FrameFlight, FrameQueue
-from engine.gateway_config import GatewayConfig, make_sources
-from engine.gateway_status import Ages, EpochStatus, GatewayStats, GatewayStatus
-from engine.gear.officer import OfficerDesk
-from engine.lights import Light, Lights, LocalJudge
-from engine.sources import Picture, Source
-from engine.spool_epoch import Epoch
-from engine.spool_lmdb import Spool
-from engine.status_socket import StatusSocket
+from engine.gateway.capture import Capture, Outgoing
+from engine.gateway.config import GatewayConfig, make_sources
+from engine.gateway.frame_buffer import FrameFlight, FrameQueue
+from engine.gateway.gear.officer import OfficerDesk
+from engine.gateway.lights import Light, Lights, LocalJudge
+from engine.gateway.sources import Picture, Source
+from engine.gateway.spool_epoch import Epoch
+from engine.gateway.spool_lmdb import Spool
+from engine.gateway.status import Ages, EpochStatus, GatewayStats, GatewayStatus
+from engine.gateway.status_socket import StatusSocket
+from engine.gateway.uplink import Uplink
 from engine.telemetry import Log
-from engine.uplink import Uplink
 
 STORE_RETRY_S: Final = 1.0
 FORGET_S: Final = 10.0

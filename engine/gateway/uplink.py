@@ -15,7 +15,6 @@ from typing import Final, Protocol
 
 from engine import faults, wire
 from engine.address import Address, parse_address
-from engine.carriers import connect, make_context
 from engine.clock import Clock
 from engine.errors import (
     EngineError,
@@ -29,13 +28,14 @@ from engine.errors import (
     WireUnknownGateway,
     WireVersion,
 )
-from engine.frame_buffer import FrameFlight
-from engine.gateway_config import GatewayConfig
-from engine.gateway_status import GatewayStats
-from engine.link import Link
+from engine.gateway.carriers import connect, make_context
+from engine.gateway.config import GatewayConfig
+from engine.gateway.frame_buffer import FrameFlight
+from engine.gateway.link import Link
+from engine.gateway.spool_epoch import Epoch
+from engine.gateway.spool_lmdb import Spool
+from engine.gateway.status import GatewayStats
 from engine.offsets import OffsetFilter
-from engine.spool_epoch import Epoch
-from engine.spool_lmdb import Spool
 from engine.telemetry import Log
 from engine.wire import CLASS_DURABLE, CLASS_VOLATILE, HEADER_SIZE, FrameType
 

@@ -1,8 +1,8 @@
 """Sources: where a gateway's frames and records come from.
 
 FrameSource plays a clip (concatenated JPEGs), a folder of images or standard input at a steady
-rate; RecordSource reads JSON lines. Both are asynchronous iterators of what engine.gateway sends:
-a Picture, Codes, a Reading, or Records already encoded as one SCANS body.
+rate; RecordSource reads JSON lines. Both are asynchronous iterators of what a gateway sends: a
+Picture, Codes, a Reading, or Records already encoded as one SCANS body.
 """
 
 from __future__ import annotations

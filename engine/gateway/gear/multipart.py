@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.sources import IMAGE_MAX
+from engine.gateway.sources import IMAGE_MAX
 
 BOUNDARY_MAX: Final = 200  # RFC 2046 allows 70
 HEAD_MAX: Final = 4096  # bytes of the header lines of one part

@@ -16,14 +16,14 @@ import msgspec
 import numpy as np
 
 from engine.clock import Clock
-from engine.gateway_status import GatewayStats, SourceStatus
-from engine.lane_decoder import LaneDecoder
-from engine.lights import Expected, Lights
+from engine.gateway.lane_decoder import LaneDecoder
+from engine.gateway.lights import Expected, Lights
+from engine.gateway.sources import Codes, Picture, Reading, Records, Source
+from engine.gateway.spool_epoch import Draft
+from engine.gateway.status import GatewayStats, SourceStatus
+from engine.gateway.ties import ScanRef, Ties
 from engine.records import ENTRY, LOCAL_VERDICT, decode_scans, encode_scan, encode_scans
 from engine.rows import Kind
-from engine.sources import Codes, Picture, Reading, Records, Source
-from engine.spool_epoch import Draft
-from engine.ties import ScanRef, Ties
 from engine.wire import FrameType, Policy, Report, report_to_body
 
 READINGS_MAX: Final = 64  # that wait for their scan

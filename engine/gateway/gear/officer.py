@@ -27,11 +27,11 @@ from msgspec import Meta
 from engine import people
 from engine.clock import Clock
 from engine.errors import AccessDenied, BodyInvalid, InputError, SettingInvalid, StorageUnavailable
-from engine.gear.http_door import HttpDoor, json_response
-from engine.lights import Light
+from engine.gateway.gear.http_door import HttpDoor, json_response
+from engine.gateway.lights import Light
+from engine.gateway.sources import Item, Records
 from engine.payloads import Refusal
 from engine.records import encode_manual, encode_scans
-from engine.sources import Item, Records
 from engine.telemetry import Log
 
 BODY_MAX: Final = 16_384
@@ -128,7 +128,7 @@ class OfficerDesk:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._lit: dict[int, Light] = {}
         self._listeners: deque[_Listener] = deque()
-        page = files("engine.gear") / "page"
+        page = files("engine.gateway.gear") / "page"
         self._page = Template((page / "entry.html").read_text(encoding="utf-8"))
         app = web.Application(client_max_size=BODY_MAX, middlewares=[self._guard])
         app.router.add_get("/", self._show_page)

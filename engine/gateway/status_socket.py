@@ -1,6 +1,6 @@
 """The status socket: a running gateway answers for itself in its spool's folder.
 
-Whoever connects to `status.sock` gets one line of JSON (engine.gateway_status.GatewayStatus) and
+Whoever connects to `status.sock` gets one line of JSON (engine.gateway.status.GatewayStatus) and
 the end; nothing is read. Mode 0600. Addressed through the folder's descriptor, because a path of a
 Unix socket has 107 bytes at most.
 """
@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from engine.errors import GatewayNotRunning
-from engine.gateway_status import GatewayStatus
+from engine.gateway.status import GatewayStatus
 from engine.telemetry import Log
 
 NAME: Final = "status.sock"

@@ -1,6 +1,6 @@
 """An epoch of the spool: its numbers, what they stand for, and how they lie in LMDB.
 
-engine.spool_lmdb writes; an Epoch is what a link reads.
+engine.gateway.spool_lmdb writes; an Epoch is what a link reads.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from msgspec import Meta
 
 from engine.clock import Clock
 from engine.errors import SettingInvalid
-from engine.gear.cameras import MjpegCamera, SnapshotCamera
-from engine.gear.officer import OfficerDesk
-from engine.gear.readers import LineReaders
-from engine.gear.thermal import Fields, ThermalTerminals
-from engine.sources import STDIN, FrameSource, RecordSource, Source
+from engine.gateway.gear.cameras import MjpegCamera, SnapshotCamera
+from engine.gateway.gear.officer import OfficerDesk
+from engine.gateway.gear.readers import LineReaders
+from engine.gateway.gear.thermal import Fields, ThermalTerminals
+from engine.gateway.sources import STDIN, FrameSource, RecordSource, Source
 from engine.wire import GatewayName
 
 

@@ -18,9 +18,9 @@ import aiohttp
 
 from engine.clock import Clock
 from engine.errors import SettingInvalid
-from engine.gear.multipart import MultipartSplitter
+from engine.gateway.gear.multipart import MultipartSplitter
+from engine.gateway.sources import IMAGE_MAX, Item, Picture
 from engine.images import PNG_MAGIC
-from engine.sources import IMAGE_MAX, Item, Picture
 from engine.telemetry import Log
 from engine.wire import Codec
 

@@ -12,7 +12,7 @@ import aiohttp
 from engine import tls
 from engine.address import Address
 from engine.errors import EngineUnreachable, SettingInvalid, WireMalformed, WireTls
-from engine.gateway_config import GatewayConfig
+from engine.gateway.config import GatewayConfig
 from engine.websocket import LOW_WATER, SUBPROTOCOL, Outbox
 from engine.wire import BODY_MAX, HEADER_SIZE
 

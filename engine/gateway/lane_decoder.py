@@ -13,9 +13,9 @@ from typing import Final
 
 from engine.decode_pool import DecodePool
 from engine.errors import InputError
-from engine.gateway_status import GatewayStats
+from engine.gateway.sources import Codes, Picture
+from engine.gateway.status import GatewayStats
 from engine.held import HeldCodes
-from engine.sources import Codes, Picture
 
 WAITING_MAX: Final = 4  # frames of a lane; a slow box looks at the newest ones
 
