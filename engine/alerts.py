@@ -5,6 +5,7 @@ A lane was told at once; this is the list of it afterwards, newest first, as lon
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -104,12 +105,15 @@ def _without_echoes(found: Array) -> Array:
         return found
     keys = ("place", "lane", "temperature_cc")
     known: dict[tuple[int, ...], list[int]] = {}
-    for row in found[~nameless & (found["flags"] & Flag.FEVER > 0)]:
+    named = found[~nameless & (found["flags"] & Flag.FEVER > 0)]
+    for row in named[np.argsort(named["time_ms"])]:
         known.setdefault(tuple(int(row[k]) for k in keys), []).append(int(row["time_ms"]))
-    echoes = [
-        i
-        for i in np.flatnonzero(nameless).tolist()
-        for at_ms in known.get(tuple(int(found[i][k]) for k in keys), ())
-        if abs(at_ms - int(found[i]["time_ms"])) <= _NEAR_MS
-    ]
+    # A terminal that is broken gives the same temperature all day: each echo is looked up.
+    echoes = []
+    for i in np.flatnonzero(nameless).tolist():
+        times = known.get(tuple(int(found[i][k]) for k in keys), [])
+        at_ms = int(found[i]["time_ms"])
+        at = bisect_left(times, at_ms - _NEAR_MS)
+        if at < len(times) and times[at] <= at_ms + _NEAR_MS:
+            echoes.append(i)
     return np.delete(found, echoes)

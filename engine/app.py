@@ -226,18 +226,18 @@ class Engine:
             self.watch.drop_ended(oldest_ms)
             try:
                 await retention.run()
-            except EngineError as error:
-                # A full disk now is no reason to keep people for ever.
-                _log.error("days not forgotten", code=error.code)
+            except Exception as error:
+                # A full disk now, or a fault, is no reason to keep people for ever.
+                _log.error("days not forgotten", code=_fault_code(error))
             await asyncio.sleep(FORGET_S)
 
     async def _follow(self) -> None:
         try:
             async for group in self.journal.read(self.index.applied_lsn):
                 self._derive(group)
-        except EngineError as error:
-            # Answers from an index that stands still would be silently short.
-            _log.error("the log cannot be followed", code=error.code)
+        except Exception as error:
+            # Answers from an index that stands still would be silently short, whatever stopped it.
+            _log.error("the log cannot be followed", code=_fault_code(error))
             self.failed.set()
 
     async def _registry_changed(self) -> None:
@@ -298,6 +298,11 @@ class Engine:
         yield "chot_index_persons", (), self.index.person_count
         lag = self.journal.last_lsn() - self.index.applied_lsn
         yield "chot_index_lag_groups", (), lag
+
+
+def _fault_code(error: Exception) -> str:
+    """Of a fault of the program its class: its words may hold anything."""
+    return error.code if isinstance(error, EngineError) else type(error).__name__
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

@@ -12,8 +12,11 @@ from typing import Protocol
 
 from engine.clock import Clock, SystemClock
 from engine.decode import Code, JpegLaneReader, LaneReader
-from engine.errors import InputError
+from engine.errors import ImageInvalid, InputError
 from engine.images import BYTES_MAX, JPEG, PIXELS_MAX, image_to_luma
+from engine.telemetry import Log
+
+_log = Log("decode")
 
 
 class FrameReader(Protocol):
@@ -158,6 +161,18 @@ class DecodePool:
             begun_ns = self._clock.monotonic_ns()
             is_repeat = frame == lane.last_frame
             if not is_repeat:
-                lane.last_codes = lane.reader.read(*frame)
+                lane.last_codes = _read_frame(lane.reader, frame)
                 lane.last_frame = frame
             return list(lane.last_codes), self._clock.monotonic_ns() - begun_ns, is_repeat
+
+
+def _read_frame(reader: FrameReader, frame: tuple[int, int, int, int, bytes]) -> list[Code]:
+    """Raises ImageInvalid, whatever a library makes of hostile bytes or of memory that is short: a
+    frame without an end would hold up its gateway for ever."""
+    try:
+        return reader.read(*frame)
+    except InputError:
+        raise
+    except Exception as error:
+        _log.error("a frame broke its reader", problem=type(error).__name__)
+        raise ImageInvalid("the frame cannot be read") from error

@@ -132,6 +132,11 @@ class Deliveries:
         KeyReused, and StorageError or WireStoreFull when nothing was stored.
         """
         gateway = self._enrolled(delivery)
+        # What is begun is ended, whether its API still lives or not: a number that was taken and
+        # never reached the journal would hold up all that come after it.
+        return await asyncio.shield(self._server.spawn(self._carry(gateway, delivery)))
+
+    async def _carry(self, gateway: Gateway, delivery: Deliver) -> Delivered:
         name = (gateway.number, delivery.epoch)
         door = self._doors.setdefault(name, Door())
         door.guests += 1

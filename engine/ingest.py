@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from engine import faults, wire
 from engine.access import is_same_hash, token_to_hash
@@ -44,6 +44,7 @@ from engine.tls import Peer
 DRAIN_S = 5
 
 _log = Log("ingest")
+T = TypeVar("T")
 
 
 class IngestServer:
@@ -73,7 +74,7 @@ class IngestServer:
         self.gateways = Gateways(clock, settings.clock_offset_max_ms)
         self.streams = Streams(settings, journal)
         self._held: dict[tuple[int, int], HeldCodes] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._doors: list[Door] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._places = find_places(settings.sessions_max)
@@ -160,7 +161,7 @@ class IngestServer:
                 return True
         return False
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -244,16 +244,15 @@ class Link:
         except InputError as error:
             self.fail(error)
             return
-        if self._is_closed:
-            state.link = None if state.link is self else state.link
-            return
         windows = state.stream.windows
         if hello.next[DURABLE] <= windows[DURABLE].acked:
             # Its next numbers are used up: what it sends would be dropped as received before.
             self.fail(WireEpochUsed("the next numbers of this spool were received before"))
-            return
-        if len(self._reader):
+        elif len(self._reader):
             self.fail(WireMalformed("nothing may follow HELLO before WELCOME"))
+        if self._is_closed:
+            # A stream that somebody carries is never dropped, so it must not be one who left.
+            state.link = None if state.link is self else state.link
             return
         faults.reach("streams.opened")
         self.state = state

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from engine.errors import EngineError, WireOverCredit, WireReplaced
-from engine.journal import Journal, RecordBatch
+from engine.journal import Journal, Mark, RecordBatch
 from engine.session import DURABLE, VOLATILE, Stream
 from engine.settings import Settings
 
@@ -107,8 +107,9 @@ class Streams:
         async with state.opening:
             if state.link is not None:
                 state.link.fail(WireReplaced("a newer link of this gateway took over"))
-            await state.settled.wait()
-            state.catch_up(self._durable(gateway, epoch))
+            while not state.settled.is_set():  # more may have been taken before we woke up
+                await state.settled.wait()
+            state.catch_up(_durable(self._journal.watermarks(), gateway, epoch))
             state.link = link
             state.stream.open_link()
         return state
@@ -124,12 +125,9 @@ class Streams:
 
     def take_back(self) -> None:
         """The store failed: nothing that is open will be acknowledged."""
+        marks = self._journal.watermarks()  # a copy, and there may be as many streams as marks
         for (gateway, epoch), state in self._states.items():
-            state.take_back(self._durable(gateway, epoch))
-
-    def _durable(self, gateway: int, epoch: int) -> tuple[int, int]:
-        marks = self._journal.watermarks()
-        return marks.get((gateway, epoch, DURABLE), 0), marks.get((gateway, epoch, VOLATILE), 0)
+            state.take_back(_durable(marks, gateway, epoch))
 
     def _drop_idle(self) -> None:
         if len(self._states) < STREAMS_MAX:
@@ -137,3 +135,7 @@ class Streams:
         for key, state in list(self._states.items()):
             if state.link is None and state.settled.is_set() and not state.opening.locked():
                 del self._states[key]
+
+
+def _durable(marks: dict[Mark, int], gateway: int, epoch: int) -> tuple[int, int]:
+    return marks.get((gateway, epoch, DURABLE), 0), marks.get((gateway, epoch, VOLATILE), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,3 +82,19 @@ def test_a_flood_of_alerts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         alerts.apply(group(lsn, *[(lsn, 1, Flag.COPIED)] * 7))
         assert len(alerts) <= 100 and len(alerts.parts()) <= 6
     assert find(alerts.parts(), 0, 1000)["time_ms"].max() == 199
+
+
+def test_a_broken_terminal_that_gives_one_temperature_all_day() -> None:
+    """Every reading may be the echo of every scan: no reader waits minutes for that."""
+    count = 20_000
+    first = group(1, *[(i * 4000, 1, Flag.FEVER) for i in range(2 * count)])
+    first.rows["person"][::2] = np.void(NOBODY)
+    first.rows["time_ms"][1::2] -= 3000
+    first.rows["time_ms"][-2] += 10 * 60_000  # the last reading is nobody's
+    alerts = Alerts()
+    alerts.apply(first)
+    begun_s = time.monotonic()
+    found = find(alerts.parts(), 0, 1 << 40)
+    assert time.monotonic() - begun_s < 30
+    assert len(found) == count + 1
+    assert [row["person"] == np.void(NOBODY) for row in found[:2]] == [True, False]

@@ -652,3 +652,24 @@ def test_decode_file_of_a_folder_and_of_a_large_file(tmp_path: Path) -> None:
     path.write_bytes(JPEG_A)
     (line,) = decode_file(path, bytes_max=len(JPEG_A) - 1)
     assert line["error"]["code"] == "image.too_large"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("a library's words")])
+def test_whatever_breaks_a_reader_is_a_fault_of_one_frame(fault: Exception) -> None:
+    """A frame without an answer would stay open for ever, and its gateway with it."""
+
+    class Breaking:
+        def read(self, codec: int, width: int, height: int, stride: int, data: bytes) -> list[Code]:
+            if data[0] == 7:
+                raise fault
+            return []
+
+    async def test() -> None:
+        pool = DecodePool(1, new_reader=lambda *_: Breaking())
+        with pytest.raises(ImageInvalid, match="cannot be read"):
+            await pool.decode("a", GRAY8, bytes([7] * 4), width=2, height=2)
+        assert await pool.decode("a", GRAY8, bytes(4), width=2, height=2) == []
+        assert (pool.frames, pool.invalid, pool.waiting) == (2, 1, 0)
+        pool.close()
+
+    asyncio.run(test())

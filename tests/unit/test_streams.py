@@ -16,8 +16,10 @@ from engine.streams import EPOCHS_MAX, Streams
 class Marks:
     def __init__(self, marks: dict[tuple[int, int, int], int]) -> None:
         self._marks = marks
+        self.copies = 0
 
     def watermarks(self) -> dict[tuple[int, int, int], int]:
+        self.copies += 1
         return dict(self._marks)
 
 
@@ -65,5 +67,40 @@ def test_a_newer_link_replaces_the_older_after_its_work_is_settled() -> None:
         state.settle(0, 1)
         assert (await opening).stream.windows[0].acked == 1
         assert state.link is newer
+
+    asyncio.run(work())
+
+
+def test_what_is_taken_before_a_new_link_wakes_up_is_settled_first_too() -> None:
+    made = streams({})
+
+    async def work() -> None:
+        state = await made.open(Link(), 1, 7)
+        assert state.stream.windows[0].take(1, 10)
+        state.note_open(0)
+        opening = asyncio.create_task(made.open(Link(), 1, 7))
+        await asyncio.sleep(0.01)
+        state.settle(0, 1)
+        assert state.stream.windows[0].take(2, 10)
+        state.note_open(0)
+        await asyncio.sleep(0.01)
+        assert not opening.done()
+        state.settle(0, 2)
+        assert (await opening).stream.windows[0].acked == 2
+
+    asyncio.run(work())
+
+
+def test_a_failed_store_reads_the_watermarks_once() -> None:
+    """There may be thousands of streams and of watermarks, and lanes wait meanwhile."""
+    journal = Marks({(1, epoch, 0): epoch for epoch in range(1, 50)})
+    made = Streams(Settings(), cast(Journal, journal))
+
+    async def work() -> None:
+        states = [await made.open(Link(), 1, epoch) for epoch in range(1, 50)]
+        before = journal.copies
+        made.take_back()
+        assert journal.copies == before + 1
+        assert [state.stream.windows[0].acked for state in states] == list(range(1, 50))
 
     asyncio.run(work())

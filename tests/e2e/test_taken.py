@@ -1,0 +1,108 @@
+"""What was taken goes its way and leaves nothing behind, whoever leaves meanwhile.
+
+The engine runs in the test's own process, so that the moment in which somebody leaves is exact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from engine import wire
+from engine.app import Engine
+from engine.deliveries import Deliveries
+from engine.errors import WireEpochUsed, WireMalformed
+from engine.pipeline import STEP_RECORDS
+from engine.questions import Deliver
+from engine.records import Credential, encode_checkin, encode_scans
+from engine.rows import Direction
+from engine.settings import Settings
+from tests.e2e.rig import BACK_END, WAIT_S, enrolment, fresh_person, hello
+
+MARKET = 1013
+EPOCH = 11
+
+
+def with_engine(data: Path, work: Callable[[Engine], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(WAIT_S), Engine(Settings(data=str(data), ingest_port=0)) as one:
+            await work(one)
+
+    asyncio.run(run())
+
+
+def delivery(engine: Engine, seq: int, count: int) -> Deliver:
+    now_ms = engine.clock.now_ms()
+    records = [
+        encode_checkin(now_ms, Direction.IN, Credential("cccd", fresh_person().cccd), MARKET)
+        for _ in range(count)
+    ]
+    token = enrolment().gateway_token(BACK_END)
+    return Deliver(token=token, gateway=BACK_END, epoch=EPOCH, seq=seq, body=encode_scans(records))
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0)
+
+
+def test_a_delivery_that_nobody_waits_for_any_more_is_stored(tmp_path: Path) -> None:
+    """The API died in the middle of one: its number must not stay open for ever."""
+
+    async def work(engine: Engine) -> None:
+        take = Deliveries(engine.ingest, engine.past_lights).take
+        first, second = delivery(engine, 1, 8 * STEP_RECORDS), delivery(engine, 2, 1)
+        asked = asyncio.create_task(take(first))
+        await until(lambda: any(not s.settled.is_set() for s in engine.ingest.streams))
+        (state,) = engine.ingest.streams
+        assert not state.appending, "it is still being judged"
+        asked.cancel()
+        await asyncio.wait([asked])
+        again = await take(first)
+        assert (again.is_repeat, len(again.faults)) == (True, 0)
+        assert not (await take(second)).is_repeat
+        assert engine.journal.counters.rows == 8 * STEP_RECORDS + 1
+
+    with_engine(enrolment().copy_to(tmp_path), work)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tail", "error"),
+    [({"next": (0, 1)}, b"", WireEpochUsed), ({}, b"C", WireMalformed)],
+)
+def test_a_link_that_is_refused_late_does_not_keep_its_stream(
+    tmp_path: Path, changes: dict[str, tuple[int, int]], tail: bytes, error: type[WireMalformed]
+) -> None:
+    """Otherwise whoever has a token could fill the memory with streams that are never idle."""
+
+    async def work(engine: Engine) -> None:
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", engine.addresses[0].port)
+            writer.write(wire.encode(hello(BACK_END, **changes)) + tail)
+            (answer,) = wire.FrameReader().feed(await reader.read())
+            assert isinstance(answer, wire.Error) and answer.code == error.wire
+            writer.close()
+        await until(lambda: not engine.ingest.links)
+        states = list(engine.ingest.streams)
+        assert [state.link for state in states] == [None] * 5
+
+    with_engine(enrolment().copy_to(tmp_path), work)
+
+
+def test_an_engine_whose_index_stands_still_does_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stopped it: answers would be silently short."""
+
+    async def work(engine: Engine) -> None:
+        def broken(group: object) -> None:
+            raise IndexError("a fault of the program")
+
+        monkeypatch.setattr(engine.index, "apply", broken)
+        await Deliveries(engine.ingest, engine.past_lights).take(delivery(engine, 1, 1))
+        await engine.failed.wait()
+
+    with_engine(enrolment().copy_to(tmp_path), work)
