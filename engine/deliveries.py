@@ -29,7 +29,7 @@ from engine.errors import (
 )
 from engine.group import Group
 from engine.ingest import IngestServer
-from engine.judge import Light, light
+from engine.judge import light
 from engine.pipeline import Origin, Outcome
 from engine.questions import Deliver, Delivered, DeliveryFault
 from engine.records import ENTRY, decode_scans
@@ -39,6 +39,7 @@ from engine.streams import StreamState
 from engine.wire import Verdict
 
 ANSWERS_KEPT: Final = 4096  # so that a repeat gets the very same; later it is judged anew
+RECORDS_KEPT: Final = 65_536  # of those answers, refused ones and those with a light
 GROUPS_KEPT: Final = 256  # of the log, from which answers are told anew after a restart
 
 _Key = tuple[int, int, int]  # gateway, epoch, seq
@@ -48,25 +49,30 @@ class PastLights:
     """What lanes were shown before a restart, told anew from the last groups of the log."""
 
     def __init__(self) -> None:
-        self._lights: OrderedDict[_Key, dict[int, tuple[Light, str | None]]] = OrderedDict()
+        # (n, flags, sighting) of the rows of each, as it came: after a backlog they are millions,
+        # of which hardly any is ever asked for.
+        self._shown: OrderedDict[_Key, list[np.ndarray]] = OrderedDict()
 
     def note(self, group: Group, sightings: np.ndarray) -> None:
         """sightings: what engine.dedup answered for each row of the group."""
+        rows_shown = np.stack([group.rows["n"], group.rows["flags"], sightings], 1).astype("<u2")
         at = 0
         for run in group.runs:
             rows = slice(at, at := at + int(run["rows"]))
             if run["cls"] != DURABLE:
                 continue
             key = (int(run["gateway"]), int(run["epoch"]), int(run["last"]))
-            found = self._lights.setdefault(key, {})
-            for row, sighting in zip(group.rows[rows], sightings[rows], strict=True):
-                found[int(row["n"])] = light(int(row["flags"]), int(sighting))
-            if len(self._lights) > ANSWERS_KEPT:
-                self._lights.popitem(last=False)
+            self._shown.setdefault(key, []).append(rows_shown[rows].copy())
+            if len(self._shown) > ANSWERS_KEPT:
+                self._shown.popitem(last=False)
 
     def put_back(self, key: _Key, verdicts: Iterable[Verdict]) -> list[Verdict]:
         """Verdicts that were judged anew, as they were the first time where that is known."""
-        known = self._lights.get(key, {})
+        known = {
+            n: light(flags, sighting)
+            for part in self._shown.get(key, [])
+            for n, flags, sighting in part.tolist()
+        }
         return [
             msgspec.structs.replace(v, verdict=known[v.n][0], reason=known[v.n][1])
             if v.verdict != "refused" and v.n in known
@@ -124,6 +130,7 @@ class Deliveries:
         self._doors: dict[tuple[int, int], Door] = {}
         # (digest of the body, answer) of what was taken lately.
         self._answers: OrderedDict[_Key, tuple[bytes, Delivered]] = OrderedDict()
+        self._records = 0  # in those answers
 
     async def take(self, delivery: Deliver) -> Delivered:
         """The answer, once everything in it is durable.
@@ -191,10 +198,15 @@ class Deliveries:
                 raise WireStoreFull("the store takes no scans now")
             assert outcome.batch is not None
             self._server.append(state, DURABLE, delivery.seq, outcome.batch)
-        self._answers[key] = digest, answer
-        if len(self._answers) > ANSWERS_KEPT:
-            self._answers.popitem(last=False)
+        self._keep(key, digest, answer)
         return answer
+
+    def _keep(self, key: _Key, digest: bytes, answer: Delivered) -> None:
+        self._answers[key] = digest, answer
+        self._records += _size(answer)
+        while len(self._answers) > ANSWERS_KEPT or self._records > RECORDS_KEPT:
+            _, (_, oldest) = self._answers.popitem(last=False)
+            self._records -= _size(oldest)
 
     async def _judge(self, gateway: Gateway, delivery: Deliver) -> Outcome:
         """In steps, so that lanes get their turn between them (CP-3)."""
@@ -218,3 +230,8 @@ class Deliveries:
 def _outcome_to_answer(outcome: Outcome, is_repeat: bool) -> Delivered:
     faults = [DeliveryFault(f.n, f.error.code, str(f.error)) for f in outcome.faults]
     return Delivered(tuple(outcome.verdicts), tuple(faults), is_repeat)
+
+
+def _size(answer: Delivered) -> int:
+    """Records that it speaks of."""
+    return len(answer.verdicts) + len(answer.faults)

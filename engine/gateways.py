@@ -42,16 +42,22 @@ class GatewayClock:
 class Gateways:
     """Used from one event loop."""
 
-    def __init__(self, clock: Clock, offset_max_ms: int) -> None:
+    def __init__(self, clock: Clock, offset_max_ms: int, ahead_max_ms: int) -> None:
         self._clock = clock
         self._offset_max_ms = offset_max_ms
+        self._ahead_max_ms = ahead_max_ms
         self._opened_ms = clock.now_ms()
         self._newest_ms: dict[str, int] = {}
         self._heard_ms: dict[str, int] = {}
         self._clocks: dict[str, GatewayClock] = {}
 
     def note_time(self, name: str, time_ms: int) -> None:
-        """A scan came that was made at this time."""
+        """A scan came that was made at this time.
+
+        One from the future is refused, and would hide for ever that a camera is dead.
+        """
+        if time_ms > self._clock.now_ms() + self._ahead_max_ms:
+            return
         if time_ms > self._newest_ms.get(name, 0):
             self._newest_ms[name] = time_ms
 

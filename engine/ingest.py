@@ -71,7 +71,9 @@ class IngestServer:
         self.metrics = metrics
         self.links: dict[Link, None] = {}  # in order of arrival
         self.is_full = False  # the store refused the last batch
-        self.gateways = Gateways(clock, settings.clock_offset_max_ms)
+        self.gateways = Gateways(
+            clock, settings.clock_offset_max_ms, settings.clock_ahead_max_s * 1000
+        )
         self.streams = Streams(settings, journal)
         self._held: dict[tuple[int, int], HeldCodes] = {}
         self._tasks: set[asyncio.Task[Any]] = set()

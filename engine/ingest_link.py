@@ -48,6 +48,7 @@ LINKS_MAX = 8  # of one gateway: no box can take the places of others
 # lanes (CP-3). A sealed record costs some 0.2 ms, so that messages alone would not bound the turn.
 TURN_MESSAGES = 64
 TURN_NS = 2_000_000
+PIECE = 16_384  # bytes taken apart at once: a thousand messages of the smallest size, some 3 ms
 
 _log = Log("ingest")
 Sealable = TypeVar("Sealable", wire.Scans, wire.Event)
@@ -93,6 +94,7 @@ class Link:
         self._ping: tuple[int, int] | None = None  # (t0, monotonic ns) of the one in flight
         self._carrier: Carrier | None = None
         self._reader = wire.FrameReader(wire.CONTROL_MAX)
+        self._unread: deque[bytes | memoryview | None] = deque()  # None: a carrier's message ends
         self._inbox: deque[wire.Message] = deque()
         self._is_busy = False  # with a large body; what came after it waits
         self._is_opening = False
@@ -141,8 +143,7 @@ class Link:
     def message_received(self, data: bytes) -> None:
         """A message of a carrier that has them: whole frames."""
         self._feed(data)
-        if len(self._reader):
-            self._reader.error = WireMalformed("a message ends within a frame")
+        self._unread.append(None)
         self._work_off()
 
     def _feed(self, data: bytes) -> None:
@@ -150,8 +151,22 @@ class Link:
             return  # a WebSocket brings more until it is closed, and nobody takes it
         self.heard_ns = self.server.clock.monotonic_ns()
         self.server.metrics.count("chot_bytes_received", by=len(data))
-        with contextlib.suppress(InputError):  # met later, behind what came before the fault
-            self._inbox.extend(self._reader.feed(data))
+        if len(data) <= PIECE:
+            self._unread.append(data)
+            return
+        view = memoryview(data)
+        self._unread.extend(view[at : at + PIECE] for at in range(0, len(data), PIECE))
+
+    def _next_message(self) -> wire.Message | None:
+        """The next message, None when all that came was taken."""
+        while not self._inbox and self._unread:
+            piece = self._unread.popleft()
+            if piece is not None:
+                with contextlib.suppress(InputError):  # met behind what came before the fault
+                    self._inbox.extend(self._reader.feed(piece))
+            elif len(self._reader):
+                self._reader.error = WireMalformed("a message ends within a frame")
+        return self._inbox.popleft() if self._inbox else None
 
     def _work_off(self) -> None:
         """What came, in order. Reading goes on once all of it was taken."""
@@ -161,23 +176,29 @@ class Link:
             for n in range(TURN_MESSAGES):
                 if n and clock.monotonic_ns() >= until_ns:
                     break
-                if not self._inbox or self._is_busy or self._is_closed:
+                if self._is_busy or self._is_closed:
                     break
-                message = self._inbox.popleft()
+                message = self._next_message()
+                if message is None:
+                    break
                 self.server.metrics.count("chot_messages_received", message.type.name)
                 self._on_message(message)
-            if not self._inbox and not self._is_busy and not self._is_closed:
+            if not self._has_more and not self._is_busy and not self._is_closed:
                 self._reader.check()
         except InputError as error:
             self.fail(error)
         if self._is_closed or self._carrier is None:
             return
-        if not self._inbox and not self._is_busy:
+        if not self._has_more and not self._is_busy:
             self._carrier.resume_reading()
             return
         self._carrier.pause_reading()
         if not self._is_busy:
             asyncio.get_running_loop().call_soon(self._work_off)
+
+    @property
+    def _has_more(self) -> bool:
+        return bool(self._inbox or self._unread)
 
     def send(self, message: wire.Message) -> None:
         if self._is_closed or self._carrier is None:
@@ -248,7 +269,7 @@ class Link:
         if hello.next[DURABLE] <= windows[DURABLE].acked:
             # Its next numbers are used up: what it sends would be dropped as received before.
             self.fail(WireEpochUsed("the next numbers of this spool were received before"))
-        elif len(self._reader):
+        elif len(self._reader) or self._has_more:
             self.fail(WireMalformed("nothing may follow HELLO before WELCOME"))
         if self._is_closed:
             # A stream that somebody carries is never dropped, so it must not be one who left.

@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine import wire
 from engine.app import Engine
 from engine.deliveries import Deliveries
 from engine.errors import WireEpochUsed, WireMalformed
+from engine.ingest_link import TURN_MESSAGES, Link
 from engine.pipeline import STEP_RECORDS
 from engine.questions import Deliver
 from engine.records import Credential, encode_checkin, encode_scans
@@ -23,6 +25,7 @@ from engine.settings import Settings
 from tests.e2e.rig import BACK_END, WAIT_S, enrolment, fresh_person, hello
 
 MARKET = 1013
+PINGS = 65_536
 EPOCH = 11
 
 
@@ -104,5 +107,71 @@ def test_an_engine_whose_index_stands_still_does_not_go_on(
         monkeypatch.setattr(engine.index, "apply", broken)
         await Deliveries(engine.ingest, engine.past_lights).take(delivery(engine, 1, 1))
         await engine.failed.wait()
+
+    with_engine(enrolment().copy_to(tmp_path), work)
+
+
+class Wire:
+    """A carrier that takes everything."""
+
+    def __init__(self) -> None:
+        self.pongs = 0
+
+    def write(self, data: bytes) -> None:
+        self.pongs += data[:16] == wire.encode(wire.Pong(t0=1, t1=0, t2=0))[:16]
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+def test_a_message_full_of_small_frames_is_taken_apart_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A WebSocket's message may hold a quarter of a million of them, and lanes wait (CP-3)."""
+    most = 0
+    feed = wire.FrameReader.feed
+
+    def counting(reader: wire.FrameReader, data: bytes) -> list[wire.Message]:
+        nonlocal most
+        found = feed(reader, data)
+        most = max(most, len(found))
+        return found
+
+    async def work(engine: Engine) -> None:
+        link, carrier = Link(engine.ingest), Wire()
+        link.enter(carrier, None)
+        link.message_received(wire.encode(hello(BACK_END)))
+        await until(lambda: link.has_session)
+        monkeypatch.setattr(wire.FrameReader, "feed", counting)
+        link.message_received(wire.encode(wire.Ping(1)) * PINGS)
+        assert carrier.pongs <= TURN_MESSAGES
+        await until(lambda: carrier.pongs == PINGS)
+        assert 0 < most <= 1024
+        link.message_received(wire.encode(wire.Ping(1))[:-1])  # ends within a frame
+        link.message_received(wire.encode(wire.Ping(1)))
+        assert carrier.pongs == PINGS, "a link at fault takes no more"
+        link.connection_lost(None)
+
+    with_engine(enrolment().copy_to(tmp_path), work)
+
+
+def test_a_time_from_the_future_does_not_hide_a_dead_camera(tmp_path: Path) -> None:
+    async def work(engine: Engine) -> None:
+        take = Deliveries(engine.ingest, engine.past_lights).take
+        honest = delivery(engine, 1, 1)
+        await take(honest)
+        far = encode_checkin(1 << 62, Direction.IN, Credential("cccd", fresh_person().cccd), MARKET)
+        await take(msgspec.structs.replace(honest, seq=2, body=encode_scans([far])))
+        (newest_s,) = [
+            value
+            for name, labels, value in engine.ingest.gateways.samples()
+            if (name, labels) == ("chot_gateway_newest_scan_seconds", (BACK_END,))
+        ]
+        assert newest_s * 1000 <= engine.clock.now_ms()
 
     with_engine(enrolment().copy_to(tmp_path), work)
