@@ -170,34 +170,43 @@ class Pipeline:
         None after every STEP_RECORDS records, and the outcome at the end.
         """
         records = [Entry._make(entry) for entry in entries.tolist()]
+        unsure = [0] * len(records)
         if origin.correction_ms:
-            records = [r._replace(time_ms=r.time_ms - origin.correction_ms) for r in records]
+            for i, record in enumerate(records):
+                time_ms, unsure[i] = self._event_time(origin, record.time_ms)
+                records[i] = record._replace(time_ms=time_ms)
         heads = [(entry.n, entry.lane, entry.time_ms) for entry in records]
         error = WireMalformed("this record and those behind it cannot be read")
         faults = [Fault(fault, error)] if fault >= 0 else []
 
         def read(i: int) -> Candidate:
-            return self._read[Kind(records[i].kind)](origin, records[i], body)
+            made = self._read[Kind(records[i].kind)](origin, records[i], body)
+            made.flags |= unsure[i]
+            return made
 
         return self._steps(origin, heads, read, faults)
 
     def take_codes(self, origin: Origin, lane: int, time_ms: int, codes: list[bytes]) -> Outcome:
         """Codes that came into view in a camera frame; each is a scan of that lane."""
-        heads = [(n, lane, time_ms - origin.correction_ms) for n in range(len(codes))]
+        time_ms, unsure = self._event_time(origin, time_ms)
+        heads = [(n, lane, time_ms) for n in range(len(codes))]
 
         def read(i: int) -> Candidate:
-            return self._scan(origin, heads[i], codes[i], flags=0)
+            return self._scan(origin, heads[i], codes[i], unsure)
 
         return _last(self._steps(origin, heads, read, []))
 
     def take_report(self, origin: Origin, lane: int, report: Report) -> Outcome:
         """An EVENT. A thermal one becomes a row; health and notes are counted."""
         self._metrics.count("chot_events", report.kind)
-        report = msgspec.structs.replace(report, ts_ms=report.ts_ms - origin.correction_ms)
+        time_ms, unsure = self._event_time(origin, report.ts_ms)
+        report = msgspec.structs.replace(report, ts_ms=time_ms)
         heads = [(0, lane, report.ts_ms)] if report.kind == "thermal" else []
 
         def read(i: int) -> Candidate:
-            return self._read_report(origin, lane, report)
+            made = self._read_report(origin, lane, report)
+            made.flags |= unsure
+            return made
 
         return _last(self._steps(origin, heads, read, []))
 
@@ -209,6 +218,18 @@ class Pipeline:
         """Sequence numbers that the gateway lost: the hole is recorded with its size."""
         tallies: Tallies = Counter({(origin.post, 0, "lost", self._clock.now_ms()): count})
         return Outcome(batch=self._batch(origin, [], tallies))
+
+    def _event_time(self, origin: Origin, time_ms: int) -> tuple[int, int]:
+        """(time as corrected, flags). One that only its correction would put into the future was
+        made after its clock was set, and before that was measured: it stays as it is."""
+        corrected_ms = time_ms - origin.correction_ms
+        if corrected_ms > self._newest_ms() >= time_ms:
+            return time_ms, Flag.CLOCK_UNSURE
+        return corrected_ms, 0
+
+    def _newest_ms(self) -> int:
+        """Later event times are refused."""
+        return self._clock.now_ms() + self._settings.clock_ahead_max_s * 1000
 
     # ---- reading a record -------------------------------------------------------------------
 
@@ -364,7 +385,7 @@ class Pipeline:
         tallies: Tallies = Counter(
             (origin.post, 0, _reason(fault.error), now_ms) for fault in faults
         )
-        newest_ms = now_ms + self._settings.clock_ahead_max_s * 1000
+        newest_ms = self._newest_ms()
         oldest_day = ms_to_day(now_ms) - self._settings.retention_days
         for i, (n, lane, time_ms) in enumerate(heads):
             if i and not i % STEP_RECORDS:
@@ -401,11 +422,9 @@ class Pipeline:
         by_day: dict[int, list[Candidate]] = {}
         for candidate in taken:
             by_day.setdefault(ms_to_day(candidate.time_ms), []).append(candidate)
-        parts = [Part(day, *self._pack(some, origin.flags)) for day, some in by_day.items()]
-        if origin.flags & Flag.CLOCK_CORRECTED:
-            self._metrics.count("chot_times_corrected", by=len(taken))
-        elif origin.flags & Flag.CLOCK_UNSURE:
-            self._metrics.count("chot_times_unsure", by=len(taken))
+        if origin.flags:
+            self._mark_times(taken, origin.flags)
+        parts = [Part(day, *self._pack(some)) for day, some in by_day.items()]
         packed = np.zeros(len(tallies), TALLY)
         for slot, (key, count) in zip(packed, tallies.items(), strict=True):
             slot["place"], slot["lane"], reason, slot["time_ms"] = key
@@ -414,12 +433,22 @@ class Pipeline:
         run = Run(origin.gateway, origin.epoch, origin.cls, origin.first, origin.seq)
         return RecordBatch(run, parts, packed.tobytes())
 
-    def _pack(self, candidates: list[Candidate], flags: int) -> tuple[bytes, bytes]:
+    def _mark_times(self, candidates: list[Candidate], flags: int) -> None:
+        """flags: what was done about the clock of all but those that bear CLOCK_UNSURE already."""
+        unsure = 0
+        for candidate in candidates:
+            if not candidate.flags & Flag.CLOCK_UNSURE:
+                candidate.flags |= flags
+            unsure += candidate.flags & Flag.CLOCK_UNSURE > 0
+        self._metrics.count("chot_times_unsure", by=unsure)
+        self._metrics.count("chot_times_corrected", by=len(candidates) - unsure)
+
+    def _pack(self, candidates: list[Candidate]) -> tuple[bytes, bytes]:
         details = bytearray()
         for c in candidates:
             self._rows.append(
                 c.person, c.time_ms, c.place, c.lane, c.n, c.direction, c.kind, c.source,
-                c.flags | flags, c.temperature_cc, 0, 0,
+                c.flags, c.temperature_cc, 0, 0,
             )  # fmt: skip
             data = people.details_to_bytes(c.details)
             details += _SIZE.pack(len(data))

@@ -69,7 +69,7 @@ class Flag(enum.IntFlag):
     LOCAL_VERDICT = 4
     REVIEW = 8
     COPIED = 16  # shown in two lanes at once, or at two posts faster than the road allows
-    CLOCK_UNSURE = 32  # device time as it came; that clock was set since, nobody saw when
+    CLOCK_UNSURE = 32  # device time as it came; that clock was set, nobody saw when
     LISTED = 64  # on the watch list at that time
 
 

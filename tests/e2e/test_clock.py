@@ -43,9 +43,9 @@ class Box(RawLink):
         return time.time_ns() + self.off_ns
 
     def answer_ping(self) -> None:
-        now_ns = self.now_ns()
         ping = self.wait_for(wire.Ping)
-        self.send(wire.Pong(t0=ping.t0, t1=now_ns, t2=self.now_ns()))
+        now_ns = self.now_ns()
+        self.send(wire.Pong(t0=ping.t0, t1=now_ns, t2=now_ns))
 
     def scan(self, seq: int, ago_s: float = 0) -> None:
         at_ms = self.now_ns() // 1_000_000 - round(ago_s * 1000)
@@ -142,3 +142,21 @@ def test_a_client_without_a_clock_is_not_corrected(tmp_path: Path) -> None:
         link.settled(0, 1)
     (row,) = found[0].rows
     assert row["time_ms"] == at_ms and not row["flags"]
+
+
+def test_a_clock_that_is_set_between_two_pings_refuses_nobody(tmp_path: Path) -> None:
+    """A box without a battery comes with an old time, and finds its time server a moment later."""
+    with stored_after(tmp_path, with_api=True) as (engine, found):
+        with Box(engine, -9 * HOUR_S, epoch=1) as box:
+            box.scan(1)
+            box.off_ns = 0
+            box.scan(2)  # the engine does not know yet
+            box.answer_ping()
+            box.scan(3)
+        assert engine.metric("chot_times_corrected") == 1
+        assert engine.metric("chot_times_unsure") == 1
+        assert engine.metric("chot_refused", reason="clock") == 0
+    now_ms = time.time() * 1000
+    assert all(abs(row["time_ms"] - now_ms) < 60_000 for row in found[0].rows)
+    flags = [int(Flag.CLOCK_CORRECTED), int(Flag.CLOCK_UNSURE), 0]
+    assert sorted(found[0].rows["flags"].tolist()) == sorted(flags)
