@@ -141,9 +141,18 @@ class Api:
     """The handlers; `make_app` gives the aiohttp application that serves them."""
 
     def __init__(
-        self, client: QuestionClient, opener: Opener, clock: Clock, metrics: Metrics | None = None
+        self,
+        client: QuestionClient,
+        opener: Opener,
+        clock: Clock,
+        metrics: Metrics | None = None,
+        *,
+        deliverer: QuestionClient | None = None,
     ) -> None:
+        """deliverer: a connection of its own for deliveries. They wait for the disk, and the engine
+        works at so many questions of one connection at once."""
         self._client = client
+        self._deliverer = deliverer or client
         self._opener = opener
         self._clock = clock
         self._metrics = metrics or Metrics()
@@ -239,7 +248,7 @@ class Api:
         ask = questions.Deliver(
             token=_token(request), gateway=gateway, epoch=epoch, seq=seq, body=encode_scans(records)
         )
-        found = await self._ask(ask, questions.Delivered)
+        found = _as(await self._deliverer.ask(ask), questions.Delivered)
         response = _answer(delivered_to_answer(f"{gateway}:{epoch}:{seq}", found))
         response.headers["Idempotency-Replayed"] = str(found.is_repeat).lower()
         return response
@@ -335,10 +344,7 @@ class Api:
         return opened
 
     async def _ask(self, question: questions.Question, kind: type[R]) -> R:
-        reply: Reply = await self._client.ask(question)
-        if not isinstance(reply, kind):
-            raise EngineUnreachable("the engine gave another kind of answer")
-        return reply
+        return _as(await self._client.ask(question), kind)
 
     async def _body(self, request: web.Request, kind: type[B]) -> B:
         """The body as a struct. Raises BodyInvalid, BodyTooLarge, RequestSlow, TokenInvalid."""
@@ -401,8 +407,8 @@ async def run_api(
         raise SettingInvalid(
             "api_host: plain HTTP is for loopback only", hint="let a TLS proxy stand before it"
         )
-    client = QuestionClient(socket_path, ENGINE_TIMEOUT_S)
-    api = Api(client, DeskKeys(desk_path), clock or SystemClock())
+    client, deliverer = (QuestionClient(socket_path, ENGINE_TIMEOUT_S) for _ in range(2))
+    api = Api(client, DeskKeys(desk_path), clock or SystemClock(), deliverer=deliverer)
     runner = web.AppRunner(api.make_app(), access_log=None)
     await runner.setup()
     server: asyncio.Server | None = None
@@ -422,6 +428,7 @@ async def run_api(
             server.close()
         await runner.cleanup()
         await client.close()
+        await deliverer.close()
 
 
 class _Protocol(web.RequestHandler):
@@ -458,6 +465,13 @@ def _make_protocol(runner: web.AppRunner) -> asyncio.Protocol:
         logger=silent,
         auto_decompress=False,
     )
+
+
+def _as(reply: Reply, kind: type[R]) -> R:
+    """Raises EngineUnreachable."""
+    if not isinstance(reply, kind):
+        raise EngineUnreachable("the engine gave another kind of answer")
+    return reply
 
 
 def error_to_response(error: EngineError) -> web.Response:

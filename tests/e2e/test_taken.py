@@ -9,14 +9,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
-from engine import wire
+from engine import admin, wire
+from engine.api import run_api
 from engine.app import Engine
 from engine.deliveries import Deliveries
 from engine.errors import WireEpochUsed, WireMalformed
 from engine.ingest_link import TURN_MESSAGES, Link
+from engine.journal import Receipt, RecordBatch
+from engine.keys import DESK_DIR
 from engine.pipeline import STEP_RECORDS
 from engine.questions import Deliver
 from engine.records import Credential, encode_checkin, encode_scans
@@ -173,5 +177,47 @@ def test_a_time_from_the_future_does_not_hide_a_dead_camera(tmp_path: Path) -> N
             if (name, labels) == ("chot_gateway_newest_scan_seconds", (BACK_END,))
         ]
         assert newest_s * 1000 <= engine.clock.now_ms()
+
+    with_engine(enrolment().copy_to(tmp_path), work)
+
+
+def test_deliveries_that_wait_for_the_disk_do_not_hold_up_questions(tmp_path: Path) -> None:
+    """A back end may have a worker an epoch; a tracer is answered from memory all the same."""
+    workers = 70  # more than the engine answers at once on one connection
+
+    async def work(engine: Engine) -> None:
+        disk = asyncio.Event()
+        append = engine.journal.append
+
+        async def slow(batch: RecordBatch) -> Receipt:
+            await disk.wait()
+            return await append(batch)
+
+        engine.journal.append = slow  # type: ignore[method-assign]
+        data, stop = Path(engine.settings.data), asyncio.Event()
+        ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        api = asyncio.create_task(
+            run_api(
+                host="127.0.0.1", port=0, socket_path=data / admin.SOCKET_NAME,
+                desk_path=data / "keys" / DESK_DIR, stop=stop, on_ready=ready.set_result,
+            )
+        )  # fmt: skip
+        url = f"http://127.0.0.1:{await ready}"
+        token = enrolment().gateway_token(BACK_END)
+
+        async def deliver(session: aiohttp.ClientSession, epoch: int) -> int:
+            head = {"Authorization": f"Bearer {token}", "Idempotency-Key": f"{BACK_END}:{epoch}:1"}
+            async with session.post(url + "/v1/ingest", headers=head, data=b'{"records":[]}') as r:
+                return r.status
+
+        async with aiohttp.ClientSession() as session:
+            asked = [asyncio.create_task(deliver(session, epoch)) for epoch in range(workers)]
+            await until(lambda: sum(s.appending for s in engine.ingest.streams) >= 64)
+            async with asyncio.timeout(10), session.get(url + "/healthz") as health:
+                assert health.status == 200
+            disk.set()
+            assert await asyncio.gather(*asked) == [200] * workers
+        stop.set()
+        await api
 
     with_engine(enrolment().copy_to(tmp_path), work)
