@@ -257,20 +257,22 @@ class Link:
     async def _open(self, hello: wire.Hello, t1_ns: int) -> None:
         assert self.gateway is not None
         server = self.server
-        if self._count_others(hello.epoch) >= LINKS_MAX:
-            self.fail(WireOverCredit(f"{LINKS_MAX} links of this gateway are open"))
-            return
         try:
+            self._check_others(hello.epoch)
             state = await server.streams.open(self, self.gateway.number, hello.epoch)
         except InputError as error:
             self.fail(error)
             return
         windows = state.stream.windows
-        if hello.next[DURABLE] <= windows[DURABLE].acked:
-            # Its next numbers are used up: what it sends would be dropped as received before.
-            self.fail(WireEpochUsed("the next numbers of this spool were received before"))
-        elif len(self._reader) or self._has_more:
-            self.fail(WireMalformed("nothing may follow HELLO before WELCOME"))
+        try:
+            self._check_others(hello.epoch)  # others may have come in meanwhile
+            if hello.next[DURABLE] <= windows[DURABLE].acked:
+                # Its next numbers are used up: what it sends would be dropped as received before.
+                raise WireEpochUsed("the next numbers of this spool were received before")
+            if len(self._reader) or self._has_more:
+                raise WireMalformed("nothing may follow HELLO before WELCOME")
+        except InputError as error:
+            self.fail(error)
         if self._is_closed:
             # A stream that somebody carries is never dropped, so it must not be one who left.
             state.link = None if state.link is self else state.link
@@ -296,14 +298,16 @@ class Link:
         )
         self.ping()
 
-    def _count_others(self, epoch: int) -> int:
-        """Sessions of this gateway in other epochs; one in the same epoch will be replaced."""
+    def _check_others(self, epoch: int) -> None:
+        """Raises WireOverCredit. A session in the same epoch does not count: it is replaced."""
         assert self.gateway is not None
-        return sum(
+        others = sum(
             link.gateway.number == self.gateway.number and link._epoch != epoch
             for link in self.server.links
             if link.gateway is not None and link.state is not None
         )
+        if others >= LINKS_MAX:
+            raise WireOverCredit(f"{LINKS_MAX} links of this gateway are open")
 
     # ---- session ----------------------------------------------------------------------------
 

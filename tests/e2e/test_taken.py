@@ -18,7 +18,7 @@ from engine.api import run_api
 from engine.app import Engine
 from engine.deliveries import Deliveries
 from engine.errors import WireEpochUsed, WireMalformed
-from engine.ingest_link import TURN_MESSAGES, Link
+from engine.ingest_link import LINKS_MAX, TURN_MESSAGES, Link
 from engine.journal import Receipt, RecordBatch
 from engine.keys import DESK_DIR
 from engine.pipeline import STEP_RECORDS
@@ -219,5 +219,41 @@ def test_deliveries_that_wait_for_the_disk_do_not_hold_up_questions(tmp_path: Pa
             assert await asyncio.gather(*asked) == [200] * workers
         stop.set()
         await api
+
+    with_engine(enrolment().copy_to(tmp_path), work)
+
+
+def test_links_that_wait_for_a_slow_store_count_too(tmp_path: Path) -> None:
+    """Streams that are not settled let their next links wait, and then all come at once."""
+    epochs = range(100, 100 + 2 * LINKS_MAX)
+
+    async def work(engine: Engine) -> None:
+        disk = asyncio.Event()
+        append = engine.journal.append
+
+        async def slow(batch: RecordBatch) -> Receipt:
+            await disk.wait()
+            return await append(batch)
+
+        engine.journal.append = slow  # type: ignore[method-assign]
+        port = engine.addresses[0].port
+        for epoch in epochs:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(wire.encode(hello(BACK_END, epoch=epoch)))
+            await until(lambda: any(link.has_session for link in engine.ingest.links))
+            writer.write(wire.encode(wire.Scans(seq=1, body=delivery(engine, 1, 1).body)))
+            await until(lambda: sum(s.appending for s in engine.ingest.streams) > epoch - 100)  # noqa: B023
+            writer.transport.abort()
+            await until(lambda: not engine.ingest.links)
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in epochs]
+        for epoch, (_, writer) in zip(epochs, ends, strict=True):
+            writer.write(wire.encode(hello(BACK_END, epoch=epoch, next=(2, 1))))
+        await until(lambda: all(s.opening.locked() for s in engine.ingest.streams))
+        disk.set()
+        answers = [wire.FrameReader().feed(await reader.read(1 << 16)) for reader, _ in ends]
+        welcomed = [isinstance(first, wire.Welcome) for first, *_ in answers]
+        assert sum(welcomed) == LINKS_MAX
+        for _, writer in ends:
+            writer.close()
 
     with_engine(enrolment().copy_to(tmp_path), work)
