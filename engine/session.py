@@ -106,6 +106,11 @@ class Window:
         return not self._open
 
     @property
+    def bytes_open(self) -> int:
+        """Of messages that were taken and are not settled."""
+        return self._bytes_open
+
+    @property
     def waiting(self) -> int:
         return len(self._open)
 

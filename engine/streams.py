@@ -16,6 +16,7 @@ from engine.session import DURABLE, VOLATILE, Stream
 from engine.settings import Settings
 
 EPOCHS_MAX = 16_384  # of one gateway: four starts of its box a day for eleven years
+CREDITS_MAX = 8  # times credit_bytes that one gateway may have open in all of its streams
 STREAMS_MAX = 4096  # kept in memory; older epochs come back from the log
 
 
@@ -97,6 +98,7 @@ class Streams:
         if state is None:
             self._drop_idle()
             self._check_epochs(gateway, epoch)
+            self._check_open(gateway)
             stream = Stream(
                 (0, 0),
                 scan_credit=self._settings.scan_credit,
@@ -122,6 +124,17 @@ class Streams:
             raise WireOverCredit(
                 f"this gateway has had {EPOCHS_MAX} epochs", hint="register it under a new name"
             )
+
+    def _check_open(self, gateway: int) -> None:
+        """Raises WireOverCredit. While the store is slow, each new epoch would bring a credit."""
+        open_bytes = sum(
+            window.bytes_open
+            for (number, _), state in self._states.items()
+            if number == gateway
+            for window in state.stream.windows
+        )
+        if open_bytes >= CREDITS_MAX * self._settings.credit_bytes:
+            raise WireOverCredit("too much of this gateway waits for the store")
 
     def take_back(self) -> None:
         """The store failed: nothing that is open will be acknowledged."""

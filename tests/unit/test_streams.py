@@ -10,7 +10,7 @@ import pytest
 from engine.errors import EngineError, WireOverCredit
 from engine.journal import Journal
 from engine.settings import Settings
-from engine.streams import EPOCHS_MAX, Streams
+from engine.streams import CREDITS_MAX, EPOCHS_MAX, Streams
 
 
 class Marks:
@@ -102,5 +102,25 @@ def test_a_failed_store_reads_the_watermarks_once() -> None:
         made.take_back()
         assert journal.copies == before + 1
         assert [state.stream.windows[0].acked for state in states] == list(range(1, 50))
+
+    asyncio.run(work())
+
+
+def test_a_gateway_with_much_that_waits_gets_no_new_stream() -> None:
+    """Links that leave and come again with other epochs fill no memory while the store is slow."""
+    made = streams({})
+    credit = Settings().credit_bytes
+
+    async def work() -> None:
+        for epoch in range(CREDITS_MAX):
+            state = await made.open(Link(), 1, epoch)
+            assert state.stream.windows[0].take(1, credit)
+            state.note_open(0)
+            state.link = None
+        with pytest.raises(WireOverCredit):
+            await made.open(Link(), 1, 77)
+        await made.open(Link(), 2, 77)
+        state.settle(0, 1)
+        await made.open(Link(), 1, 77)
 
     asyncio.run(work())
