@@ -210,7 +210,8 @@ def status_to_lines(status: GatewayStatus) -> Iterator[str]:
         ("Liên lạc / link", f"{link}, {ago(status.since_ms)}"),
         ("Chờ gửi / waiting", f"{waiting:,}, cũ nhất / oldest {ago(oldest)}"),
         ("Bộ nhớ / spool", f"{status.spool_size:,} / {status.spool_size_max:,} bytes"),
-        ("Đã mất / lost", f"{status.lost_count:,}"),
+        ("Đã mất / lost", f"{status.lost_count:,}, "
+         f"trung tâm không nhận / not taken {stats.nacks:,}"),
         ("Hình / frames", f"{stats.frames_captured:,}, chờ / waiting {status.frames_waiting:,}, "
          f"bỏ / dropped {stats.frames_dropped:,}"),
         ("Đèn / verdicts", ", ".join(f"{k} {n:,}" for k, n in sorted(stats.verdicts.items()))

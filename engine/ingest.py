@@ -25,6 +25,7 @@ from engine.errors import (
     StorageError,
     WireAuth,
     WireDraining,
+    WireMalformed,
     WireStoreFull,
     WireUnknownGateway,
     WireVersion,
@@ -194,8 +195,17 @@ class IngestServer:
     def check_hello(self, hello: wire.Hello, peer: Peer | None = None) -> Gateway:
         """The gateway behind a HELLO; peer: what its certificate says, if it came with one.
 
-        Raises WireVersion, WireUnknownGateway, WireAuth, WireDraining.
+        Raises WireVersion, WireUnknownGateway, WireAuth, WireDraining, and WireMalformed for lanes
+        that are not this gateway's: their scans would be refused one by one, and be gone.
         """
+        gateway = self._known_gateway(hello, peer)
+        strange = sorted(set(hello.lanes) - {0, *gateway.lanes})
+        if strange:
+            words = ", ".join(map(str, strange[:8]))
+            raise WireMalformed(f"the registry does not give this gateway the lanes {words}")
+        return gateway
+
+    def _known_gateway(self, hello: wire.Hello, peer: Peer | None) -> Gateway:
         if self.is_draining:
             raise WireDraining("the engine is going down")
         if hello.version != wire.VERSION:

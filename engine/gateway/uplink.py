@@ -314,7 +314,9 @@ class Uplink:
                     self._station.note_result(self.epoch, message, taken_ms)
                 case wire.Nack():
                     self.stats.nacks += 1
-                    _log.warning("refused", code=message.code, seq=message.seq)
+                    _log.warning(
+                        "refused", code=message.code, seq=message.seq, problem=message.text
+                    )
                 case wire.Ping():
                     now_ns = self._clock.now_ms() * 1_000_000
                     link.send(wire.Pong(t0=message.t0, t1=now_ns, t2=now_ns))
@@ -336,9 +338,9 @@ class Uplink:
     def _take_receipt(self, link: Link, cls: int, seq: int) -> None:
         if cls == CLASS_VOLATILE:
             self._frames.ack(min(seq, self._frames.next_seq - 1))
-        elif seq > link.sent and seq >= self.epoch.next_seq:
-            # The spool's thread counts a record a moment after it is committed, and by then it may
-            # have been read, sent and acknowledged: what this link sent is believed first.
+        elif seq > max(link.sent, self._ever_sent):
+            # What has a number and was not sent is not there: a copy of this spool may have sent
+            # its own under that number. The next WELCOME shows it (rule 7).
             raise WireMalformed("a receipt for what was never sent")
         else:
             self._note_receipt(seq)

@@ -154,6 +154,27 @@ def test_after_a_cut_link_the_rest_comes_again_from_the_watermark(rig: Rig) -> N
     go(test())
 
 
+def test_a_receipt_for_what_was_never_sent_is_not_believed(rig: Rig) -> None:
+    """Numbers 3 to 5 wait behind the limit; a copy of the spool may have sent its own."""
+
+    async def first(peer: Peer) -> None:
+        peer.welcome(limit=(2, 0))
+        await peer.until_scans(2)
+        peer.ack(5, limit=2)
+        await peer.until_closed()
+
+    async def test() -> None:
+        async with Server(scripts(first, welcome_all)) as server:
+            feed = Feed([records(n) for n in range(1, 6)]).end()
+            stats = await rig.start(server.port, feed)
+            one, two = server.links
+        assert one.seqs() == [1, 2]
+        assert {3, 4, 5} <= set(two.seqs())
+        assert stats.errors == {"wire.malformed": 1} and stats.is_drained
+
+    go(test())
+
+
 def test_frames_in_flight_come_again_with_their_numbers(rig: Rig) -> None:
     async def first(peer: Peer) -> None:
         peer.welcome(limit=(0, 3))

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ import pytest
 
 from engine import wire
 from engine.clock import SystemClock
-from engine.errors import SettingInvalid
+from engine.errors import SettingInvalid, StorageUnavailable
 from engine.gateway.config import OfficerConfig, ReaderConfig, make_sources
+from engine.gateway.gear import officer
 from engine.gateway.gear.officer import LISTENERS_MAX, REASONS, VERDICTS, OfficerDesk
 from engine.gateway.program import Gateway
+from engine.gateway.spool_epoch import Draft
+from engine.gateway.spool_lmdb import Spool
 from engine.judge import ALERTS
 from engine.rows import REASONS as ALL_REASONS
 from engine.wire import Verdict
@@ -150,6 +153,38 @@ def entry_of(page: str) -> str:
     found = re.search(r'name="entry" value="([^"]+)"', page)
     assert found
     return found[1]
+
+
+def test_a_form_that_waits_for_the_disk_is_written_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_broken = True
+    append = Spool.append
+
+    def refuse(spool: Spool, drafts: Sequence[Draft]) -> list[int]:
+        if is_broken:
+            raise StorageUnavailable("the disk is full")
+        return append(spool, drafts)
+
+    monkeypatch.setattr(Spool, "append", refuse)
+    monkeypatch.setattr(officer, "STORED_S", 0.2)
+
+    async def test() -> None:
+        nonlocal is_broken
+        async with open_desk(rig) as desk:
+            _, page = await desk.ask("GET", "/")
+            form = {**FORM, "entry": entry_of(page)}
+            for _ in range(2):
+                status, page = await desk.press(form)
+                assert status == 503 and "Chưa ghi được" in page and entry_of(page) == form["entry"]
+            is_broken = False
+            monkeypatch.setattr(officer, "STORED_S", 20)
+            status, page = await desk.press(form)
+            assert status == 200 and "đã được ghi lại" in page
+            await desk.peer.until_quiet()
+            assert len(desk.entries()) == 1
+
+    go(test)
 
 
 def test_an_entry_by_the_form(rig: Rig) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,11 +17,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from engine import wire
 from engine.clock import SystemClock, ms_to_iso
 from engine.gateway.config import ReaderConfig, ThermalConfig, make_sources
-from engine.gateway.gear.http_door import CONNECTIONS_MAX
+from engine.gateway.gear.http_door import CONNECTIONS_MAX, HttpDoor
 from engine.gateway.gear.thermal import Fields, _unit
 from engine.gateway.program import Gateway
 from engine.keys import open_sealed
@@ -264,3 +267,31 @@ def test_connections_that_say_nothing_give_way(rig: Rig) -> None:
                 writer.close()
 
     go(test)
+
+
+def test_a_door_keeps_nothing_of_connections_that_are_over() -> None:
+    """Else whoever comes and goes quickly fills the memory of a box within a connection's life."""
+
+    async def test() -> None:
+        async with HttpDoor(web.Application(), "127.0.0.1", 0) as door:
+            seen: list[weakref.ref[asyncio.BaseTransport]] = []
+            note_open = door.note_open
+
+            def note(transport: asyncio.Transport) -> None:
+                seen.append(weakref.ref(transport))
+                note_open(transport)
+
+            door.note_open = note  # type: ignore[method-assign]
+            for _ in range(2 * CONNECTIONS_MAX):
+                _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+                writer.close()
+                await writer.wait_closed()
+            async with asyncio.timeout(20):
+                while len(seen) < 2 * CONNECTIONS_MAX or any(ref() for ref in seen):
+                    # Timers that were taken back leave the loop's heap in bulk.
+                    for _ in range(128):
+                        asyncio.get_running_loop().call_later(60, print).cancel()
+                    await asyncio.sleep(0.02)
+                    gc.collect()
+
+    asyncio.run(test())

@@ -37,6 +37,7 @@ from engine.errors import (
     SealBroken,
     StorageFull,
     WireAuth,
+    WireMalformed,
     WireUnknownGateway,
 )
 from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
@@ -607,6 +608,15 @@ def test_a_gateway_whose_time_is_over_opens_no_session(door: Door) -> None:
     door.registry.take(ended)
     with pytest.raises(WireUnknownGateway):
         door.server.check_hello(door.hello())
+
+
+def test_a_gateway_with_lanes_of_others_is_not_let_in(door: Door) -> None:
+    """Scans of those lanes would be refused one by one and be gone; outside they wait."""
+    mine = list(door.gateway.lanes)
+    for lanes in ([], mine, [0, *mine]):
+        door.server.check_hello(msgspec.structs.replace(door.hello(), lanes=lanes))
+    with pytest.raises(WireMalformed, match=r"lanes 77, 78\Z"):
+        door.server.check_hello(msgspec.structs.replace(door.hello(), lanes=[*mine, 77, 78]))
 
 
 @pytest.mark.parametrize("token", ["x", "x" * 256, "é"])

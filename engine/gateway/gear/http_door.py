@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import Any, Final
 
 import msgspec
@@ -44,7 +43,8 @@ class HttpDoor:
         self._silent.disabled = True
         app.middlewares.insert(0, _in_our_shape)  # the outermost
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        self._open: deque[asyncio.Transport] = deque()
+        # The end of each one's life, taken back when it closes before: it would keep the transport.
+        self._open: dict[asyncio.Transport, asyncio.TimerHandle | None] = {}
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> HttpDoor:
@@ -79,15 +79,19 @@ class HttpDoor:
         )
 
     def note_open(self, transport: asyncio.Transport) -> None:
-        self._open.append(transport)
-        if len(self._open) > CONNECTIONS_MAX:
-            self._open.popleft().abort()
+        end = None
         if self._life_s is not None:
-            asyncio.get_running_loop().call_later(self._life_s, transport.abort)
+            end = asyncio.get_running_loop().call_later(self._life_s, transport.abort)
+        self._open[transport] = end
+        if len(self._open) > CONNECTIONS_MAX:
+            oldest = next(iter(self._open))
+            self.note_closed(oldest)
+            oldest.abort()
 
     def note_closed(self, transport: asyncio.Transport) -> None:
-        if transport in self._open:
-            self._open.remove(transport)
+        end = self._open.pop(transport, None)
+        if end is not None:
+            end.cancel()
 
 
 class _Connection(web.RequestHandler):

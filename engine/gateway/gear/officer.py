@@ -124,8 +124,9 @@ class OfficerDesk:
         self._lanes = list(lanes)
         self._clock = clock
         self._waiting: asyncio.Queue[Records] = asyncio.Queue(16)
-        # A form that comes again, by a double press or a reload, is the same person.
-        self._known: OrderedDict[str, None] = OrderedDict()
+        # A form that comes again, by a double press or a reload, is the same person; done once the
+        # entry is on disk.
+        self._known: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
         self._lit: dict[int, Light] = {}
         self._listeners: deque[_Listener] = deque()
         page = files("engine.gateway.gear") / "page"
@@ -187,9 +188,11 @@ class OfficerDesk:
         form = {k: v for k, v in (await request.post()).items() if isinstance(v, str)}
         kept = {name: form.get(name, "") for name in ("lane", "officer")}
         number = form.get("entry", "")[:64]
-        if number and number in self._known:
-            return self._render(kept, "Người này đã được ghi lại.", is_good=True)
+        warnings: list[str] = []
         try:
+            if number and number in self._known:
+                await _until_stored(self._known[number])
+                return self._render(kept, "Người này đã được ghi lại.", is_good=True)
             entry = msgspec.convert(
                 {
                     "lane": int(form.get("lane", "")) if form.get("lane", "").isdecimal() else 0,
@@ -199,17 +202,13 @@ class OfficerDesk:
                 },
                 _Entry,
             )
-            self._known[number] = None
-            warnings = await self._take(entry)
+            record, warnings = self._record(entry)
+            await self._take(record, number)
         except (msgspec.ValidationError, InputError) as error:
-            self._known.pop(number, None)
             return self._render(form, _complaint(error), status=422)
         except StorageUnavailable:
-            self._known.pop(number, None)
             text = "Chưa ghi được vào đĩa của chốt. Xin bấm Ghi lại lần nữa."
             return self._render(form, text, status=503)
-        if len(self._known) > ENTRIES_MAX:
-            self._known.popitem(last=False)
         text = "Đã ghi lại."
         if warnings:
             text += " Xin kiểm tra lại ngày sinh, giới tính và số giấy tờ."
@@ -222,10 +221,12 @@ class OfficerDesk:
             entry = msgspec.json.decode(await request.read(), type=_Entry)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise BodyInvalid("not an entry: lane, fields, officer, why") from None
-        return json_response({"taken": True, "warnings": await self._take(entry)}, status=201)
+        record, warnings = self._record(entry)
+        await self._take(record)
+        return json_response({"taken": True, "warnings": warnings}, status=201)
 
-    async def _take(self, entry: _Entry) -> list[str]:
-        """Warnings, once the entry is on the box's disk. Raises BodyInvalid, StorageUnavailable."""
+    def _record(self, entry: _Entry) -> tuple[Records, list[str]]:
+        """An entry for the spool, and warnings. Raises BodyInvalid."""
         if entry.lane not in self._lanes:
             raise BodyInvalid("lane: not of this box")
         if not entry.fields:
@@ -233,18 +234,24 @@ class OfficerDesk:
         parsed = people.fields_to_parsed(entry.fields)
         if isinstance(parsed, Refusal):
             raise BodyInvalid(f"fields: {parsed.reason}")
-        now_ms = self._clock.now_ms()
         record = encode_manual(
-            now_ms, entry.lane, entry.fields, officer=entry.officer, why=entry.why
+            self._clock.now_ms(), entry.lane, entry.fields, officer=entry.officer, why=entry.why
         )
         stored = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(STORED_S):
-                await self._waiting.put(Records(encode_scans([record]), 1, entry.lane, stored))
-                await asyncio.shield(stored)
-        except TimeoutError:
-            raise StorageUnavailable("the entry is not on disk yet") from None
-        return list(parsed.warnings)
+        return Records(encode_scans([record]), 1, entry.lane, stored), list(parsed.warnings)
+
+    async def _take(self, records: Records, number: str = "") -> None:
+        """Until an entry is on the box's disk. number: of its form. Raises StorageUnavailable;
+        what was handed on by then is written all the same, once the disk takes it."""
+        assert records.stored is not None
+        if self._waiting.full():
+            raise StorageUnavailable("too many entries wait for the disk")
+        self._waiting.put_nowait(records)
+        if number:
+            self._known[number] = records.stored
+            if len(self._known) > ENTRIES_MAX:
+                self._known.popitem(last=False)
+        await _until_stored(records.stored)
 
     def _render(
         self,
@@ -297,6 +304,14 @@ class OfficerDesk:
             if listener in self._listeners:
                 self._listeners.remove(listener)
         return response
+
+
+async def _until_stored(stored: asyncio.Future[None]) -> None:
+    try:
+        async with asyncio.timeout(STORED_S):
+            await asyncio.shield(stored)
+    except TimeoutError:
+        raise StorageUnavailable("the entry is not on disk yet") from None
 
 
 class _Listener:
