@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
+import select
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -24,6 +30,10 @@ from engine.cli_parser import (
 if TYPE_CHECKING:
     from engine.gateway.config import AnySource, GatewayConfig
     from engine.gateway.status import GatewayStats, GatewayStatus
+
+LINES_WAITING_MAX: Final = 1024
+LAST_LINE_S: Final = 2.0
+POLL_MS: Final = 200
 
 
 def add_gateway(commands: Any) -> None:
@@ -127,8 +137,12 @@ def run_gateway(options: argparse.Namespace) -> int:
     if options.spool is not None:
         config = msgspec.structs.replace(config, spool=options.spool)
     setup_logging()
-    stats = asyncio.run(_carry(config, resend=options.resend))
-    print_json({"stats": msgspec.to_builtins(stats)})
+    lines = _Lines()
+    try:
+        stats = asyncio.run(_carry(config, lines, resend=options.resend))
+        lines.put({"stats": msgspec.to_builtins(stats)})
+    finally:
+        lines.close()
     if not stats.is_drained:
         text = f"not all is durable; {config.spool} keeps the rest for the next run"
         print(f"{options.prog}: {text}", file=sys.stderr)
@@ -166,7 +180,64 @@ def _options_to_sources(options: argparse.Namespace, sources: list[AnySource]) -
     return [msgspec.structs.replace(first, **changes)]
 
 
-async def _carry(config: GatewayConfig, *, resend: bool) -> GatewayStats:
+class _Lines:
+    """JSON lines on standard output, by a thread: who stops reading them must not stop the lanes.
+
+    What is not read in time gives way, the oldest first; the last line is tried for LAST_LINE_S.
+    on_gone: called in that thread when the reader has left.
+    """
+
+    def __init__(self) -> None:
+        self.on_gone: Callable[[], object] = lambda: None
+        self._waiting: deque[object] = deque(maxlen=LINES_WAITING_MAX)
+        self._more = threading.Event()
+        self._is_file = False
+        self._closing_s = math.inf
+        self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
+        self._thread.start()
+
+    def put(self, line: object) -> None:
+        self._waiting.append(line)
+        self._more.set()
+
+    def close(self) -> None:
+        """What waits is written, if somebody reads it."""
+        self._closing_s = time.monotonic() + LAST_LINE_S
+        self._more.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        output = select.poll()
+        with suppress(AttributeError, OSError, ValueError):  # closed, or of a test: never stalls
+            output.register(sys.stdout.fileno(), select.POLLOUT)
+            self._is_file = True
+        while self._has_more():
+            # Ready means that a line's worth can be written without waiting.
+            if not self._is_file or output.poll(POLL_MS):
+                if not self._print_next():
+                    return
+            elif time.monotonic() > self._closing_s:
+                return
+
+    def _has_more(self) -> bool:
+        """Waits for a line; False at the end."""
+        while not self._waiting and self._closing_s == math.inf:
+            self._more.wait()
+            self._more.clear()
+        return bool(self._waiting)
+
+    def _print_next(self) -> bool:
+        try:
+            print_json(self._waiting.popleft())
+        except BrokenPipeError:
+            # Nobody reads the verdicts any more: what was captured still goes out.
+            drop_output()
+            self.on_gone()
+            return False
+        return True
+
+
+async def _carry(config: GatewayConfig, lines: _Lines, *, resend: bool) -> GatewayStats:
     """A gateway from start to end with its verdicts on stdout."""
     import asyncio
 
@@ -179,13 +250,11 @@ async def _carry(config: GatewayConfig, *, resend: bool) -> GatewayStats:
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
 
+    loop = asyncio.get_running_loop()
+    lines.on_gone = lambda: loop.call_soon_threadsafe(stop.set)
+
     def show(light: Light) -> None:
-        try:
-            print_json(msgspec.to_builtins(light))
-        except BrokenPipeError:
-            # Nobody reads the verdicts any more: what was captured still goes out.
-            drop_output()
-            stop.set()
+        lines.put(msgspec.to_builtins(light))
 
     return await gateway.run_gateway(config, on_light=show, stop=stop, resend=resend)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import json
 import os
 import signal
 import socket
@@ -37,10 +39,10 @@ def write_config(folder: Path, port: int, reader_port: int) -> Path:
 
 
 @contextmanager
-def gateway(config: Path) -> Iterator[subprocess.Popen[bytes]]:
+def gateway(config: Path, stdout: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", "gateway", "run", str(config)],
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
     )
@@ -114,6 +116,32 @@ def test_what_a_box_says_without_an_engine(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
     assert not path.exists()
+
+
+def test_who_stops_reading_the_verdicts_stops_no_lane(tmp_path: Path) -> None:
+    reader_port = free_port()
+    config = write_config(tmp_path, 1, reader_port)
+    with gateway(config, subprocess.PIPE) as process:
+        assert process.stdout is not None
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        until(config, lambda s: s.sources[0].problem == "no reader is connected")
+        with socket.create_connection(("127.0.0.1", reader_port)) as reader:
+            reader.sendall(b"".join(b"number %d\n" % n for n in range(200)))
+            until(config, lambda s: s.stats.lights_local == 200)
+        # Read again, nothing is missing that there was room for, and the last line comes.
+        process.send_signal(signal.SIGTERM)
+        lines = [json.loads(line) for line in process.stdout]
+        assert len(lines) == 201 and lines[-1]["stats"]["lights_local"] == 200
+
+    with gateway(config, subprocess.PIPE) as process:
+        assert process.stdout is not None
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        until(config, lambda s: s.sources[0].problem == "no reader is connected")
+        with socket.create_connection(("127.0.0.1", reader_port)) as reader:
+            reader.sendall(b"".join(b"number %d\n" % n for n in range(100)))
+            until(config, lambda s: s.stats.lights_local == 100)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 1, "it ends though nobody reads"
 
 
 def test_a_link_is_told_with_since_when(tmp_path: Path) -> None:

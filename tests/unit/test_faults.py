@@ -38,6 +38,6 @@ def test_a_step_that_is_none_is_refused(text: str) -> None:
 
 def test_every_step_is_somewhere_in_the_code_and_no_other() -> None:
     reached: list[str] = []
-    for path in (ROOT / "engine").glob("*.py"):
+    for path in (ROOT / "engine").rglob("*.py"):
         reached += re.findall(r'faults\.reach\("([a-z.]+)"\)', path.read_text(encoding="utf-8"))
     assert sorted(reached) == sorted(faults.GATEWAY_STEPS + faults.ENGINE_STEPS)
