@@ -108,7 +108,7 @@ class Gateway:
             decode=config.decode,
             decode_threads=config.decode_threads,
         )
-        self._is_source_done = False
+        self._is_source_done = self._is_stopped = False
         self._capture_task: asyncio.Task[None] | None = None
         self._to_store = asyncio.Event()
         self._to_trim = asyncio.Event()
@@ -147,6 +147,8 @@ class Gateway:
                     self._is_source_done = True
                     self._wake()
                     deadline = loop.time() + self._config.drain_timeout_s
+                    if self._is_stopped and self._is_drained() and not self._linked:
+                        break  # nobody to say goodbye to: a restart must not cost a lane a minute
                 elif not done:
                     _log.warning("drain_timeout", count=self._waiting())
                     break
@@ -160,6 +162,7 @@ class Gateway:
 
     def stop(self) -> None:
         """Take nothing more from the sources; `run` ends when what was captured is durable."""
+        self._is_stopped = True
         if self._capture_task is not None:
             self._capture_task.cancel()
 

@@ -373,6 +373,19 @@ def test_stopped_it_takes_nothing_more_and_drains(rig: Rig) -> None:
     go(test())
 
 
+def test_stopped_without_an_engine_and_with_nothing_to_send_it_ends_at_once(rig: Rig) -> None:
+    async def test() -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            task = rig.start(unused.getsockname()[1], Feed(), drain_timeout_s=300)
+            while not rig.slept:
+                await asyncio.sleep(0.01)
+            rig.gateway.stop()
+            assert (await task).is_drained
+
+    go(test())
+
+
 def test_a_source_that_fails_ends_the_gateway_with_its_error(rig: Rig) -> None:
     class Broken(Feed):
         async def items(self) -> AsyncIterator[Picture | Records]:
