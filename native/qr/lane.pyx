@@ -32,7 +32,7 @@ from native.qr.reader cimport (
     buffer_to_plane_or_leave, decode_grid, found_to_tuple, is_readable, keep_unread, note_found,
     quarter, read_level, sharpen_grid, take_turn,
 )
-from native.qr.sample cimport sample_grid, soften
+from native.qr.sample cimport sample_grid, sample_near, soften
 from native.qr.symbol cimport Blocks, blocks_of, codeword_blocks, codewords_of, module_order
 from native.qr.threshold cimport block_count
 from native.qr.workspace cimport workspace_fit, workspace_free, workspace_new
@@ -152,12 +152,17 @@ cdef int changes(const LaneState* lane, const Plane* plane, int kept) noexcept n
     """
     cdef const Calm* calm = &lane.calm
     cdef int columns = block_count(plane.width)
-    cdef int y = 0, at = 0, changed = 0
+    cdef int y = 0, at = 0, step = SPARSE_STEP, changed = 0
     cdef int x0 = columns, x1 = columns, y0 = plane.height, y1 = -1
     cdef float[4] box
     if calm.cells == 0:
         return CHANGES_LEAST
     if kept:
+        # Beside a held code every second of these rows, in turns: a person is larger than two.
+        step = 2 * SPARSE_STEP
+        if lane.since_whole & 1:
+            y = SPARSE_STEP
+            at = columns
         # Phones and cards are larger than the codes on them, and move with them.
         tracks_box(lane, kept, HOLDER_SHARE, box)
         x0 = <int>box[0] // LUMA_BLOCK
@@ -172,8 +177,8 @@ cdef int changes(const LaneState* lane, const Plane* plane, int kept) noexcept n
         changed += cells_changed(calm, at, columns, 0, columns)
         if y0 <= y <= y1:
             changed -= cells_changed(calm, at, columns, x0, x1)
-        at += columns
-        y += SPARSE_STEP
+        at += columns * (step // SPARSE_STEP)
+        y += step
     return changed
 
 
@@ -261,14 +266,15 @@ cdef int read_in_place(
     for probes in range(2):
         if not locate_again(
             plane, &corners[0], &corners[1], &corners[2], probes, &track.place, &ws.place
-        ) or sample_grid(plane, &ws.place, &ws.grid, 1) > 0:
+        ) or not sample_near(
+            plane, &ws.place, &ws.grid, ws.place.contrast * <float>0.25
+        ):
             continue
-        soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
         if is_repeat(ws, track, version):
             return 1
     if not locate(plane, &corners[0], &corners[1], &corners[2], dim, 0, 0, &ws.place):
         return 0
-    if sample_grid(plane, &ws.place, &ws.grid, 0) > 0:
+    if sample_grid(plane, &ws.place, &ws.grid) > 0:
         return 0
     soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
     if is_repeat(ws, track, version):

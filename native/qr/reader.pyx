@@ -436,7 +436,7 @@ cdef int read_placed(Workspace* ws, const Plane* plane, int version) noexcept no
     ws.grid.dim = 0
     if ws.place.agreement < AGREEMENT_LEAST:
         return 0
-    if sample_grid(plane, &ws.place, &ws.grid, 0) > OUTSIDE_MOST:
+    if sample_grid(plane, &ws.place, &ws.grid) > OUTSIDE_MOST:
         ws.grid.dim = 0
         return 0
     soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
@@ -487,7 +487,7 @@ cdef int follow_edges(Workspace* ws, const Plane* plane, int version) noexcept n
 
 
 cdef int try_bent(Workspace* ws, const Plane* plane, int version) noexcept nogil:
-    if sample_grid(plane, &ws.place, &ws.grid, 0) > OUTSIDE_MOST:
+    if sample_grid(plane, &ws.place, &ws.grid) > OUTSIDE_MOST:
         return 0
     soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
     ws.how = HOW_BENT
@@ -706,7 +706,7 @@ cdef class Reader:
         cdef const Mesh* mesh = &ws.place.mesh
         cdef int i, outside, plain_wrong, sharp_wrong = -1
         cdef bytes plain, sharp = b""
-        outside = sample_grid(plane, &ws.place, &ws.grid, 0)
+        outside = sample_grid(plane, &ws.place, &ws.grid)
         soften(&ws.grid, ws.place.sign, ws.place.contrast * <float>0.25)
         plain = PyBytes_FromStringAndSize(<const char*>ws.grid.soft, 2 * modules)
         plain_wrong = known_errors(&ws.grid, version)

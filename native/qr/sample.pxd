@@ -15,13 +15,15 @@ cdef struct Grid:
     float grey[MODULES_MAX]     # luma at the middle of each module
     float even[MODULES_MAX]     # (level - grey) in units of the local half contrast, + is dark
     int16_t soft[MODULES_MAX]
+    uint8_t near[MODULES_MAX]   # luma of the pixel under each, where that was asked for
     float padded[(DIM_MAX + 2) * (DIM_MAX + 2)]     # even, for the equalizer
     float level[TILES_MAX * TILES_MAX]      # of each tile: what is between dark and light
     float low[TILES_MAX * TILES_MAX]
     float high[TILES_MAX * TILES_MAX]
 
-cdef int sample_grid(
-    const Plane* plane, const Place* place, Grid* grid, int nearest
+cdef int sample_grid(const Plane* plane, const Place* place, Grid* grid) noexcept nogil
+cdef int sample_near(
+    const Plane* plane, const Place* place, Grid* grid, float least_contrast
 ) noexcept nogil
 cdef void soften(Grid* grid, int sign, float least_contrast) noexcept nogil
 cdef void soften_by_mean(Grid* grid, int sign) noexcept nogil

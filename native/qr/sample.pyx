@@ -11,14 +11,14 @@
 bend_to_edges moves a mesh over the symbol to where edges between unlike modules really are.
 """
 
-from libc.math cimport fabsf, sqrt
+from libc.math cimport ceilf, fabs, fabsf, sqrt
 from libc.stdint cimport int16_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from native.qr.code cimport DIM_MAX
 from native.qr.fit cimport Map, map_point, probe
 from native.qr.locate cimport NODES_MAX, Mesh, Place, bend
-from native.qr.plane cimport Plane, grey_at, grey_near, pixel_at
+from native.qr.plane cimport Plane, grey_at, grey_near
 from native.qr.symbol cimport DARK, LIGHT, function_map
 
 cdef enum:
@@ -28,12 +28,9 @@ cdef enum:
     LESSONS_MOST = 1200         # modules of the content to train on; ten unknowns need no more
 
 
-cdef int sample_grid(
-    const Plane* plane, const Place* place, Grid* grid, int nearest
-) noexcept nogil:
+cdef int sample_grid(const Plane* plane, const Place* place, Grid* grid) noexcept nogil:
     """Luma at the middle of every module; the share of modules outside the picture in percent.
 
-    nearest: of the pixel under it, and not between pixels; cheaper, and enough to recognize a code.
     What lies outside gets the value of the picture's edge.
     """
     cdef int dim = place.dim
@@ -45,20 +42,96 @@ cdef int sample_grid(
     cdef float* row = grid.grey
     grid.dim = dim
     for j in range(dim):
-        for i in range(dim):
-            us[i] = i + <float>0.5
-            vs[i] = j + <float>0.5
-        if place.mesh.count >= 2:
-            bend_row(&place.mesh, dim, j + <float>0.5, us, vs)
+        row_of_modules(&place.mesh, dim, j + <float>0.5, us, vs)
         outside += map_row(plane, &place.map, dim, us, vs, xs, ys)
-        if nearest:
-            for i in range(dim):
-                row[i] = pixel_at(plane, <int>xs[i], <int>ys[i])
-        else:
-            for i in range(dim):
-                row[i] = grey_at(plane, xs[i], ys[i])
+        for i in range(dim):
+            row[i] = grey_at(plane, xs[i], ys[i])
         row += dim
     return 100 * outside // (dim * dim)
+
+
+cdef int sample_near(
+    const Plane* plane, const Place* place, Grid* grid, float least_contrast
+) noexcept nogil:
+    """Soft modules by the pixel under each, sure by grey values alone: enough to recognize a code.
+
+    Dark and light are told as in soften. Returns whether all modules lie in the picture; where not,
+    nothing is set. Written so that compilers take many modules at a time.
+    """
+    cdef int dim = place.dim
+    cdef int stride = <int>plane.stride
+    cdef int i, j
+    cdef float[DIM_MAX] us
+    cdef float[DIM_MAX] vs
+    cdef float[DIM_MAX] xs
+    cdef float[DIM_MAX] ys
+    cdef int[DIM_MAX] at
+    cdef uint8_t* row = grid.near
+    # Offsets are 32-bit numbers here; planes of more are left to sample_grid.
+    if fabs(<double>plane.stride * plane.height) > 0x7FFFFFFF:
+        return 0
+    grid.dim = dim
+    for j in range(dim):
+        row_of_modules(&place.mesh, dim, j + <float>0.5, us, vs)
+        if map_row(plane, &place.map, dim, us, vs, xs, ys) > 0:
+            return 0
+        for i in range(dim):
+            at[i] = <int>ys[i] * stride + <int>xs[i]
+        for i in range(dim):
+            row[i] = plane.data[at[i]]
+        row += dim
+    soften_near(grid, place.sign, least_contrast)
+    return 1
+
+
+cdef void soften_near(Grid* grid, int sign, float least_contrast) noexcept nogil:
+    """grid.soft from grid.near, against the middle of the tiles around."""
+    cdef int dim = grid.dim
+    cdef int tiles = (dim + TILE - 1) // TILE
+    cdef int tx, ty, x, y
+    cdef float low, high
+    cdef int16_t[DIM_MAX + TILE] doubled        # darkest plus lightest around
+    cdef const uint8_t* row
+    cdef int16_t* soft
+    near_ranges(grid, tiles)
+    for ty in range(tiles):
+        for tx in range(tiles):
+            widen_range(grid, tiles, tx, ty, least_contrast, &low, &high)
+            for x in range(tx * TILE, tx * TILE + TILE):
+                doubled[x] = <int16_t>(low + high)
+        for y in range(ty * TILE, min(dim, (ty + 1) * TILE)):
+            row = grid.near + y * dim
+            soft = grid.soft + y * dim
+            for x in range(dim):
+                soft[x] = <int16_t>((doubled[x] - 2 * row[x]) * sign)
+
+
+cdef void near_ranges(Grid* grid, int tiles) noexcept nogil:
+    """As tile_ranges, of grid.near."""
+    cdef int dim = grid.dim
+    cdef uint8_t[DIM_MAX] lows
+    cdef uint8_t[DIM_MAX] highs
+    cdef int tx, ty, x, y
+    cdef uint8_t low, high
+    cdef const uint8_t* row
+    for ty in range(tiles):
+        row = grid.near + ty * TILE * dim
+        for x in range(dim):
+            lows[x] = row[x]
+            highs[x] = row[x]
+        for y in range(ty * TILE + 1, min(dim, (ty + 1) * TILE)):
+            row = grid.near + y * dim
+            for x in range(dim):
+                lows[x] = row[x] if row[x] < lows[x] else lows[x]
+                highs[x] = row[x] if row[x] > highs[x] else highs[x]
+        for tx in range(tiles):
+            low = 255
+            high = 0
+            for x in range(tx * TILE, min(dim, (tx + 1) * TILE)):
+                low = min(low, lows[x])
+                high = max(high, highs[x])
+            grid.low[ty * tiles + tx] = low
+            grid.high[ty * tiles + tx] = high
 
 
 cdef inline int map_row(
@@ -89,14 +162,21 @@ cdef inline int map_row(
     return moved
 
 
-cdef void bend_row(const Mesh* mesh, int dim, float v, float* us, float* vs) noexcept nogil:
-    """Adds the displacements of one row of modules: native.qr.locate.bend for all of them."""
+cdef void row_of_modules(
+    const Mesh* mesh, int dim, float v, float* us, float* vs
+) noexcept nogil:
+    """The middles of one row of modules, with native.qr.locate.bend for all of them."""
     cdef int n = mesh.count
-    cdef int i = 0, j = 0, column
+    cdef int i, j = 0, column, begin = 0, end
     cdef float[NODES_MAX] du
     cdef float[NODES_MAX] dv
-    cdef float fv, fu, scale
+    cdef float fv, fu, scale, line, du0, du1, dv0, dv1
     cdef const float* upper
+    if n < 2:
+        for column in range(dim):
+            us[column] = column + <float>0.5
+            vs[column] = v
+        return
     while j < n - 2 and v >= mesh.lines[j + 1]:
         j += 1
     fv = (v - mesh.lines[j]) / (mesh.lines[j + 1] - mesh.lines[j])
@@ -105,14 +185,21 @@ cdef void bend_row(const Mesh* mesh, int dim, float v, float* us, float* vs) noe
         du[column] = upper[0] + fv * (upper[n] - upper[0])
         upper = &mesh.dv[j * n + column]
         dv[column] = upper[0] + fv * (upper[n] - upper[0])
-    scale = 1 / (mesh.lines[1] - mesh.lines[0])
-    for column in range(dim):
-        while i < n - 2 and us[column] >= mesh.lines[i + 1]:
-            i += 1
-            scale = 1 / (mesh.lines[i + 1] - mesh.lines[i])
-        fu = (us[column] - mesh.lines[i]) * scale
-        us[column] += du[i] + fu * (du[i + 1] - du[i])
-        vs[column] += dv[i] + fu * (dv[i + 1] - dv[i])
+    for i in range(n - 1):
+        end = dim
+        if i < n - 2:
+            end = min(dim, <int>ceilf(mesh.lines[i + 1] - <float>0.5))
+        line = mesh.lines[i]
+        scale = 1 / (mesh.lines[i + 1] - line)
+        du0 = du[i]
+        du1 = du[i + 1] - du0
+        dv0 = dv[i]
+        dv1 = dv[i + 1] - dv0
+        for column in range(begin, end):
+            fu = (column + <float>0.5 - line) * scale
+            us[column] = column + <float>0.5 + (du0 + fu * du1)
+            vs[column] = v + (dv0 + fu * dv1)
+        begin = max(begin, end)
 
 
 cdef inline int16_t to_soft(float value) noexcept nogil:
@@ -131,17 +218,13 @@ cdef void soften(Grid* grid, int sign, float least_contrast) noexcept nogil:
     """
     cdef int dim = grid.dim
     cdef int tiles = (dim + TILE - 1) // TILE
-    cdef int tx, ty, x, y, x1, reach
+    cdef int tx, ty, x, y, x1
     cdef float low, high, level, scale
     tile_ranges(grid, tiles)
     for ty in range(tiles):
         for tx in range(tiles):
             x1 = min(dim, (tx + 1) * TILE)
-            reach = 1
-            range_around(grid, tiles, tx, ty, reach, &low, &high)
-            while high - low < least_contrast and reach < 4:
-                reach += 1
-                range_around(grid, tiles, tx, ty, reach, &low, &high)
+            widen_range(grid, tiles, tx, ty, least_contrast, &low, &high)
             level = (low + high) * <float>0.5
             scale = 2 / max(high - low, <float>1) * sign
             grid.level[ty * tiles + tx] = level
@@ -171,6 +254,17 @@ cdef void tile_ranges(Grid* grid, int tiles) noexcept nogil:
                     high = value if value > high else high
             grid.low[ty * tiles + tx] = low
             grid.high[ty * tiles + tx] = high
+
+
+cdef inline void widen_range(
+    const Grid* grid, int tiles, int tx, int ty, float least_contrast, float* low, float* high
+) noexcept nogil:
+    """Darkest and lightest of the tiles around, of more where these are too much alike."""
+    cdef int reach = 1
+    range_around(grid, tiles, tx, ty, reach, low, high)
+    while high[0] - low[0] < least_contrast and reach < 4:
+        reach += 1
+        range_around(grid, tiles, tx, ty, reach, low, high)
 
 
 cdef inline void range_around(

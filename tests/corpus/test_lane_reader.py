@@ -20,8 +20,8 @@ from bench.qr_sets import Shot, frames_to_shots
 from engine.decode import JpegLaneReader, LaneReader
 
 # Rows are eight apart and alternate, so cores of a few pixels may be met by the next frame only;
-# and motion smears one frame for one reader and another for the other.
-LATE_MAX = 2
+# and motion smears one frame for one reader and another for the other: 4 passages in MANY clips.
+LATE_MAX_MANY = 2
 
 FEW = [
     ("plain", 501), ("plain", 502), ("dim", 503), ("blur", 504), ("small", 505), ("swap", 506),
@@ -51,12 +51,12 @@ def check_honest(shots: list[Shot], marks: Score) -> None:
         assert not wrong and not is_stale, (shot.name, wrong)
 
 
-def check_complete(marks: Score, theirs: Score) -> None:
-    """Every passage that zxing-cpp reads, LATE_MAX frames later at most."""
+def check_complete(marks: Score, theirs: Score, late_max: int = 0) -> None:
+    """Every passage that zxing-cpp reads, `late_max` frames later at most."""
     late = {}
     for passage, first in theirs.first.items():
         mine = marks.first[passage]
-        if first is not None and (mine is None or mine > first + LATE_MAX):
+        if first is not None and (mine is None or mine > first + late_max):
             late[passage] = (mine, first)
     assert not late, "passage: (read after, zxing-cpp after) frames"
 
@@ -79,7 +79,7 @@ def test_many_clips(condition: str, seed: int) -> None:
     shots = made(condition, seed, clips.FRAMES, clips.WIDTH, clips.HEIGHT)
     marks = read(shots, LaneReader())
     check_honest(shots, marks)
-    check_complete(marks, read(shots, read_all))
+    check_complete(marks, read(shots, read_all), LATE_MAX_MANY)
 
 
 def test_clips_in_a_row_with_one_reader() -> None:
