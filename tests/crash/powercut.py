@@ -16,6 +16,7 @@ import functools
 import os
 import random
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -282,6 +283,9 @@ def cut_often(
     return outcome
 
 
+CHECK_S = 20  # a check takes some hundredths of a second
+
+
 def _in_a_child(check: Callable[[Path, list[str]], str], target: Path, lines: list[str]) -> str:
     """What `check` says, whatever becomes of it."""
     out, into = os.pipe()
@@ -290,6 +294,7 @@ def _in_a_child(check: Callable[[Path, list[str]], str], target: Path, lines: li
         try:
             os.close(out)
             faulthandler.disable()  # a crash is a finding, told below
+            signal.alarm(CHECK_S)  # and so is a walk through a torn tree that never ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # LMDB's last words
             try:
                 said = check(target, lines)
