@@ -31,10 +31,10 @@ TURNS = (0, 90, 180, 270)
 # benchmark's category), turned by 0, 90, 180 and 270 degrees.
 FLOORS: dict[str, tuple[int, ...]] = {
     "boofcv blurred": (2, 1, 2, 2),
-    "boofcv bright_spots": (2, 1, 2, 2),
+    "boofcv bright_spots": (2, 2, 2, 2),
     "boofcv brightness": (2, 2, 2, 2),
     "boofcv close": (3, 3, 3, 3),
-    "boofcv curved": (5, 4, 5, 5),
+    "boofcv curved": (5, 5, 5, 5),
     "boofcv damaged": (3, 3, 3, 3),
     "boofcv glare": (2, 4, 4, 4),
     "boofcv high_version": (2, 2, 2, 2),
@@ -46,21 +46,21 @@ FLOORS: dict[str, tuple[int, ...]] = {
     "boofcv perspective": (2, 2, 2, 2),
     "boofcv rotations": (1, 1, 1, 1),
     "boofcv shadows": (2, 2, 2, 2),
-    "jsqr": (29, 29, 27, 27),
-    "kolabit": (21, 21, 20, 21),
+    "jsqr": (29, 30, 27, 28),
+    "kolabit": (21, 21, 20, 22),
     "scene": (1, 1, 1, 1),
     "zxing": (48, 48, 48, 48),
     "zxing-cpp": (13, 13, 13, 13),
 }
 
 # Expected texts read over the whole corpus, by turn.
-TEXT_FLOORS: tuple[int, ...] = (173, 172, 172, 175)
+TEXT_FLOORS: tuple[int, ...] = (173, 175, 172, 177)
 
 # A few images at 16 shifts and four turns, 64 reads each, in which an expected text is read: the
 # grid of blocks a reader lays over the picture must not decide.
 SHIFT_FLOORS: dict[str, int] = {
     "boofcv/blurred-013.png": 64,
-    "boofcv/blurred-015.jpg": 62,
+    "boofcv/blurred-015.jpg": 63,
     "jsqr/1.png": 64,
     "kolabit/test-119.jpg": 64,
     "zxing-cpp/qrcode-2-n128.png": 40,
