@@ -24,7 +24,6 @@ from engine.gateway.sources import line_to_record
 from engine.story import COACH, MARKET
 from tests.e2e.rig import (
     BACK_END,
-    GATEWAYS,
     WHY,
     EngineProcess,
     Job,
@@ -96,8 +95,8 @@ def test_engine_killed_twice_in_the_middle_of_the_stream(tmp_path: Path) -> None
         until(lambda: all(log.read_text().count("linked") >= 2 for log in late))
         kill_and_start(made)
         made.finish()
-        # All were cut once, and some of them twice.
-        assert sum(g.stats["links"] for g in made.gateways.values()) > 2 * len(GATEWAYS)
+        # One of the late lanes at least was cut twice; who was done before a kill was not.
+        assert max(g.stats["links"] for g in made.gateways.values()) >= 3
         check_same_as_undisturbed(made, starts=3)
 
 
