@@ -317,7 +317,7 @@ def test_removal_keeps_the_probing_right_among_collisions(seed: int) -> None:
 def test_coming_and_going_for_ever_needs_no_more_memory() -> None:
     table, twin = SeenTable(1000), SeenList()
     memory = table.memory_bytes()
-    for hour in range(200):
+    for hour in range(60):
         scans = [(person(hour * 300 + i), i % 3, 0, hour) for i in range(300)]
         assert see(table, scans, 0) == twin.see(scans, 0)
         assert table.expire(hour - 1) == twin.expire(hour - 1)
