@@ -133,7 +133,10 @@ def test_streams_that_are_closed_or_full() -> None:
 
 
 def test_interrupted_without_a_traceback() -> None:
+    # Where tests run in the background SIGINT is ignored, and a child would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start("parse")
+    signal.signal(signal.SIGINT, before)
     process.stdin.write(b'{"payload_b64": "YQ=="}\n')
     process.stdin.flush()
     assert process.stdout.readline(), "each line is answered at once"
