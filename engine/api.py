@@ -372,6 +372,9 @@ class Api:
             response = error_to_response(error)
         except web.HTTPException as error:
             response = _http_error(error)
+        except (OSError, EOFError):
+            # The engine went while it was asked: whoever asks may ask again.
+            response = error_to_response(EngineUnreachable("the engine went away"))
         except Exception as error:
             # Its words may hold anything, so only its class is told.
             _log.error("request failed", problem=type(error).__name__)
