@@ -48,6 +48,7 @@ BURST: Final = 16  # SCANS between two frames, so that a backlog does not starve
 
 LIVE_WAIT_MAX: Final = 64  # messages that may leave before a live one: a quarter of a window
 RIVAL_FAILURES: Final = 4  # steps of the pause that are leapt when another process has our epoch
+TELL_AGAIN_S: Final = 3600.0  # a link that cannot be had is logged once, and then so often
 
 # The engine will say the same again: whoever runs the gateway has to act.
 _FATAL: Final = (WireVersion, WireAuth, WireUnknownGateway, SettingInvalid)
@@ -119,6 +120,7 @@ class Uplink:
         # An earlier process may have sent these.
         self._ever_sent = max(epoch.first_own - 1, epoch.acked)
         self._failures = 0
+        self._told_ns: dict[str, int] = {}  # when a failure was logged, by code, since WELCOME
         self._offset = OffsetFilter()
         self._wake = asyncio.Event()  # the sender has something to look at
 
@@ -149,13 +151,23 @@ class Uplink:
                 if self._station.is_done(self.epoch):
                     return
             except EngineError as error:
-                self.stats.note_error(error.code, self._clock.now_ms())
-                _log.warning("link_ended", code=error.code, problem=str(error))
+                self._note_failure(_log.warning, "link_ended", error.code, str(error))
             except OSError as error:  # TimeoutError is one too
-                self.stats.note_error(EngineUnreachable.code, self._clock.now_ms())
                 problem = str(error) or type(error).__name__
-                _log.warning("link_failed", code=EngineUnreachable.code, problem=problem)
+                self._note_failure(_log.warning, "link_failed", EngineUnreachable.code, problem)
             await self._sleep(pause_s + self._backoff_s())
+
+    def _note_failure(
+        self, log: Callable[..., None], event: str, code: str, problem: str
+    ) -> None:
+        """Counted each time. Logged for each link that stood; of those that do not come to stand
+        the first, because an outage may last for days."""
+        self.stats.note_error(code, self._clock.now_ms())
+        now_ns = self._clock.monotonic_ns()
+        told_ns = self._told_ns.get(code)
+        if told_ns is None or now_ns - told_ns >= TELL_AGAIN_S * 1e9:
+            self._told_ns[code] = now_ns
+            log(event, code=code, problem=problem)
 
     def _backoff_s(self) -> float:
         """Doubling with full jitter, so that gateways do not come back all at once (rule 9)."""
@@ -226,6 +238,7 @@ class Uplink:
             raise WireVersion(f"the engine speaks version {welcome.version}")
         self._note_stamps(t0_ns, welcome.t1, welcome.t2, self._clock.now_ms() * 1_000_000)
         self.stats.links += 1
+        self._told_ns.clear()
         for cls in (CLASS_DURABLE, CLASS_VOLATILE):
             link.grant(cls, welcome.limit[cls], welcome.byte_limit[cls])
         link.max_frame = welcome.max_frame

@@ -456,6 +456,51 @@ def test_reconnecting_doubles_up_to_thirty_seconds_and_begins_anew_after_progres
     go(test())
 
 
+def test_an_outage_of_hours_is_a_few_lines_of_the_log(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = ManualClock()
+    exits = contextlib.AsyncExitStack()
+    feed = Feed([records(1)])
+    tries = 0
+
+    async def sleep(span_s: float) -> None:
+        nonlocal tries
+        tries += 1
+        clock.advance(round(span_s * 1000))
+        if tries == 450:  # 3.7 hours
+            await exits.enter_async_context(server)
+        await asyncio.sleep(0)
+
+    async def first(peer: Peer) -> None:
+        peer.welcome()
+        await peer.until_scans(1)
+        peer.close()
+
+    server = Server(scripts(first, welcome_all))
+
+    async def test() -> None:
+        async with exits:
+            gateway = Gateway(
+                rig.config(server.port),
+                [feed],
+                rig.spool(),
+                clock=clock,
+                random=Ceiling(),
+                sleep=sleep,
+            )
+            task = asyncio.create_task(gateway.run())
+            while len(server.links) < 2:
+                await asyncio.sleep(0.01)
+            stats = await feed_ended(feed, task)
+        assert stats.is_drained
+        assert stats.errors == {"engine.unreachable": 451}, "each try is counted"
+
+    go(test())
+    told = [r.message.split()[0] for r in caplog.records if r.message.startswith("link_")]
+    assert told == ["link_failed"] * 4 + ["link_ended"], "each hour; and a link that stood"
+
+
 def test_heartbeats_both_ways_and_a_silent_engine_is_dead(rig: Rig) -> None:
     async def silent(peer: Peer) -> None:
         peer.welcome(hb_s=0.2)
