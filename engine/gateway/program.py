@@ -34,6 +34,7 @@ from engine.gateway.uplink import Uplink
 from engine.telemetry import Log
 
 STORE_RETRY_S: Final = 1.0
+DRAIN_LOOK_S: Final = 1.0  # how often it is asked whether waiting for receipts has a point
 FORGET_S: Final = 10.0
 BACKLOG_LINKS_MAX: Final = 2  # beside the live one
 BACKLOG_MAX: Final = 1024  # messages of a recording that wait in the spool
@@ -120,10 +121,12 @@ class Gateway:
             self.note_loss_at_engine()
 
     async def run(self) -> GatewayStats:
-        """Until everything is durable, `stop` was called, or the drain timeout has passed.
+        """Until the sources have ended and everything is durable, or no receipt is worth waiting
+        for: the drain timeout has passed, or we were told to stop while no link stands. The spool
+        keeps what is not durable.
 
         Raises what trying again cannot mend: SettingInvalid, WireAuth, WireUnknownGateway,
-        WireVersion. The spool keeps what is not durable.
+        WireVersion.
         """
         if self._spool.break_reason is not None:
             _log.warning("spool_not_continued", problem=self._spool.break_reason)
@@ -136,21 +139,28 @@ class Gateway:
         deadline: float | None = None
         try:
             while not links.done():
-                left_s = None if deadline is None else max(0.0, deadline - loop.time())
+                look_s = None
+                if deadline is not None:
+                    look_s = max(0.0, min(DRAIN_LOOK_S, deadline - loop.time()))
                 done, waiting = await asyncio.wait(
-                    waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+                    waiting, timeout=look_s, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
                     if not task.cancelled():
                         task.result()
-                if capture.done() and deadline is None:
+                if deadline is None:
+                    if not capture.done():
+                        continue
                     self._is_source_done = True
                     self._wake()
                     deadline = loop.time() + self._config.drain_timeout_s
                     if self._is_stopped and self._is_drained() and not self._linked:
                         break  # nobody to say goodbye to: a restart must not cost a lane a minute
-                elif not done:
+                elif loop.time() >= deadline:
                     _log.warning("drain_timeout", count=self._waiting())
+                    break
+                elif self._is_hopeless():
+                    _log.warning("not_drained", count=self._waiting())
                     break
         finally:
             for task in tasks:
@@ -203,6 +213,12 @@ class Gateway:
         return self._is_source_done and not (
             self._drafts or self._waiting() or self._frames.size or len(self._frames)
         )
+
+    def _is_hopeless(self) -> bool:
+        """No receipt will come soon, and a restart must not cost a lane a minute. Frames are in
+        memory only, so they are worth the wait."""
+        is_in_memory = self._drafts or self._frames.size or len(self._frames)
+        return self._is_stopped and not is_in_memory and not self._linked
 
     def _waiting(self) -> int:
         """Messages in the spool that are not known to be durable at the engine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -30,7 +31,7 @@ from engine.gateway.config import (
     make_sources,
 )
 from engine.gateway.lights import Light
-from engine.gateway.program import Gateway, run_gateway
+from engine.gateway.program import DRAIN_LOOK_S, Gateway, run_gateway
 from engine.gateway.sources import Picture, Records
 from engine.gateway.spool_lmdb import Spool
 from engine.records import encode_scan, encode_scans
@@ -381,6 +382,40 @@ def test_stopped_without_an_engine_and_with_nothing_to_send_it_ends_at_once(rig:
             while not rig.slept:
                 await asyncio.sleep(0.01)
             rig.gateway.stop()
+            assert (await task).is_drained
+
+    go(test())
+
+
+def test_stopped_without_an_engine_what_waits_is_on_disk_and_is_not_waited_for(rig: Rig) -> None:
+    """A restart in an outage must not cost a lane the whole drain timeout."""
+
+    async def test() -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            spool = rig.spool()
+            task = rig.start(unused.getsockname()[1], Feed([records(1)]), spool, drain_timeout_s=300)
+            while not rig.slept:
+                await asyncio.sleep(0.01)
+            rig.gateway.stop()
+            stats = await task
+        assert not stats.is_drained and stats.records_stored == 1
+        assert spool.current.waiting == 1
+
+    go(test())
+
+
+def test_stopped_without_an_engine_frames_in_memory_are_waited_for(rig: Rig) -> None:
+    async def test() -> None:
+        async with contextlib.AsyncExitStack() as exits:
+            server = Server(welcome_all)
+            task = rig.start(server.port, Feed([picture(1)]), drain_timeout_s=300)
+            while not rig.gateway.status().frames_waiting:
+                await asyncio.sleep(0.01)
+            rig.gateway.stop()
+            await asyncio.sleep(2 * DRAIN_LOOK_S)
+            assert not task.done()
+            await exits.enter_async_context(server)
             assert (await task).is_drained
 
     go(test())
