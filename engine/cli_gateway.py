@@ -143,11 +143,16 @@ def run_gateway(options: argparse.Namespace) -> int:
         lines.put({"stats": msgspec.to_builtins(stats)})
     finally:
         lines.close()
-    if not stats.is_drained:
-        text = f"not all is durable; {config.spool} keeps the rest for the next run"
-        print(f"{options.prog}: {text}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+    if stats.is_drained and not stats.turned_away:
+        return 0
+    text = f"not all is durable; {config.spool} keeps the rest for the next run"
+    if stats.turned_away:
+        text = (
+            f"{stats.turned_away}: the engine turns this gateway away (name, token or version); "
+            f"{config.spool} keeps what was captured for the next run"
+        )
+    print(f"{options.prog}: {text}", file=sys.stderr)
+    return EXIT_FAILED
 
 
 def _options_to_sources(options: argparse.Namespace, sources: list[AnySource]) -> list[AnySource]:
@@ -271,6 +276,8 @@ def status_to_lines(status: GatewayStatus) -> Iterator[str]:
 
     stats = status.stats
     link = "đã nối / linked" if status.is_linked else "MẤT LIÊN LẠC / not linked"
+    if stats.turned_away and not status.is_linked:
+        link = f"BỊ TRUNG TÂM TỪ CHỐI / turned away ({stats.turned_away})"
     waiting = sum(epoch.waiting for epoch in status.epochs)
     oldest = min((e.oldest_ms for e in status.epochs if e.waiting), default=0)
     rows = [

@@ -99,6 +99,7 @@ class Gateway:
             self._show,
             {epoch.number: epoch.next_seq - 1 for epoch in spool.epochs},
         )
+        self._has_live = any(source.is_live for source in sources)
         self._capture = Capture(
             sources,
             take_frame=self._take_frame,
@@ -122,11 +123,8 @@ class Gateway:
 
     async def run(self) -> GatewayStats:
         """Until the sources have ended and everything is durable, or no receipt is worth waiting
-        for: the drain timeout has passed, or we were told to stop while no link stands. The spool
-        keeps what is not durable.
-
-        Raises what trying again cannot mend: SettingInvalid, WireAuth, WireUnknownGateway,
-        WireVersion.
+        for: the drain timeout has passed, the engine turns us away, or we were told to stop while
+        no link stands. The spool keeps what is not durable. Raises SettingInvalid of a source.
         """
         if self._spool.break_reason is not None:
             _log.warning("spool_not_continued", problem=self._spool.break_reason)
@@ -216,9 +214,11 @@ class Gateway:
 
     def _is_hopeless(self) -> bool:
         """No receipt will come soon, and a restart must not cost a lane a minute. Frames are in
-        memory only, so they are worth the wait."""
-        is_in_memory = self._drafts or self._frames.size or len(self._frames)
-        return self._is_stopped and not is_in_memory and not self._linked
+        memory only, so for an engine that lets us in they are worth the wait."""
+        if self._drafts or self._linked:
+            return False
+        has_frames = self._frames.size or len(self._frames)
+        return bool(self.stats.turned_away) or (self._is_stopped and not has_frames)
 
     def _waiting(self) -> int:
         """Messages in the spool that are not known to be durable at the engine."""
@@ -304,6 +304,11 @@ class Gateway:
 
     def note_policy(self, policy: wire.Policy) -> None:
         self._capture.policy = policy
+
+    def note_turned_away(self, code: str) -> None:
+        self.stats.turned_away = code
+        if not self._has_live:
+            self.stop()  # a recording loses nothing by it, and somebody waits for the end
 
     def note_linked(self, epoch: Epoch, is_linked: bool) -> None:
         (self._linked.add if is_linked else self._linked.discard)(epoch)

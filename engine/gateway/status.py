@@ -15,7 +15,8 @@ AGES_MAX: Final = 86_400  # of one epoch; a day of uninterrupted scans, and more
 
 @dataclass(slots=True)
 class GatewayStats:
-    """What one run did. verdicts: by name. errors: by code, of links and of the spool."""
+    """What one run did. verdicts: by name. errors: by code, of links and of the spool.
+    turned_away: the code with which the engine does not let this gateway in, until it does."""
 
     records_stored: int = 0
     readings_stored: int = 0  # of thermal terminals
@@ -38,6 +39,7 @@ class GatewayStats:
     is_drained: bool = False  # everything captured is durable at the engine
     verdicts: dict[str, int] = field(default_factory=Counter)
     errors: dict[str, int] = field(default_factory=Counter)
+    turned_away: str = ""
     last_error: str = ""  # code
     last_error_ms: int = 0
 

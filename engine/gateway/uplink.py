@@ -48,10 +48,11 @@ BURST: Final = 16  # SCANS between two frames, so that a backlog does not starve
 
 LIVE_WAIT_MAX: Final = 64  # messages that may leave before a live one: a quarter of a window
 RIVAL_FAILURES: Final = 4  # steps of the pause that are leapt when another process has our epoch
+TURNED_AWAY_FAILURES: Final = 8  # the same for an engine that will most likely say the same again
 TELL_AGAIN_S: Final = 3600.0  # a link that cannot be had is logged once, and then so often
 
-# The engine will say the same again: whoever runs the gateway has to act.
-_FATAL: Final = (WireVersion, WireAuth, WireUnknownGateway, SettingInvalid)
+# Somebody at the centre or at the box has to act, and until then a lane must not stand still.
+_TURNED_AWAY: Final = (WireVersion, WireAuth, WireUnknownGateway)
 
 _log = Log("gateway")
 
@@ -80,6 +81,9 @@ class Station(Protocol):
         """The engine lost what it had acknowledged; in other epochs too, as far as we know."""
 
     def note_policy(self, policy: wire.Policy) -> None: ...
+
+    def note_turned_away(self, code: str) -> None:
+        """The engine does not let this gateway in; `code` says why."""
 
     def note_linked(self, epoch: Epoch, is_linked: bool) -> None:
         """A session with the engine begins or ends."""
@@ -134,7 +138,7 @@ class Uplink:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until everything is durable and BYE was said. Raises what trying again cannot mend."""
+        """Until everything is durable and BYE was said."""
         while True:
             address = self._next_homes.pop(0) if self._next_homes else self._home
             pause_s = 0.0
@@ -143,13 +147,15 @@ class Uplink:
                 if goaway is None:
                     return
                 pause_s = goaway.retry_ms / 1000
-            except _FATAL:
-                raise
             except (WireReplaced, WireEpochUsed) as error:
                 self.stats.note_error(error.code, self._clock.now_ms())
                 await self._meet_rival(error)
                 if self._station.is_done(self.epoch):
                     return
+            except _TURNED_AWAY as error:
+                self._note_failure(_log.error, "turned_away", error.code, str(error))
+                self._station.note_turned_away(error.code)
+                self._failures = max(self._failures, TURNED_AWAY_FAILURES)
             except EngineError as error:
                 self._note_failure(_log.warning, "link_ended", error.code, str(error))
             except OSError as error:  # TimeoutError is one too
@@ -157,9 +163,7 @@ class Uplink:
                 self._note_failure(_log.warning, "link_failed", EngineUnreachable.code, problem)
             await self._sleep(pause_s + self._backoff_s())
 
-    def _note_failure(
-        self, log: Callable[..., None], event: str, code: str, problem: str
-    ) -> None:
+    def _note_failure(self, log: Callable[..., None], event: str, code: str, problem: str) -> None:
         """Counted each time. Logged for each link that stood; of those that do not come to stand
         the first, because an outage may last for days."""
         self.stats.note_error(code, self._clock.now_ms())
@@ -238,6 +242,7 @@ class Uplink:
             raise WireVersion(f"the engine speaks version {welcome.version}")
         self._note_stamps(t0_ns, welcome.t1, welcome.t2, self._clock.now_ms() * 1_000_000)
         self.stats.links += 1
+        self.stats.turned_away = ""
         self._told_ns.clear()
         for cls in (CLASS_DURABLE, CLASS_VOLATILE):
             link.grant(cls, welcome.limit[cls], welcome.byte_limit[cls])

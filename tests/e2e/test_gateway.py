@@ -394,7 +394,9 @@ def test_stopped_without_an_engine_what_waits_is_on_disk_and_is_not_waited_for(r
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             spool = rig.spool()
-            task = rig.start(unused.getsockname()[1], Feed([records(1)]), spool, drain_timeout_s=300)
+            task = rig.start(
+                unused.getsockname()[1], Feed([records(1)]), spool, drain_timeout_s=300
+            )
             while not rig.slept:
                 await asyncio.sleep(0.01)
             rig.gateway.stop()

@@ -7,17 +7,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
 from engine import wire
 from engine.clock import ManualClock
-from engine.errors import (
-    WireAuth,
-    WireUnknownGateway,
-    WireVersion,
-)
 from engine.gateway import uplink
 from engine.gateway.program import Gateway, GatewayStats
 from engine.gateway.spool_epoch import Draft
@@ -43,19 +37,12 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 # ---- links that end -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        (1, WireVersion),
-        (2, WireAuth),
-        (8, WireUnknownGateway),
-    ],
-)
+@pytest.mark.parametrize("code", [1, 2, 8])
 @pytest.mark.parametrize("when", ["instead of WELCOME", "in the session"])
-def test_what_trying_again_cannot_mend_ends_the_gateway(
-    rig: Rig, code: int, kind: type[Exception], when: str
-) -> None:
-    async def script(peer: Peer) -> None:
+def test_an_engine_that_turns_a_box_away_stops_no_lane(rig: Rig, code: int, when: str) -> None:
+    """A slip at the centre must not leave a post without capture until somebody drives there."""
+
+    async def no(peer: Peer) -> None:
         if when == "in the session":
             peer.welcome()
             await peer.until_scans(1)
@@ -63,14 +50,43 @@ def test_what_trying_again_cannot_mend_ends_the_gateway(
         peer.close()
 
     async def test() -> None:
-        async with Server(scripts(script)) as server:
+        async with Server(scripts(no, no, welcome_all)) as server:
             spool = rig.spool()
-            with pytest.raises(kind, match="why"):
-                await rig.start(server.port, Feed([records(1)]), spool)
-        assert spool.current.acked == 0
+            feed = Feed([records(1)])
+            task = rig.start(server.port, feed, spool)
+            while len(rig.slept) < 1:
+                await asyncio.sleep(0.001)
+            assert rig.gateway.stats.turned_away == wire.error_from_code(code, "").code
+            feed.put(records(2))
+            while len(server.links) < 3 or spool.current.acked < 2:
+                await asyncio.sleep(0.01)
+            stats = await feed_ended(feed, task)
+        assert server.links[2].seqs() == [1, 2]
+        assert stats.is_drained and stats.turned_away == ""
+        assert stats.errors == {wire.error_from_code(code, "").code: 2}
 
     go(test())
-    assert rig.slept == []
+    assert all(span_s > 10 * uplink.BACKOFF_FIRST_S for span_s in rig.slept), "it asks slowly"
+
+
+@pytest.mark.parametrize("is_recording", [False, True], ids=["sources ended", "a recording"])
+def test_turned_away_with_nobody_at_a_lane_it_ends(rig: Rig, is_recording: bool) -> None:
+
+    async def no(peer: Peer) -> None:
+        peer.send(wire.Error(code=2, text="why"))
+        peer.close()
+
+    async def test() -> None:
+        feed = Feed([records(1)], is_live=not is_recording)
+        if not is_recording:
+            feed.end()
+        async with Server(no) as server:
+            spool = rig.spool()
+            stats = await rig.start(server.port, feed, spool, drain_timeout_s=300)
+        assert stats.turned_away == "wire.auth" and not stats.is_drained
+        assert (spool.current.acked, spool.current.next_seq) == (0, 2)
+
+    go(test())
 
 
 @pytest.mark.parametrize("when", ["instead of WELCOME", "in the session"])
@@ -353,22 +369,16 @@ def test_a_server_that_talks_nonsense_costs_a_link_and_no_record(
     go(test())
 
 
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [({"version": 2}, WireVersion)],
-)
-def test_a_welcome_that_cannot_be_lived_with(
-    rig: Rig, change: dict[str, Any], error: type[Exception]
-) -> None:
+def test_a_welcome_that_cannot_be_lived_with(rig: Rig) -> None:
     async def script(peer: Peer) -> None:
-        peer.welcome(**change)
+        peer.welcome(version=2)
         await peer.until_closed()
 
     async def test() -> None:
-        async with Server(scripts(script)) as server:
-            with pytest.raises(error):
-                await rig.start(server.port, Feed())
-            assert server.links[0].got == []
+        async with Server(script) as server:
+            stats = await rig.start(server.port, Feed([records(1)]).end())
+            assert all(peer.got == [] for peer in server.links)
+        assert stats.turned_away == "wire.version" and not stats.is_drained
 
     go(test())
 

@@ -19,19 +19,21 @@ from typing import Any
 
 import msgspec
 
+from engine import wire
 from engine.gateway.status import GatewayStatus
 from engine.gateway.status_socket import NAME
 from tests.e2e.test_thermal import free_port
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.command import chot
-from tests.reference.gateway_rig import PUBLIC, ROOT
+from tests.reference.gateway_rig import PUBLIC, ROOT, welcome_all
 
 
-def write_config(folder: Path, port: int, reader_port: int) -> Path:
+def write_config(folder: Path, port: int, reader_port: int, drain_s: float = 0.2) -> Path:
     path = folder / "box.toml"
     path.write_text(
         f'name = "vl-1a-1"\ntoken = "t"\ningest_public = "{PUBLIC.hex()}"\n'
-        f'url = "tcp://127.0.0.1:{port}"\nspool = "{folder / "spool"}"\ndrain_timeout_s = 0.2\n'
+        f'url = "tcp://127.0.0.1:{port}"\nspool = "{folder / "spool"}"\n'
+        f"drain_timeout_s = {drain_s}\n"
         f'[[sources]]\nkind = "readers"\nlane = 2\nport = {reader_port}\n'
         '[[sources]]\nkind = "mjpeg"\nlane = 3\nurl = "http://127.0.0.1:1/video"\n'
     )
@@ -39,11 +41,13 @@ def write_config(folder: Path, port: int, reader_port: int) -> Path:
 
 
 @contextmanager
-def gateway(config: Path, stdout: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
+def gateway(
+    config: Path, stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", "gateway", "run", str(config)],
         stdout=stdout,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         cwd=ROOT,
     )
     try:
@@ -162,6 +166,54 @@ def test_a_link_is_told_with_since_when(tmp_path: Path) -> None:
                 assert "đã nối / linked" in done.out
 
     asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_box_that_is_turned_away_captures_and_says_so(tmp_path: Path) -> None:
+    reader_port = free_port()
+    is_let_in = False
+
+    async def script(peer: Peer) -> None:
+        if is_let_in:
+            await welcome_all(peer)
+        else:
+            peer.send(wire.Error(code=2, text="the token does not open this gateway"))
+            peer.close()
+
+    async def scan(line: bytes) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", reader_port)
+        writer.write(line)
+        await writer.drain()
+        writer.close()
+
+    async def test() -> None:
+        nonlocal is_let_in
+        async with Server(script) as server:
+            config = write_config(tmp_path, server.port, reader_port, drain_s=300)
+            with gateway(config, stderr=subprocess.PIPE) as process:
+                await asyncio.to_thread(until, config, lambda s: s.stats.turned_away)
+                await scan(b"one\r")
+                found = await asyncio.to_thread(
+                    until, config, lambda s: sum(e.waiting for e in s.epochs)
+                )
+                assert found.stats.turned_away == "wire.auth" and not found.is_linked
+                done = await asyncio.to_thread(chot, "gateway", "status", config)
+                assert "BỊ TRUNG TÂM TỪ CHỐI / turned away (wire.auth)" in done.out
+                process.send_signal(signal.SIGTERM)
+                _, err = await asyncio.to_thread(process.communicate, timeout=60)
+            lines = err.decode().splitlines()
+            told = [line for line in lines if " turned_away " in line]
+            assert len(told) == 1 and "ERROR" in told[0] and "does not open" in told[0]
+            assert lines[-1].startswith("chot gateway run: wire.auth: ")
+            assert str(tmp_path / "spool") in lines[-1] and process.returncode == 1
+
+            is_let_in = True
+            with gateway(config):
+                await asyncio.to_thread(
+                    until, config, lambda s: s.is_linked and not sum(e.waiting for e in s.epochs)
+                )
+            assert server.links[-1].seqs() == [1]
+
+    asyncio.run(asyncio.wait_for(test(), 120))
 
 
 def test_a_folder_with_a_long_name(tmp_path: Path) -> None:
