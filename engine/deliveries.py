@@ -202,6 +202,8 @@ class Deliveries:
         return answer
 
     def _keep(self, key: _Key, digest: bytes, answer: Delivered) -> None:
+        if key in self._answers:  # what the store refused comes again
+            self._records -= _size(self._answers.pop(key)[1])
         self._answers[key] = digest, answer
         self._records += _size(answer)
         while len(self._answers) > ANSWERS_KEPT or self._records > RECORDS_KEPT:

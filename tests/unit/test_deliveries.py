@@ -72,3 +72,14 @@ def test_answers_that_are_kept_name_a_bounded_number_of_records() -> None:
     for seq in range(400, 400 + 2 * deliveries.ANSWERS_KEPT):
         kept._keep((1, 7, seq), b"", Delivered((), ()))
     assert len(kept._answers) == deliveries.ANSWERS_KEPT
+
+
+def test_an_answer_that_is_judged_twice_is_counted_once() -> None:
+    """After a store that refused the same key comes again, perhaps many times."""
+    kept = Deliveries(cast(IngestServer, None), PastLights())
+    verdicts = tuple(Verdict(verdict="refused", reason="unknown", lane=0, n=n) for n in range(256))
+    for _ in range(2 * deliveries.RECORDS_KEPT // 256):
+        kept._keep((1, 7, 1), b"", Delivered(verdicts, ()))
+    assert kept._records == 256
+    kept._keep((1, 7, 2), b"", Delivered(verdicts, ()))
+    assert list(kept._answers) == [(1, 7, 1), (1, 7, 2)]
