@@ -14,10 +14,9 @@ from engine.answers import CASE, PURPOSE, Limit, PersonAnswer, When, details_to_
 from engine.clock import ms_to_iso
 from engine.people import Details
 from engine.questions import Alarmed, PersonRef, Watched, WatchEntries, key_to_handle
-from engine.rows import NO_TEMPERATURE, Flag, Kind
+from engine.rows import NO_TEMPERATURE, NOBODY, Flag, Kind
 
 _FLAGS: Final = {Flag.LISTED: "listed", Flag.FEVER: "fever", Flag.COPIED: "copied"}
-_NOBODY: Final = bytes(16)  # a reading whose scan is not known
 
 
 class CaseBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,7 +134,7 @@ def alarmed_to_answer(
     alerts = []
     for i, (row, known) in enumerate(zip(rows, details, strict=True)):
         key = row["person"].tobytes()
-        person = details_to_person("" if key == _NOBODY else key_to_handle(key), known, is_masked)
+        person = details_to_person("" if key == NOBODY else key_to_handle(key), known, is_masked)
         if person.person and not persons.get(person.person, PersonAnswer(person="")).name:
             persons[person.person] = person
         time_ms, degrees_cc = int(row["time_ms"]), int(row["temperature_cc"])

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -43,9 +43,6 @@ from engine.cli_registry import add_registry
 from engine.cli_trace import add_trace
 from engine.cli_watch import add_watch
 from engine.errors import EngineError, RegistryInvalid, SettingInvalid
-
-if TYPE_CHECKING:
-    pass
 
 EXIT_INTERRUPTED: Final = 130
 PARSE_LINE_MAX: Final = 1 << 20  # bytes of one line for `chot parse`

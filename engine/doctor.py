@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from engine import admin, control_lmdb, journal_lmdb, machine
-from engine.clock import Clock, day_to_date, day_to_ms, ms_to_day
+from engine.clock import Clock, day_to_date, ms_to_day
 from engine.doctor_machine import CHECKS, Finding, Known, Level, MachineDoctor, nearest, size_text
 from engine.errors import EngineError, StorageUnavailable
 from engine.group import HEADER, HEADER_SIZE
@@ -167,13 +167,8 @@ class Doctor:
                 log.used_bytes = store.used_bytes()
                 for lsn, view in store.scan(1):
                     self._take_head(lsn, view)
-        except StorageUnavailable as error:
-            yield Finding("error", code, f"cannot be read: {error}", "run it as the engine's user")
-            return
         except EngineError as error:
-            yield Finding(
-                "error", code, f"{error.code}: {error}", "chot verify says what is damaged"
-            )
+            yield _log_fault(code, error)
             return
         limit = self._settings.map_size
         text = f"{log.groups} groups, {size_text(log.used_bytes)}, days with rows: {len(log.days)}"
@@ -216,13 +211,8 @@ class Doctor:
                 for lsn, view in store.scan(1):
                     registry.apply(control_lmdb.bytes_to_record(lsn, bytes(view)))
                     count += 1
-        except StorageUnavailable as error:
-            yield Finding("error", code, f"cannot be read: {error}", "run it as the engine's user")
-            return
         except EngineError as error:
-            yield Finding(
-                "error", code, f"{error.code}: {error}", "chot verify says what is damaged"
-            )
+            yield _log_fault(code, error)
             return
         self._known.gateways = len(list(registry.entries("gateway")))
         places = len(list(registry.entries("post"))) + len(list(registry.entries("venue")))
@@ -320,7 +310,7 @@ class Doctor:
             return
         oldest = day_to_date(min(self._known.days))
         if late:
-            since = (self._clock.now_ms() - day_to_ms(late[0])) // 86_400_000 - keep
+            since = today - late[0] - keep
             yield Finding(
                 "error",
                 "retention.behind",
@@ -341,6 +331,12 @@ def examine(settings: Settings, clock: Clock) -> list[Finding]:
 def findings_to_status(findings: list[Finding]) -> int:
     """0 all ok, 1 warnings, 2 errors."""
     return max((_STATUS[finding.level] for finding in findings), default=0)
+
+
+def _log_fault(code: str, error: EngineError) -> Finding:
+    if isinstance(error, StorageUnavailable):
+        return Finding("error", code, f"cannot be read: {error}", "run it as the engine's user")
+    return Finding("error", code, f"{error.code}: {error}", "chot verify says what is damaged")
 
 
 def _folder_faults(path: Path, mode: int) -> list[Finding]:

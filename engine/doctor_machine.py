@@ -22,7 +22,8 @@ import engine
 import native.cpu
 from engine import machine, store_lmdb, tls
 from engine.address import parse_addresses
-from engine.clock import Clock, ms_to_iso
+from engine.clock import DAY_MS, Clock, ms_to_iso
+from engine.doors import DESCRIPTORS_KEPT
 from engine.errors import SettingInvalid
 from engine.settings import Settings
 
@@ -58,7 +59,6 @@ SYNC_TAIL_MS: Final = 50.0
 SYNC_UNTRUE_MS: Final = 0.005  # faster than any way to a disk and back
 CLOCK_ERROR_MS: Final = 1000.0
 EXPIRY_WARN_DAYS: Final = 30
-FILES_SPARE: Final = 64  # stores, sockets, logs
 # File systems whose syncs or locks do not hold what LMDB needs.
 NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "afs", "fuse.sshfs"}
@@ -323,7 +323,7 @@ class MachineDoctor:
     def _files(self) -> Iterator[Finding]:
         code = "limits.files"
         limit = machine.file_limit(self._known.holder)
-        need = self._settings.sessions_max + FILES_SPARE
+        need = self._settings.sessions_max + DESCRIPTORS_KEPT
         whose = f"of the engine ({self._known.holder})" if self._known.holder else "here"
         if limit is None or limit >= need:
             yield Finding("ok", code, f"open files {whose}: {limit or 'no limit'}, need {need}")
@@ -445,7 +445,7 @@ class MachineDoctor:
             todo = error.hint or "docs/protocol.md says how certificates are made"
             yield Finding("error", code, str(error), todo)
             return
-        days = (found.expires_ms - self._clock.now_ms()) / 86_400_000
+        days = (found.expires_ms - self._clock.now_ms()) / DAY_MS
         text = f"the certificate is good until {ms_to_iso(found.expires_ms)}"
         todo = "renew it; the engine reads it again by itself"
         if days < 0:
