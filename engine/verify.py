@@ -32,6 +32,7 @@ from engine.journal import Mark
 from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, KeyRing
 from engine.registry import Registry
 from engine.store_lmdb import Store
+from engine.watch import WatchList
 
 JOURNAL_DIR = "journal"
 CONTROL_DIR = "control"
@@ -121,10 +122,10 @@ def verify_store(
 ) -> VerifyReport:
     """Check the store under `path` (with `journal/` and `control/`, or one of them).
 
-    With a key ring every group that is not forgotten must open, with the desk's keys its details
-    too. A store that no engine holds is locked meanwhile. Raises StoreLocked when this process has
-    it open, StoreVersion, StorageUnavailable when there is no store. Damage is in the report, never
-    an exception.
+    With a key ring every group that is not forgotten must open, and every entry of the watch list;
+    with the desk's keys details too. A store that no engine holds is locked meanwhile. Raises
+    StoreLocked when this process has it open, StoreVersion, StorageUnavailable when there is no
+    store. Damage is in the report, never an exception.
     """
     root = Path(path)
     report = VerifyReport()
@@ -140,7 +141,7 @@ def verify_store(
     if (root / CONTROL_DIR).exists():
         with _opened(root / CONTROL_DIR, control_lmdb.KIND, report, "control") as store:
             if store is not None:
-                _verify_control(store, report, noted.get("control"))
+                _verify_control(store, report, noted.get("control"), ring)
     return report
 
 
@@ -203,9 +204,13 @@ def report_to_json(report: VerifyReport) -> dict[str, Any]:
     }
 
 
-def _verify_control(store: Store, report: VerifyReport, noted: tuple[int, str] | None) -> None:
+def _verify_control(
+    store: Store, report: VerifyReport, noted: tuple[int, str] | None, ring: KeyRing | None
+) -> None:
+    """An engine takes these records in at its start; what it would not take is a fault."""
     chain, last = control_lmdb.genesis(store.meta.store_id), 0
     registry = Registry()
+    watch = WatchList(ring) if ring is not None else None
     for lsn, value in _values(store, report, "control"):
         report.control_records += 1
         if lsn != last + 1:
@@ -225,6 +230,11 @@ def _verify_control(store: Store, report: VerifyReport, noted: tuple[int, str] |
             registry.apply(record)
         except EngineError as error:
             report.add("record.damaged", f"control record {lsn}: {error}", lsn, "control")
+        try:
+            if watch is not None:
+                watch.apply(record)
+        except JournalCorrupt as error:
+            report.add("record.damaged", str(error), lsn, "control")
         chain = record.chain
         _check_noted(report, noted, lsn, chain, "control")
     _check_cut(report, noted, last, "control")

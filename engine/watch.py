@@ -141,7 +141,9 @@ class WatchList:
             elif record.kind == REMOVE_KIND:
                 self.drop(_decode_removed(record.body).number)
         except (msgspec.MsgspecError, UnicodeDecodeError, SealBroken):
-            raise JournalCorrupt(f"control record {record.lsn} of the watch list") from None
+            raise JournalCorrupt(
+                f"control record {record.lsn} of the watch list does not open"
+            ) from None
 
     def _add(self, record: Record, added: _Added) -> None:
         plain = self._keyring.open_ingest(added.sealed, _AAD)

@@ -28,6 +28,7 @@ from engine.journal_lmdb import LmdbJournal
 from engine.keys import DeskKeys, FileKeyRing
 from engine.store_lmdb import Store, lsn_to_key
 from engine.verify import Ranges, verify_apart, verify_store
+from engine.watch import ADD_KIND, WatchEntry, WatchKind, entry_to_body
 from tests.reference.batches import DAY, NOON_MS, make_batch, make_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -479,6 +480,22 @@ def test_records_that_the_registry_cannot_read(store):
     log.close()
     found = [(f.code, f.log, f.lsn) for f in verify_store(store).faults]
     assert found == [("record.damaged", "control", 4)]
+
+
+def test_entries_of_the_watch_list_that_do_not_open(store, ring, tmp_path):
+    """An engine does not start on them, so they are no sound store."""
+    entry = WatchEntry(
+        number=0, kind=WatchKind.WATCH, persons=(bytes(16),), reason="", case="BN-1234",
+        purpose="case", who="an", role="tracer", unit="CDC", from_ms=0, to_ms=1, at_ms=0,
+    )  # fmt: skip
+    log = ControlLog(store / "control", floor_bytes=0, limit_bytes=1 << 28)
+    log.append_sync(ADD_KIND, "an", entry_to_body(entry, ring), NOON_MS)
+    log.close()
+    assert verify_store(store, ring).is_sound
+    assert verify_store(store).is_sound, "without keys nothing is opened"
+    other = FileKeyRing(tmp_path / "other", create=True)
+    faults = [(f.code, f.log, f.lsn) for f in verify_store(store, other).faults]
+    assert ("record.damaged", "control", 4) in faults
 
 
 def test_a_store_of_another_version(store):
