@@ -40,7 +40,7 @@ class GatewayClock:
 
 
 class Gateways:
-    """Used from one event loop."""
+    """Used from one event loop; `states` from any thread."""
 
     def __init__(self, clock: Clock, offset_max_ms: int, ahead_max_ms: int) -> None:
         self._clock = clock
@@ -86,7 +86,7 @@ class Gateways:
         """
         now_ms = self._clock.now_ms()
         behind = dict.fromkeys(known, now_ms - self._opened_ms)
-        behind |= {name: now_ms - heard_ms for name, heard_ms in self._heard_ms.items()}
+        behind |= {name: now_ms - heard_ms for name, heard_ms in self._heard_ms.copy().items()}
         behind |= {name: now_ms - (since or now_ms) for name, since in open_since_ms.items()}
         return [(name, span_ms, name in open_since_ms) for name, span_ms in sorted(behind.items())]
 

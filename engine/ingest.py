@@ -226,10 +226,13 @@ class IngestServer:
         return self._held.setdefault((gateway, lane), new)
 
     def states(self) -> list[tuple[str, int, bool]]:
-        """(name, how long it may hold back scans in ms, whether it is connected) by gateway."""
-        names = {self.registry.gateway_name(number) for number, _, _ in self.journal.watermarks()}
+        """(name, how long it may hold back scans in ms, whether it is connected) by gateway.
+
+        Questions ask from threads of their own, so what changes meanwhile is copied first.
+        """
+        names = {self.registry.gateway_name(number) for number in self.journal.epochs()}
         open_since_ms: dict[str, int] = {}
-        for link in self.links:
+        for link in list(self.links):
             if link.gateway is not None and link.state is not None:
                 # Of several links of a gateway the one that is most behind counts.
                 at_ms, name = link.state.open_since_ms, link.gateway.name

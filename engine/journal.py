@@ -161,7 +161,13 @@ class Journal(Protocol):
         """Forget every day that ended at or before the instant; the number of groups emptied."""
 
     def watermarks(self) -> dict[Mark, int]:
-        """Highest durable sequence number per (gateway, epoch, class)."""
+        """Highest durable sequence number per (gateway, epoch, class): a copy of all."""
+
+    def watermark(self, mark: Mark) -> int:
+        """That of one; 0 where nothing of it is durable."""
+
+    def epochs(self) -> dict[int, int]:
+        """How many epochs there are of each gateway."""
 
     def last_lsn(self) -> int:
         """LSN of the last durable group, 0 in an empty journal."""
@@ -287,6 +293,7 @@ class Marks:
 
     def __init__(self) -> None:
         self._last: dict[Mark, tuple[int, int]] = {}
+        self._epochs: dict[int, set[int]] = {}  # by gateway
 
     def find(self, run: Run) -> tuple[int, int]:
         """(watermark, lsn up to which everything below it stands); zeros for an unknown mark."""
@@ -294,7 +301,10 @@ class Marks:
 
     def set(self, mark: Mark, last: int, lsn: int) -> None:
         """The watermark never goes back. Called in the order of LSNs."""
-        self._last[mark] = (max(last, self._last.get(mark, (0, 0))[0]), lsn)
+        known = self._last.get(mark)
+        if known is None:
+            self._epochs.setdefault(mark[0], set()).add(mark[1])
+        self._last[mark] = (max(last, known[0]) if known else last, lsn)
 
     def add_group(self, raw: RawGroup) -> None:
         for gateway, cls, _piece, _rows, epoch, _first, last in raw.iter_runs():
@@ -302,6 +312,12 @@ class Marks:
 
     def values(self) -> dict[Mark, int]:
         return {mark: last for mark, (last, _) in self._last.items()}
+
+    def value(self, mark: Mark) -> int:
+        return self._last.get(mark, (0, 0))[0]
+
+    def epochs(self) -> dict[int, int]:
+        return {gateway: len(epochs) for gateway, epochs in self._epochs.items()}
 
 
 def check_overlap(run: Run, watermark: int) -> bool:
@@ -416,6 +432,12 @@ class MemoryJournal:
 
     def watermarks(self) -> dict[Mark, int]:
         return self._marks.values()
+
+    def watermark(self, mark: Mark) -> int:
+        return self._marks.value(mark)
+
+    def epochs(self) -> dict[int, int]:
+        return self._marks.epochs()
 
     def last_lsn(self) -> int:
         return len(self._groups)

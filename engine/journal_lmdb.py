@@ -205,6 +205,14 @@ class LmdbJournal:
         with self._lock:
             return self._marks.values()
 
+    def watermark(self, mark: Mark) -> int:
+        with self._lock:
+            return self._marks.value(mark)
+
+    def epochs(self) -> dict[int, int]:
+        with self._lock:
+            return self._marks.epochs()
+
     def last_lsn(self) -> int:
         return self._last_lsn
 

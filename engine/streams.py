@@ -7,7 +7,7 @@ what is on its way to the journal, and in which order camera frames are released
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from engine.errors import EngineError, WireOverCredit, WireReplaced
@@ -111,16 +111,15 @@ class Streams:
                 state.link.fail(WireReplaced("a newer link of this gateway took over"))
             while not state.settled.is_set():  # more may have been taken before we woke up
                 await state.settled.wait()
-            state.catch_up(_durable(self._journal.watermarks(), gateway, epoch))
+            state.catch_up(_durable(self._journal.watermark, gateway, epoch))
             state.link = link
             state.stream.open_link()
         return state
 
     def _check_epochs(self, gateway: int, epoch: int) -> None:
         """Raises WireOverCredit for one epoch too many: each leaves a watermark for ever."""
-        marks = self._journal.watermarks()
-        known = {known for number, known, _ in marks if number == gateway}
-        if epoch not in known and len(known) >= EPOCHS_MAX:
+        is_known = any(_durable(self._journal.watermark, gateway, epoch))
+        if not is_known and self._journal.epochs().get(gateway, 0) >= EPOCHS_MAX:
             raise WireOverCredit(
                 f"this gateway has had {EPOCHS_MAX} epochs", hint="register it under a new name"
             )
@@ -140,7 +139,7 @@ class Streams:
         """The store failed: nothing that is open will be acknowledged."""
         marks = self._journal.watermarks()  # a copy, and there may be as many streams as marks
         for (gateway, epoch), state in self._states.items():
-            state.take_back(_durable(marks, gateway, epoch))
+            state.take_back(_durable(lambda mark: marks.get(mark, 0), gateway, epoch))
 
     def _drop_idle(self) -> None:
         if len(self._states) < STREAMS_MAX:
@@ -150,5 +149,5 @@ class Streams:
                 del self._states[key]
 
 
-def _durable(marks: dict[Mark, int], gateway: int, epoch: int) -> tuple[int, int]:
-    return marks.get((gateway, epoch, DURABLE), 0), marks.get((gateway, epoch, VOLATILE), 0)
+def _durable(watermark: Callable[[Mark], int], gateway: int, epoch: int) -> tuple[int, int]:
+    return watermark((gateway, epoch, DURABLE)), watermark((gateway, epoch, VOLATILE))

@@ -172,8 +172,11 @@ def test_gateways_epochs_and_classes_have_watermarks_of_their_own(bench):
             batch = make_batch(gateway, 1, 10 + n, epoch=epoch, cls=cls, rows_per_seq=1)
             assert not (await journal.append(batch)).is_duplicate
         expected = {mark: 10 + n for n, mark in enumerate(marks)}
-        assert journal.watermarks() == expected
-        assert (await bench.reopen()).watermarks() == expected
+        for opened in (journal, await bench.reopen()):
+            assert opened.watermarks() == expected
+            assert {mark: opened.watermark(mark) for mark in marks} == expected
+            assert opened.watermark((4, 9, 0)) == 0
+            assert opened.epochs() == {4: 3, 5: 1}
 
     run(bench, scenario)
 
