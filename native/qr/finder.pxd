@@ -24,7 +24,6 @@ cdef struct RowScratch:         # for one row; room as luma.h asks for it
     uint8_t* thresholds
     uint16_t* edges
     uint16_t* starts
-    int first_look              # directions that must agree before the centre is known
     int quad_count              # areas of codes that are known, where no finder is looked for
     float quads[8 * QUADS_MAX]  # x, y of the corners of each, in turn
 

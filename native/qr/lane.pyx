@@ -41,7 +41,6 @@ cdef enum:
     ROW_STEP = 8                # a core of two-pixel modules is six rows high
     ROW_STEP_NEAR = 3           # where a code is known to be
     ROW_STEP_CLOSE = 2          # where one may be that was not read
-    HELD_EVERY = 1              # frames: at most so often beside a held code, whatever changes
     GIVEN_EVERY = 3             # frames of which one at least is wanted as a whole
     WHOLE_EVERY = 6             # frames: the whole is read though nothing seems to change
     SPARSE_STEP = 40            # rows between those in which changes are looked for
@@ -98,8 +97,7 @@ cdef int read_frame(LaneState* lane, const Plane* plane) noexcept nogil:
     lane.since_given = 0
     if (
         kept < lane.track_count or lane.is_evident or lane.since_whole >= WHOLE_EVERY
-        or (kept == 0 or lane.since_whole >= HELD_EVERY)
-        and changes(lane, plane, kept) >= CHANGES_LEAST
+        or changes(lane, plane, kept) >= CHANGES_LEAST
     ):
         kept = read_whole(lane, plane, kept)
         remember_calm(lane, plane)
@@ -264,13 +262,13 @@ cdef int read_in_place(
     cdef int probes
     # The map of the frame before, moved, is mostly good enough to recognize what is still there.
     for probes in range(2):
-        if not locate_again(
-            plane, &corners[0], &corners[1], &corners[2], probes, &track.place, &ws.place
-        ) or not sample_near(
-            plane, &ws.place, &ws.grid, ws.place.contrast * <float>0.25
+        if (
+            locate_again(
+                plane, &corners[0], &corners[1], &corners[2], probes, &track.place, &ws.place
+            )
+            and sample_near(plane, &ws.place, &ws.grid, ws.place.contrast * <float>0.25)
+            and is_repeat(ws, track, version)
         ):
-            continue
-        if is_repeat(ws, track, version):
             return 1
     if not locate(plane, &corners[0], &corners[1], &corners[2], dim, 0, 0, &ws.place):
         return 0
@@ -351,10 +349,24 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
     cdef int y0 = max(0, <int>(top + min(track.dy, <float>0) - margin))
     cdef int x1 = min(plane.width, <int>(right + max(track.dx, <float>0) + margin))
     cdef int y1 = min(plane.height, <int>(bottom + max(track.dy, <float>0) + margin))
+    cdef Finder[3] corners
+    if not read_part(lane, plane, x0, y0, x1, y1, ROW_STEP_NEAR, corners):
+        return 0
+    update_track(lane, track, corners, 0)
+    return 1
+
+
+cdef int read_part(
+    LaneState* lane, const Plane* plane, int x0, int y0, int x1, int y1, int row_step,
+    Finder* corners,
+) noexcept nogil:
+    """Reads one code in [x0, x1) x [y0, y1) of the frame; 1 if there is one that is not found yet.
+
+    It is then in the workspace and its finders in corners[:3], both in pixels of the frame.
+    """
     cdef Plane part
     cdef Effort effort = lane.effort
     cdef Evidence evidence
-    cdef Finder[3] corners
     cdef Found found
     cdef float x, y, half
     cdef int i
@@ -362,7 +374,7 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
         return 0
     part = Plane(plane.data + y0 * plane.stride + x0, plane.stride, x1 - x0, y1 - y0)
     memset(&evidence, 0, sizeof(evidence))
-    effort.row_step = ROW_STEP_NEAR
+    effort.row_step = row_step
     effort.attempts = 2
     if read_level(lane.ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:
         return 0
@@ -376,7 +388,6 @@ cdef int read_region(LaneState* lane, const Plane* plane, Track* track) noexcept
         corners[i] = lane.ws.last[i]
         corners[i].x += x0
         corners[i].y += y0
-    update_track(lane, track, corners, 0)
     return 1
 
 
@@ -480,35 +491,24 @@ cdef int read_whole(LaneState* lane, const Plane* plane, int kept) noexcept nogi
 
 
 cdef int look_closer(LaneState* lane, const Plane* plane, int kept) noexcept nogil:
-    """Reads the part that may show a code row by row; the number of tracks.
+    """Reads the part that may show a code, every second row; the number of tracks.
 
     A finder smeared by movement is met by some of its rows only.
     """
-    cdef Workspace* ws = lane.ws
-    cdef int x0 = max(0, <int>lane.region[0])
-    cdef int y0 = max(0, <int>lane.region[1])
-    cdef int x1 = min(plane.width, <int>lane.region[2] + 1)
-    cdef int y1 = min(plane.height, <int>lane.region[3] + 1)
-    cdef Plane part
-    cdef Effort effort = lane.effort
-    cdef Evidence evidence
-    cdef Found found
     cdef Finder[3] corners
-    cdef int i
-    if x1 - x0 < 21 or y1 - y0 < 21:
+    if not read_part(
+        lane, plane, max(0, <int>lane.region[0]), max(0, <int>lane.region[1]),
+        min(plane.width, <int>lane.region[2] + 1), min(plane.height, <int>lane.region[3] + 1),
+        ROW_STEP_CLOSE, corners,
+    ):
         return kept
-    part = Plane(plane.data + y0 * plane.stride + x0, plane.stride, x1 - x0, y1 - y0)
-    memset(&evidence, 0, sizeof(evidence))
-    effort.row_step = ROW_STEP_CLOSE
-    effort.attempts = 2
-    if read_level(ws, &part, 0, &effort, &found, 0, 1, &evidence) != 1:
-        return kept
-    move_place(&ws.place, x0, y0)
-    for i in range(3):
-        corners[i] = ws.last[i]
-        corners[i].x += x0
-        corners[i].y += y0
     lane.fusion.dim = 0
+    return begin_track(lane, kept, corners)
+
+
+cdef int begin_track(LaneState* lane, int kept, const Finder* corners) noexcept nogil:
+    """A track for what the workspace has just read, if need be in place of the last one; the number
+    of tracks."""
     if kept == TRACKS_MAX:
         kept -= 1
     update_track(lane, &lane.tracks[kept], corners, 0)
@@ -599,12 +599,7 @@ cdef int fuse(LaneState* lane, int kept) noexcept nogil:
         return kept
     ws.how = HOW_FUSED
     copy_place(&ws.place, &ws.unread_place)
-    if kept == TRACKS_MAX:
-        kept -= 1
-    update_track(lane, &lane.tracks[kept], ws.unread, 0)
-    lane.tracks[kept].dx = 0
-    lane.tracks[kept].dy = 0
-    return kept + 1
+    return begin_track(lane, kept, ws.unread)
 
 
 cdef void middle_of_unread(const Workspace* ws, float* x, float* y, float* reach) noexcept nogil:
@@ -671,7 +666,7 @@ cdef class Lane:
         self.state.ws = workspace_new()
         if self.state.ws == NULL:
             raise MemoryError
-        self.state.effort = Effort(ROW_STEP, 0, 2, 0, 40, 64, 8, 0)
+        self.state.effort = Effort(ROW_STEP, 0, 2, 40, 64, 8, 0)
 
     def __dealloc__(self):
         if self.state != NULL:

@@ -36,11 +36,10 @@ cdef struct Effort:             # how much is done for one plane
     int row_step
     int first_row               # below row_step; the row between is looked at when it may help
     int levels                  # 1 the given plane, 2 its quarter too, 3 its half where that helps
-    int always_levels           # look at the smaller ones although the larger one gave a code
     int finders                 # kept in a plane, and all that are fine
     int triples                 # measured in a plane, and as many more for each code read
     int attempts                # in vain in a plane, and three more for each code read
-    int thorough                # all ways of reading a symbol
+    int thorough                # all ways of reading a symbol, all sizes of the plane
 
 cdef struct Pending:            # of each code of the last level: what tracking needs
     Finder corners[3]

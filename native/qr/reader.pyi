@@ -57,9 +57,9 @@ class Reader:
         *,
         row_step: int = 8,
         levels: int = 3,
-        finders: int = 32,
-        triples: int = 64,
-        attempts: int = 6,
+        finders: int = 48,
+        triples: int = 128,
+        attempts: int = 12,
         thorough: bool = True,
     ) -> Reader: ...
     def read(self, luma: Buffer | NDArray[np.uint8]) -> list[_Reading]: ...

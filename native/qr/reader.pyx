@@ -81,7 +81,7 @@ cdef int read_levels(
 ) noexcept nogil:
     cdef Plane level
     cdef int found = read_level(ws, plane, 0, effort, out, 0, room, evidence)
-    if effort.levels == 1 or (found and not effort.always_levels):
+    if effort.levels == 1 or (found and not effort.thorough):
         return found
     level = quarter(ws, plane)
     if is_readable(&level):
@@ -152,7 +152,6 @@ cdef int read_level(
     ws.failure_count = 0
     ws.attempts = 0
     ws.measured = 0
-    ws.rows.first_look = 4
     find_thresholds(plane, finest, &ws.thresholds)
     if row_step > finest:
         first.triples = min(effort.triples, TRIPLES_FIRST)
@@ -597,7 +596,7 @@ cdef class Reader:
         if not 1 <= triples <= TRIPLES_MAX or not 1 <= attempts <= TRIPLES_MAX:
             raise ValueError("triples or attempts is out of range")
         self.effort = Effort(
-            row_step, row_step // 2, levels, thorough, finders, triples, attempts, thorough
+            row_step, row_step // 2, levels, finders, triples, attempts, thorough
         )
         self.ws = workspace_new()
         self.found = <Found*>malloc(FOUND_MAX * sizeof(Found))
