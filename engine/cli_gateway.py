@@ -311,6 +311,8 @@ def status_to_lines(status: GatewayStatus) -> Iterator[str]:
     yield f"Thiết bị / gear ({ms_to_iso(status.now_ms)})"
     for source in status.sources:
         state = "xong / over" if source.is_over else source.problem or "tốt / well"
+        if source.skipped:
+            state += f", bỏ / skipped {source.skipped:,}"
         yield (
             f"  làn {source.lane} {source.kind:<9} {source.items:>9,}  "
             f"{ago(source.last_ms):>8}  {state}"

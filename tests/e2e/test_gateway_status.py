@@ -122,6 +122,28 @@ def test_what_a_box_says_without_an_engine(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_reader_that_ends_no_line_shows(tmp_path: Path) -> None:
+    reader_port = free_port()
+    config = write_config(tmp_path, 1, reader_port)
+    with gateway(config):
+        until(config, lambda s: s.sources[0].problem == "no reader is connected")
+        with socket.create_connection(("127.0.0.1", reader_port)) as reader:
+            reader.sendall(b"045190999013")
+            until(config, lambda s: s.sources[0].problem == "a reader sends neither CR nor LF")
+            done = chot("gateway", "status", config)
+            assert (
+                "làn 2 readers           0         –  a reader sends neither CR nor LF\n"
+                in done.out
+            )
+            reader.sendall(b"\r")
+            found = until(config, lambda s: s.sources[0].items)
+            assert found.sources[0].problem == "" and found.sources[0].skipped == 0
+            reader.sendall(b"half a line")
+        until(config, lambda s: s.sources[0].skipped)
+        done = chot("gateway", "status", config)
+        assert "no reader is connected, bỏ / skipped 1\n" in done.out
+
+
 def test_who_stops_reading_the_verdicts_stops_no_lane(tmp_path: Path) -> None:
     reader_port = free_port()
     config = write_config(tmp_path, 1, reader_port)

@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 from engine.clock import Clock
@@ -22,6 +23,7 @@ from engine.telemetry import Log
 
 READERS_MAX: Final = 8  # connections of one lane; the longest silent one gives way to a new one
 LINES_PER_S: Final = 100  # of one reader; what comes faster waits in its own connection
+REST_NS: Final = 2_000_000_000  # a line that is longer on its way has no end
 _WAITING_MAX: Final = 64  # bodies that wait for the gateway
 _CHUNK: Final = 4096
 _ENDS: Final = re.compile(rb"[\r\n]+")
@@ -61,6 +63,14 @@ class LineSplitter:
         return found
 
 
+@dataclass(slots=True)
+class _Reader:
+    """One connection. heard_ns: when it sent something, or came."""
+
+    heard_ns: int
+    lines: LineSplitter = field(default_factory=LineSplitter)
+
+
 class LineReaders:
     """Listens for the readers of one lane. Raises SettingInvalid when the port cannot be had."""
 
@@ -74,7 +84,7 @@ class LineReaders:
         self.skipped = 0
         self._host = host
         self._clock = clock
-        self._heard_ns: dict[asyncio.StreamWriter, int] = {}
+        self._readers: dict[asyncio.StreamWriter, _Reader] = {}
         self._waiting: asyncio.Queue[Codes] = asyncio.Queue(_WAITING_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -83,7 +93,14 @@ class LineReaders:
     def problem(self) -> str:
         if not self._is_open:
             return "not open"
-        return "" if self._heard_ns else "no reader is connected"
+        if not self._readers:
+            return "no reader is connected"
+        # The usual mistake at the first day: nothing comes, and nothing would say why.
+        before_ns = self._clock.monotonic_ns() - REST_NS
+        is_endless = any(
+            r.lines.has_rest and r.heard_ns < before_ns for r in self._readers.values()
+        )
+        return "a reader sends neither CR nor LF" if is_endless else ""
 
     async def items(self) -> AsyncGenerator[Item]:
         try:
@@ -114,28 +131,27 @@ class LineReaders:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection to its end."""
-        if len(self._heard_ns) >= READERS_MAX:
+        if len(self._readers) >= READERS_MAX:
             # A reader that lost its power leaves a connection that nobody will ever close.
-            silent = min(self._heard_ns, key=self._heard_ns.__getitem__)
-            self._heard_ns.pop(silent)
+            silent = min(self._readers, key=lambda writer: self._readers[writer].heard_ns)
+            self._readers.pop(silent)
             silent.transport.abort()
         _keep_alive(writer)
-        self._heard_ns[writer] = self._clock.monotonic_ns()
-        splitter = LineSplitter()
+        this = self._readers[writer] = _Reader(self._clock.monotonic_ns())
         try:
             with suppress(OSError):
                 while data := await reader.read(_CHUNK):
-                    self._heard_ns[writer] = self._clock.monotonic_ns()
-                    overlong = splitter.overlong
-                    lines = splitter.feed(data)
-                    self.skipped += splitter.overlong - overlong
+                    this.heard_ns = self._clock.monotonic_ns()
+                    overlong = this.lines.overlong
+                    lines = this.lines.feed(data)
+                    self.skipped += this.lines.overlong - overlong
                     if lines:
                         await self._waiting.put(Codes(self.lane, self._clock.now_ms(), lines))
                         await asyncio.sleep(len(lines) / LINES_PER_S)
         finally:
             # What has no end may be half a payload, and half a number is another person's.
-            self.skipped += splitter.has_rest
-            self._heard_ns.pop(writer, None)
+            self.skipped += this.lines.has_rest
+            self._readers.pop(writer, None)
             writer.close()
 
 
