@@ -158,7 +158,8 @@ class Gateway:
                     _log.warning("drain_timeout", count=self._waiting())
                     break
                 elif self._is_hopeless():
-                    _log.warning("not_drained", count=self._waiting())
+                    if waits := self._waiting():
+                        _log.warning("not_drained", count=waits)
                     break
         finally:
             for task in tasks:
