@@ -13,16 +13,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import msgspec
 import pytest
 
 from engine import wire
-from engine.clock import SystemClock
+from engine.clock import ManualClock, SystemClock
 from engine.errors import SettingInvalid, StorageUnavailable
 from engine.gateway.config import OfficerConfig, ReaderConfig, make_sources
 from engine.gateway.gear import officer
 from engine.gateway.gear.officer import LISTENERS_MAX, REASONS, VERDICTS, OfficerDesk
+from engine.gateway.lights import Light
 from engine.gateway.program import Gateway
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
@@ -35,6 +37,7 @@ from tests.reference.gateway_rig import ROOT, Rig, opened
 
 FORM = {"lane": "2", "name": "Lê Thị Cúc", "cccd": "045190999001", "sex": "Nữ", "birth": "1990",
         "why": "Thẻ hỏng", "officer": "vl-07"}  # fmt: skip
+NOON_MS = 1_625_115_600_000  # 12:00 in Việt Nam
 ENTRY = {"lane": 2, "fields": {"name": "Lê Thị Cúc"}, "officer": "vl-07", "why": "thẻ hỏng"}
 
 
@@ -307,8 +310,42 @@ def test_lights_of_all_lanes_as_they_come(rig: Rig) -> None:
                 "name": "Lê Th***", "text": VERDICTS["alert"], "why": REASONS["two_posts"],
             }  # fmt: skip
             _, page = await desk.ask("GET", "/")
-            assert f'id="lane-1">Làn 1: <b>{VERDICTS["alert"]}' in page
+            assert re.search(f'id="lane-1"[^>]*>Làn 1: <b>{VERDICTS["alert"]}', page)
             writer.close()
+
+    go(test)
+
+
+def test_an_old_light_is_none_but_an_alert_stays_with_its_time() -> None:
+    """Who loads the page again must not take the last person's light for the next one's."""
+    clock = ManualClock(NOON_MS)
+    desk = OfficerDesk("127.0.0.1", free_port(), lanes=[1, 2], clock=clock)
+
+    async def test() -> None:
+        serving = asyncio.create_task(anext(desk.items()))
+        while desk.problem:
+            await asyncio.sleep(0.01)
+
+        async def lights() -> list[str]:
+            url = f"http://127.0.0.1:{desk.port}/"
+            page = await asyncio.to_thread(lambda: urlopen(url, timeout=20).read().decode())
+            return re.findall(r'<div class="light .*</div>', page)[0].split("</div><div ")
+
+        desk.show(Light(verdict="accepted", lane=1))
+        desk.show(Light(verdict="alert", lane=2))
+        clock.advance(59_000)
+        one, two = await lights()
+        assert 'class="light accepted" id="lane-1" data-left-ms="1000"' in one
+        assert f"{VERDICTS['accepted']}</b> lúc 12:00:00" in one
+        assert f"{VERDICTS['alert']}</b> lúc 12:00:00" in two
+        clock.advance(1_000)
+        one, two = await lights()
+        assert 'class="light idle"' in one and "<b>đang chờ</b>" in one
+        assert 'class="light alert"' in two and "lúc 12:00:00" in two
+        desk.show(Light(verdict="seen", lane=2))
+        assert VERDICTS["seen"] in (await lights())[1]
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
 
     go(test)
 

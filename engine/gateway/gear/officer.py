@@ -18,14 +18,14 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
 from engine import people
-from engine.clock import Clock
+from engine.clock import Clock, ms_to_iso
 from engine.errors import AccessDenied, BodyInvalid, InputError, SettingInvalid, StorageUnavailable
 from engine.gateway.gear.http_door import HttpDoor, json_response
 from engine.gateway.lights import Light
@@ -39,6 +39,7 @@ LISTENERS_MAX: Final = 8  # of lights; the oldest gives way
 LIGHTS_WAITING_MAX: Final = 64  # for one listener; a slow one misses the oldest
 BEAT_S: Final = 15.0
 STORED_S: Final = 10.0
+LIT_S: Final = 60.0  # a light that is older says nothing of who stands there now
 ENTRIES_MAX: Final = 256  # forms whose second sending is known
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
@@ -127,7 +128,7 @@ class OfficerDesk:
         # A form that comes again, by a double press or a reload, is the same person; done once the
         # entry is on disk.
         self._known: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
-        self._lit: dict[int, Light] = {}
+        self._lit: dict[int, _Lit] = {}
         self._listeners: deque[_Listener] = deque()
         page = files("engine.gateway.gear") / "page"
         self._page = Template((page / "entry.html").read_text(encoding="utf-8"))
@@ -160,7 +161,7 @@ class OfficerDesk:
         """A light of a lane, for the page and for lamps."""
         if light.late:
             return
-        self._lit[light.lane] = light
+        self._lit[light.lane] = _Lit(light, self._clock.now_ms(), self._clock.monotonic_ns())
         data = b"data: " + msgspec.json.encode(light_to_json(light)) + b"\n\n"
         for listener in self._listeners:
             listener.put(data)
@@ -271,6 +272,7 @@ class OfficerDesk:
             shown,
             entry=secrets.token_urlsafe(12) if is_new else escape(values.get("entry", "")),
             message=f'<p class="message {role}">{escape(message)}</p>' if message else "",
+            lit_ms=round(LIT_S * 1000),
             lights="".join(self._render_light(lane) for lane in self._lanes),
             lane_options=_options(lanes, values.get("lane", "")),
             sex_options=_options(sexes, values.get("sex", "")),
@@ -279,11 +281,19 @@ class OfficerDesk:
         return web.Response(text=text, content_type="text/html", status=status)
 
     def _render_light(self, lane: int) -> str:
-        light = self._lit.get(lane)
-        verdict, text = "idle", "đang chờ"
-        if light is not None:
-            verdict, text = light.verdict, VERDICTS[light.verdict]
-        return f'<div class="light {verdict}" id="lane-{lane}">Làn {lane}: <b>{text}</b></div>'
+        """As the page's script does it: an alert stays until the next verdict, with its time."""
+        lit = self._lit.get(lane)
+        verdict, text, rest, left_ms = "idle", "đang chờ", "", 0
+        if lit is not None:
+            age_ms = (self._clock.monotonic_ns() - lit.shown_ns) // 1_000_000
+            left_ms = max(0, round(LIT_S * 1000) - age_ms)
+            if left_ms or lit.light.verdict == "alert":
+                verdict, text = lit.light.verdict, VERDICTS[lit.light.verdict]
+                rest = f" lúc {ms_to_iso(lit.shown_ms)[11:19]}"
+        return (
+            f'<div class="light {verdict}" id="lane-{lane}" data-left-ms="{left_ms}">'
+            f"Làn {lane}: <b>{text}</b>{rest}</div>"
+        )
 
     # ---- lights ---------------------------------------------------------------------------------
 
@@ -312,6 +322,14 @@ async def _until_stored(stored: asyncio.Future[None]) -> None:
             await asyncio.shield(stored)
     except TimeoutError:
         raise StorageUnavailable("the entry is not on disk yet") from None
+
+
+class _Lit(NamedTuple):
+    """What a lane was shown last, and when."""
+
+    light: Light
+    shown_ms: int
+    shown_ns: int  # monotonic: an age must not jump with the clock
 
 
 class _Listener:
