@@ -189,7 +189,12 @@ class Deliveries:
                 return msgspec.structs.replace(answer, is_repeat=True)
         else:
             state.note_open(self._server.clock.now_ms())
-        outcome = await self._judge(gateway, delivery)
+        try:
+            outcome = await self._judge(gateway, delivery)
+        except Exception as error:
+            if is_new:
+                self._server.break_off(state, error)
+            raise
         if not is_new:
             outcome.verdicts = self._past.put_back(key, outcome.verdicts)
         answer = _outcome_to_answer(outcome, not is_new)

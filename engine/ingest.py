@@ -249,21 +249,42 @@ class IngestServer:
         self.spawn(self._append(state, cls, seq, batch))
 
     async def _append(self, state: StreamState, cls: int, seq: int, batch: RecordBatch) -> None:
-        failure: StorageError | None = None
+        failure: Exception | None = None
+        # What was taken back before its turn came must not pass over what failed before it.
+        is_open = state.stream.windows[cls].is_open(seq)
         try:
-            await self.journal.append(batch)
-        except StorageError as error:
+            if is_open:
+                await self.journal.append(batch)
+        except Exception as error:
             failure = error
         finally:
             state.appending -= 1
-        if failure is not None:
+        if isinstance(failure, StorageError):
             self._store_failed(failure)
+            return
+        if failure is not None:
+            self.break_off(state, failure)
+            return
+        if not is_open:
+            state.settle(cls, seq)
             return
         faults.reach("ingest.committed")
         if self.is_full:
             _log.info("store takes scans again")
         self.is_full = False
         state.settle(cls, seq)
+
+    def break_off(self, state: StreamState, fault: Exception) -> None:
+        """A fault of ours at a message: nothing of its stream that is open gets a receipt, and its
+        gateway comes back. Left alone the stream would wait for that message for ever."""
+        # Its words may hold anything, so only its class is told.
+        name = self.registry.gateway_name(state.name[0])
+        _log.error("stream broken off", gateway=name, problem=type(fault).__name__)
+        self.streams.take_back_one(state)
+        for gateway, lane in [key for key in self._held if key[0] == state.name[0]]:
+            del self._held[gateway, lane]  # as when the store fails
+        if state.link is not None:
+            state.link.fail(WireStoreFull("the engine failed at a message"))
 
     def _store_failed(self, error: EngineError) -> None:
         """Nothing more is acknowledged: every link ends, every stream goes back to the log."""

@@ -22,6 +22,7 @@ from engine.decode_pool import DecodePool
 from engine.doors import Carrier
 from engine.errors import (
     EngineError,
+    ImageInvalid,
     InputError,
     SealBroken,
     WireEpochUsed,
@@ -72,6 +73,7 @@ class Host(Protocol):
     def held(self, gateway: int, lane: int) -> HeldCodes: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
     def append(self, state: StreamState, cls: int, seq: int, batch: RecordBatch) -> None: ...
+    def break_off(self, state: StreamState, fault: Exception) -> None: ...
 
 
 class Link:
@@ -187,6 +189,10 @@ class Link:
                 self._reader.check()
         except InputError as error:
             self.fail(error)
+        except Exception as error:
+            if self.state is None:
+                raise
+            self.server.break_off(self.state, error)
         if self._is_closed or self._carrier is None:
             return
         if not self._has_more and not self._is_busy:
@@ -415,11 +421,14 @@ class Link:
         assert self.state is not None
         origin = self._origin(DURABLE, scans.seq, scans.seq)
         steps = self.server.pipeline.record_steps(origin, scans.entries, scans.body, scans.fault)
-        for outcome in steps:
-            if outcome is None:
-                await asyncio.sleep(0)
-            elif self.state.stream.windows[DURABLE].is_open(scans.seq):  # else the store failed
-                self._keep(scans.seq, outcome)
+        try:
+            for outcome in steps:
+                if outcome is None:
+                    await asyncio.sleep(0)
+                elif self.state.stream.windows[DURABLE].is_open(scans.seq):  # else taken back
+                    self._keep(scans.seq, outcome)
+        except Exception as error:
+            self.server.break_off(self.state, error)
         self._is_busy = False
         self._work_off()
 
@@ -505,13 +514,19 @@ class Link:
             )
             outcome = server.pipeline.take_codes(origin, message.channel, time_ms, new)
             self._note_time(VOLATILE, message.seq, time_ms)
-        except InputError as error:
-            server.metrics.count("chot_frames_invalid", error.code)
-            outcome = server.pipeline.take_fault(origin, error)
+        except Exception as error:
+            fault = error if isinstance(error, InputError) else self._frame_failed(error)
+            server.metrics.count("chot_frames_invalid", fault.code)
+            outcome = server.pipeline.take_fault(origin, fault)
         self._answer(VOLATILE, message.seq, outcome)
         if undecided is state.undecided:
             state.ready[message.seq] = outcome.batch
             self._release(state)
+
+    def _frame_failed(self, error: Exception) -> InputError:
+        """A fault of ours: one frame is given up, and those behind it do not wait for it."""
+        _log.error("frame failed", gateway=self._name(), problem=type(error).__name__)
+        return ImageInvalid("the engine failed at this frame")
 
     def _release(self, state: StreamState) -> None:
         while state.undecided and state.undecided[0] in state.ready:

@@ -30,7 +30,9 @@ class LinkLike(Protocol):
 class StreamState:
     """A stream, its link, and whether anything of it is open or on its way to the journal."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, name: tuple[int, int], stream: Stream) -> None:
+        """name: gateway number and epoch."""
+        self.name = name
         self.stream = stream
         self.link: LinkLike | None = None
         self.opening = asyncio.Lock()
@@ -94,7 +96,8 @@ class Streams:
     async def open(self, link: LinkLike, gateway: int, epoch: int) -> StreamState:
         """The stream for a new link. An older link of the same stream is replaced, and what it
         had taken is settled first, so that WELCOME tells the durable watermark."""
-        state = self._states.get((gateway, epoch))
+        name = (gateway, epoch)
+        state = self._states.get(name)
         if state is None:
             self._drop_idle()
             self._check_epochs(gateway, epoch)
@@ -105,7 +108,7 @@ class Streams:
                 frame_credit=self._settings.frame_credit,
                 credit_bytes=self._settings.credit_bytes,
             )
-            state = self._states[gateway, epoch] = StreamState(stream)
+            state = self._states[name] = StreamState(name, stream)
         async with state.opening:
             if state.link is not None:
                 state.link.fail(WireReplaced("a newer link of this gateway took over"))
@@ -138,8 +141,12 @@ class Streams:
     def take_back(self) -> None:
         """The store failed: nothing that is open will be acknowledged."""
         marks = self._journal.watermarks()  # a copy, and there may be as many streams as marks
-        for (gateway, epoch), state in self._states.items():
-            state.take_back(_durable(lambda mark: marks.get(mark, 0), gateway, epoch))
+        for name, state in self._states.items():
+            state.take_back(_durable(lambda mark: marks.get(mark, 0), *name))
+
+    def take_back_one(self, state: StreamState) -> None:
+        """As `take_back`, but for a fault at this stream alone."""
+        state.take_back(_durable(self._journal.watermark, *state.name))
 
     def _drop_idle(self) -> None:
         if len(self._states) < STREAMS_MAX:

@@ -454,6 +454,7 @@ class Door:
 
     def __init__(self, ring: FileKeyRing, **settings: Any) -> None:
         self.clock = ManualClock(NOW_MS)
+        self.next_seq = 1
         self.registry = Registry()
         self.token, digest = make_token()
         self.gateway = Gateway(number=1, name="vl", post="VL", lanes=(1,), token_sha256=digest)
@@ -470,7 +471,7 @@ class Door:
 
     def hello(self, token: str | None = None) -> wire.Hello:
         return wire.Hello(
-            gateway="vl", epoch=7, inst=bytes(8), lanes=[], next=(1, 1), oldest=1,
+            gateway="vl", epoch=7, inst=bytes(8), lanes=[], next=(self.next_seq, 1), oldest=1,
             max_frame=wire.BODY_MAX, t0=0, token=token or self.token,
         )  # fmt: skip
 

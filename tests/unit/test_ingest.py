@@ -1,0 +1,135 @@
+"""Faults of our own amid a session: they end loudly, and nothing waits for them or passes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from engine import wire
+from engine.deliveries import Deliveries, PastLights
+from engine.errors import WireStoreFull
+from engine.journal import Receipt, RecordBatch
+from engine.keys import FileKeyRing
+from engine.questions import Deliver
+from engine.records import encode_scan, encode_scans
+from tests.unit.test_privacy import CARD, NOW_MS, Door, scans
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Door:
+    return Door(FileKeyRing(tmp_path / "keys", create=True), heartbeat_s=1)
+
+
+def frame(seq: int, image: bytes) -> wire.FrameImage:
+    return wire.FrameImage(
+        seq=seq, channel=1, ts_ns=NOW_MS * 1_000_000, codec=1, frame_no=seq, image=image
+    )  # fmt: skip
+
+
+async def settle() -> None:
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("count", [1, 640])
+def test_a_fault_of_ours_ends_its_stream_loudly(
+    door: Door, count: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or the message would be open for ever, and no link of its epoch would come in again."""
+    monkeypatch.setattr(logging.getLogger("chot"), "propagate", True)
+
+    async def work() -> None:
+        link, out = await door.open()
+        link.data_received(scans(1, 1))
+        await settle()
+        with monkeypatch.context() as patch:
+
+            def fail(*_: object) -> None:
+                raise KeyError("045190999001")
+
+            patch.setattr(door.server.pipeline._judge, "judge", fail)
+            link.data_received(scans(2, count) + scans(3, 1))
+            await settle()
+        assert out.of(wire.Error)[-1].code == WireStoreFull.wire and out.is_closing
+        link.connection_lost(None)
+        link, out = await door.open()
+        assert out.of(wire.Welcome)[-1].acked[0] == 1
+        link.data_received(scans(2, count) + scans(3, 1))
+        await settle()
+        assert out.of(wire.Ack)[-1].seq == 3
+        link.connection_lost(None)
+
+    door.next_seq = 2
+    asyncio.run(work())
+    assert "stream broken off gateway=vl problem=KeyError" in caplog.text
+    assert "999001" not in caplog.text
+
+
+def test_nothing_passes_over_what_the_journal_would_not_have(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        link, out = await door.open()
+        append = door.server.journal.append
+
+        async def refuse(batch: RecordBatch) -> Receipt:
+            if batch.run.last == 1:
+                raise ValueError("malformed")
+            return await append(batch)
+
+        monkeypatch.setattr(door.server.journal, "append", refuse)
+        link.data_received(scans(1, 1) + scans(2, 1) + scans(3, 1))
+        await settle()
+        assert out.of(wire.Error) and not out.of(wire.Ack)
+        assert door.server.journal.watermarks() == {}
+        link.connection_lost(None)
+        (state,) = door.server.streams
+        assert state.settled.is_set(), "the next link waits for nothing"
+
+    asyncio.run(work())
+
+
+def test_a_delivery_that_fails_is_given_back(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number was taken, and the same key comes again."""
+    body = encode_scans([encode_scan(NOW_MS, 1, CARD)])
+    delivery = Deliver(token=door.token, gateway="vl", epoch=9, seq=1, body=body)
+    taken = Deliveries(door.server, PastLights())
+
+    def fail(*_: object) -> None:
+        raise KeyError
+
+    async def work() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(door.server.pipeline._judge, "judge", fail)
+            with pytest.raises(KeyError):
+                await taken.take(delivery)
+        found = await asyncio.wait_for(taken.take(delivery), 10)
+        assert not found.is_repeat and [v.verdict for v in found.verdicts] == ["accepted"]
+
+    asyncio.run(work())
+
+
+def test_a_frame_that_fails_is_one_frame(door: Door) -> None:
+    """Frames behind it wait for its turn."""
+
+    class Pool:
+        async def decode(self, _: object, codec: int, image: bytes, **__: int) -> list[object]:
+            if image == b"bad":
+                raise RuntimeError("a fault of ours")
+            return []
+
+    async def work() -> None:
+        door.server.pool = cast(Any, Pool())
+        link, out = await door.open()
+        for seq, image in ((1, b"bad"), (2, b"good")):
+            link.data_received(wire.encode(frame(seq, image)))
+        await settle()
+        assert out.of(wire.Nack)[-1].seq == 1
+        assert out.of(wire.Ack)[-1].seq == 2 and out.of(wire.Ack)[-1].cls == 1
+        link.connection_lost(None)
+
+    asyncio.run(work())
