@@ -43,6 +43,7 @@ from engine.telemetry import Log, Metrics, Sample
 from engine.tls import Peer
 
 DRAIN_S = 5
+REFUSALS_LOGGED = 20  # between two heartbeats: whoever knocks without end fills no disk
 
 _log = Log("ingest")
 T = TypeVar("T")
@@ -77,6 +78,7 @@ class IngestServer:
         )
         self.streams = Streams(settings, journal)
         self._held: dict[tuple[int, int], HeldCodes] = {}
+        self._refusals = 0  # since the last heartbeat
         self._tasks: set[asyncio.Task[Any]] = set()
         self._doors: list[Door] = []
         self._accepting: list[asyncio.Task[None]] = []
@@ -164,6 +166,12 @@ class IngestServer:
                 return True
         return False
 
+    def note_refusal(self, event: str, **fields: object) -> None:
+        """Of a connection that came to no session: a line each, up to so many."""
+        self._refusals += 1
+        if self._refusals <= REFUSALS_LOGGED:
+            _log.warning(event, **fields)
+
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -174,6 +182,9 @@ class IngestServer:
         pause_s = self.settings.heartbeat_s
         while True:
             await asyncio.sleep(pause_s)
+            if self._refusals > REFUSALS_LOGGED:
+                _log.warning("more turned away", count=self._refusals - REFUSALS_LOGGED)
+            self._refusals = 0
             now_ns, now_ms = self.clock.monotonic_ns(), self.clock.now_ms()
             for link in list(self.links):
                 if now_ns - link.heard_ns > 3 * pause_s * 1_000_000_000:

@@ -71,6 +71,7 @@ class Host(Protocol):
 
     def check_hello(self, hello: wire.Hello, peer: Peer | None = None) -> Gateway: ...
     def held(self, gateway: int, lane: int) -> HeldCodes: ...
+    def note_refusal(self, event: str, **fields: object) -> None: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
     def append(self, state: StreamState, cls: int, seq: int, batch: RecordBatch) -> None: ...
     def break_off(self, state: StreamState, fault: Exception) -> None: ...
@@ -124,7 +125,7 @@ class Link:
             return
         self._is_closed = True
         self.server.metrics.count("chot_sessions_refused", error.code)
-        _log.warning("turned away", code=error.code, problem=str(error))
+        self.server.note_refusal("turned away", code=error.code, problem=str(error))
         if self._carrier is not None:
             self._carrier.abort()
 
@@ -218,7 +219,8 @@ class Link:
         if self._is_closed:
             return
         self.server.metrics.count("chot_sessions_refused", error.code)
-        _log.warning("link ended", code=error.code, gateway=self._name())
+        log = _log.warning if self.state is not None else self.server.note_refusal
+        log("link ended", code=error.code, gateway=self._name())
         self.send(wire.Error(code=error.wire or WireMalformed.wire, text=str(error), seq=seq))
         self.close()
 

@@ -12,11 +12,13 @@ import pytest
 from engine import wire
 from engine.deliveries import Deliveries, PastLights
 from engine.errors import WireStoreFull
+from engine.ingest import REFUSALS_LOGGED
+from engine.ingest_link import Link
 from engine.journal import Receipt, RecordBatch
 from engine.keys import FileKeyRing
 from engine.questions import Deliver
 from engine.records import encode_scan, encode_scans
-from tests.unit.test_privacy import CARD, NOW_MS, Door, scans
+from tests.unit.test_privacy import CARD, NOW_MS, Door, Wire, scans
 
 
 @pytest.fixture
@@ -133,3 +135,31 @@ def test_a_frame_that_fails_is_one_frame(door: Door) -> None:
         link.connection_lost(None)
 
     asyncio.run(work())
+
+
+def test_whoever_knocks_without_end_fills_no_log(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("chot"), "propagate", True)
+
+    async def work() -> None:
+        await door.server.start([])
+        for _ in range(100):
+            link = Link(door.server)
+            link.enter(Wire(), None)
+            link.data_received(wire.encode(door.hello("chot_wrong")))
+            link.connection_lost(None)
+        assert caplog.text.count("link ended code=wire.auth") == REFUSALS_LOGGED
+        async with asyncio.timeout(30):
+            while "more turned away" not in caplog.text:
+                await asyncio.sleep(0.05)
+        link, _ = await door.open()
+        link.fail(WireStoreFull("a session is told of at any time"))
+        link.connection_lost(None)
+        await door.server.stop()
+
+    asyncio.run(work())
+    assert f"more turned away count={100 - REFUSALS_LOGGED}" in caplog.text
+    assert "link ended code=wire.store_full gateway=vl" in caplog.text
+    samples = door.server.metrics.samples()
+    assert samples["chot_sessions_refused", ("wire.auth",)] == 100
