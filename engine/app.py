@@ -155,7 +155,7 @@ class Engine:
         self._exits.push_async_callback(self.journal.close)
 
     async def _open_doors(self) -> None:
-        judge = Judge(self.seen, self.watch, self.registry.rule, self.metrics)
+        judge = Judge(self.seen, self.watch, self.registry.rule)
         pipeline = Pipeline(
             self.settings, self.clock, self.registry, self.keyring, judge, self.metrics
         )

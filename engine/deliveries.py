@@ -190,7 +190,7 @@ class Deliveries:
         else:
             state.note_open(self._server.clock.now_ms())
         try:
-            outcome = await self._judge(gateway, delivery)
+            outcome = await self._judge(gateway, delivery, is_repeat=not is_new)
         except Exception as error:
             if is_new:
                 self._server.break_off(state, error)
@@ -215,7 +215,7 @@ class Deliveries:
             _, (_, oldest) = self._answers.popitem(last=False)
             self._records -= _size(oldest)
 
-    async def _judge(self, gateway: Gateway, delivery: Deliver) -> Outcome:
+    async def _judge(self, gateway: Gateway, delivery: Deliver, *, is_repeat: bool) -> Outcome:
         """In steps, so that lanes get their turn between them (CP-3)."""
         server = self._server
         packed, fault = decode_scans(delivery.body)
@@ -225,7 +225,7 @@ class Deliveries:
         post = server.registry.post(gateway.post) if gateway.post else None
         origin = Origin(
             gateway.number, delivery.epoch, DURABLE, delivery.seq, delivery.seq,
-            post.number if post else 0, tuple(gateway.lanes),
+            post.number if post else 0, tuple(gateway.lanes), is_repeat=is_repeat,
         )  # fmt: skip
         for outcome in server.pipeline.record_steps(origin, entries, delivery.body, fault):
             if outcome is not None:

@@ -18,7 +18,6 @@ from engine.dedup import HERE, LANES, ROAD, SeenWindow
 from engine.people import Details
 from engine.readings import Reading, Readings, Sighted, note_report
 from engine.rows import NO_TEMPERATURE, Flag, Kind, Source
-from engine.telemetry import Metrics
 from engine.watch import WatchList
 from engine.wire import Verdict
 
@@ -46,6 +45,7 @@ class Candidate:
     temperature_cc: int = NO_TEMPERATURE
     reading: Reading | None = None  # of a Kind.READING
     scan: tuple[int, int] | None = None  # (seq, n) of the record that it names
+    alarms: tuple[str, ...] = ()  # every reason for an alert, of which the lane hears one
 
 
 def light(flags: int, sighting: int) -> tuple[Light, str | None]:
@@ -66,17 +66,15 @@ class Judge:
         seen: SeenWindow,
         watch: WatchList,
         rule: Callable[[str, int], int],
-        metrics: Metrics,
     ) -> None:
         """rule: value of a rule at an instant (Registry.rule)."""
         self._seen = seen
         self._watch = watch
         self._rule = rule
-        self._metrics = metrics
         self._readings = Readings()
 
     def judge(self, candidates: Sequence[Candidate], message: Message | None) -> list[Verdict]:
-        """Verdicts of those who stand at a post; sets flags of all. A check-in has no light.
+        """Verdicts of those who stand at a post; a check-in has no light. Sets flags and alarms.
 
         message: what they came in, None for a camera frame.
         """
@@ -87,8 +85,7 @@ class Judge:
                 verdicts += self._measured(candidate, message)
                 continue
             if self._watch.find(candidate.person, candidate.time_ms):
-                candidate.flags |= Flag.LISTED
-                self._metrics.count("chot_alerts", "call_desk")
+                _alarm(candidate, Flag.LISTED, "call_desk")
             if candidate.kind != Kind.CHECKIN:
                 at_post.append(candidate)
         if not at_post:
@@ -106,8 +103,7 @@ class Judge:
 
     def _verdict(self, candidate: Candidate, sighting: int, name: str) -> Verdict:
         if sighting & (ROAD | LANES):
-            candidate.flags |= Flag.COPIED
-            self._metrics.count("chot_alerts", "two_posts" if sighting & ROAD else "two_lanes")
+            _alarm(candidate, Flag.COPIED, "two_posts" if sighting & ROAD else "two_lanes")
         verdict, reason = light(candidate.flags, sighting)
         return Verdict(
             verdict=verdict, lane=candidate.lane, n=candidate.n, reason=reason, name=name
@@ -129,7 +125,7 @@ class Judge:
             return
         scan.temperature_cc = found.temperature_cc
         scan.details = note_report(scan.details, found.report)
-        scan.flags |= self._fever(found)
+        self._note_fever(scan, found)
 
     def _measured(self, candidate: Candidate, message: Message | None) -> list[Verdict]:
         """Whose a temperature is, if the scan came before it. The lane hears of a fever only."""
@@ -140,14 +136,17 @@ class Judge:
         scan = self._readings.owner(candidate.place, candidate.lane, reading, window_ms, ref)
         if scan is not None:
             candidate.person = scan.person
-        candidate.flags |= self._fever(reading)
+        self._note_fever(candidate, reading)
         if not candidate.flags & Flag.FEVER:
             return []
         name = scan.name if scan is not None else None
         return [Verdict(verdict="alert", lane=candidate.lane, reason="fever", name=name)]
 
-    def _fever(self, reading: Reading) -> int:
-        is_fever = reading.temperature_cc >= self._rule("fever_threshold_cc", reading.time_ms)
-        if is_fever:
-            self._metrics.count("chot_alerts", "fever")
-        return Flag.FEVER if is_fever else 0
+    def _note_fever(self, candidate: Candidate, reading: Reading) -> None:
+        if reading.temperature_cc >= self._rule("fever_threshold_cc", reading.time_ms):
+            _alarm(candidate, Flag.FEVER, "fever")
+
+
+def _alarm(candidate: Candidate, flag: Flag, reason: str) -> None:
+    candidate.flags |= flag
+    candidate.alarms += (reason,)

@@ -63,6 +63,7 @@ class Origin:
     lanes: tuple[int, ...]  # of that post that the gateway serves
     correction_ms: int = 0  # taken off event times, because the gateway's clock is off by it
     flags: int = 0  # of every row: what was done about that clock
+    is_repeat: bool = False  # stored and counted before: only the verdicts are wanted
 
 
 @dataclass(slots=True)
@@ -78,7 +79,8 @@ class Outcome:
     """What one message came to.
 
     verdicts: of each record at a post, and of each refused one. batch: None where nothing needs to
-    be kept, which only a camera frame may say: a number of class 0 is always consumed durably.
+    be kept, which only a camera frame and a repeat may say: a number of class 0 is always consumed
+    durably.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
@@ -217,6 +219,7 @@ class Pipeline:
     def take_lost(self, origin: Origin, count: int) -> Outcome:
         """Sequence numbers that the gateway lost: the hole is recorded with its size."""
         tallies: Tallies = Counter({(origin.post, 0, "lost", self._clock.now_ms()): count})
+        self._count([], [], tallies)
         return Outcome(batch=self._batch(origin, [], tallies))
 
     def _event_time(self, origin: Origin, time_ms: int) -> tuple[int, int]:
@@ -409,11 +412,20 @@ class Pipeline:
                 tallies[origin.post, lane, _reason(error), at_ms] += 1
                 outcome.faults.append(Fault(n, error))
         outcome.verdicts += self._judge.judge(taken[judged:], _message(origin))
-        if taken or tallies or not origin.cls:
-            outcome.batch = self._batch(origin, taken, tallies)
-        for verdict in outcome.verdicts:
-            self._metrics.count("chot_verdicts", verdict.verdict)
+        if not origin.is_repeat:
+            if taken or tallies or not origin.cls:
+                outcome.batch = self._batch(origin, taken, tallies)
+            self._count(outcome.verdicts, taken, tallies)
         yield outcome
+
+    def _count(self, verdicts: list[Verdict], taken: list[Candidate], tallies: Tallies) -> None:
+        for verdict in verdicts:
+            self._metrics.count("chot_verdicts", verdict.verdict)
+        for candidate in taken:
+            for reason in candidate.alarms:
+                self._metrics.count("chot_alerts", reason)
+        for (_, _, reason, _), count in tallies.items():
+            self._metrics.count("chot_refused", reason, by=count)
 
     # ---- packing ----------------------------------------------------------------------------
 
@@ -429,7 +441,6 @@ class Pipeline:
         for slot, (key, count) in zip(packed, tallies.items(), strict=True):
             slot["place"], slot["lane"], reason, slot["time_ms"] = key
             slot["reason"], slot["count"] = REASONS.index(reason), min(count, 0xFFFF_FFFF)
-            self._metrics.count("chot_refused", reason, by=count)
         run = Run(origin.gateway, origin.epoch, origin.cls, origin.first, origin.seq)
         return RecordBatch(run, parts, packed.tobytes())
 

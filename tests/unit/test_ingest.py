@@ -16,8 +16,9 @@ from engine.ingest import REFUSALS_LOGGED
 from engine.ingest_link import Link
 from engine.journal import Receipt, RecordBatch
 from engine.keys import FileKeyRing
-from engine.questions import Deliver
+from engine.questions import Deliver, PersonRef, persons_to_keys
 from engine.records import encode_scan, encode_scans
+from engine.watch import WatchEntry, WatchKind
 from tests.unit.test_privacy import CARD, NOW_MS, Door, Wire, scans
 
 
@@ -111,6 +112,34 @@ def test_a_delivery_that_fails_is_given_back(door: Door, monkeypatch: pytest.Mon
                 await taken.take(delivery)
         found = await asyncio.wait_for(taken.take(delivery), 10)
         assert not found.is_repeat and [v.verdict for v in found.verdicts] == ["accepted"]
+
+    asyncio.run(work())
+
+
+def test_a_delivery_that_was_stored_before_counts_once(door: Door) -> None:
+    """After a restart it is judged anew, for its answer alone."""
+    codes = [CARD, b"WIFI:S:x;T:WPA;P:y;;"]
+    body = encode_scans([encode_scan(NOW_MS, 1, code) for code in codes])
+    delivery = Deliver(token=door.token, gateway="vl", epoch=9, seq=1, body=body)
+
+    async def work() -> None:
+        server = door.server
+        persons = persons_to_keys([PersonRef("cccd", "045190999001")], server.keyring)
+        entry = WatchEntry(
+            number=1, kind=WatchKind.WATCH, persons=tuple(persons), reason="", case="BN-1",
+            unit="CDC", purpose="case", who="an", role="tracer", from_ms=0, to_ms=2 * NOW_MS,
+            at_ms=0,
+        )  # fmt: skip
+        server.pipeline._judge._watch.put(entry)
+        first = await Deliveries(server, PastLights()).take(delivery)
+        counted = server.metrics.samples()
+        assert counted["chot_verdicts", ("alert",)] == counted["chot_verdicts", ("refused",)] == 1
+        assert counted["chot_refused", ("wifi",)] == counted["chot_alerts", ("call_desk",)] == 1
+        again = await Deliveries(server, PastLights()).take(delivery)
+        assert again.is_repeat and again.verdicts == first.verdicts
+        dropped = ("chot_resends_dropped", ())
+        assert server.metrics.samples() == counted | {dropped: 1}
+        assert server.journal.counters.rows == 1
 
     asyncio.run(work())
 

@@ -78,9 +78,7 @@ class Bench:
                 self.registry.take(change)
         self.metrics = Metrics()
         self.watch = WatchList(self.ring)  # type: ignore[arg-type]
-        judge = Judge(
-            SeenWindow(self.registry.spans()), self.watch, self.registry.rule, self.metrics
-        )
+        judge = Judge(SeenWindow(self.registry.spans()), self.watch, self.registry.rule)
         self.pipeline = Pipeline(
             Settings(**settings), self.clock, self.registry, self.ring,  # type: ignore[arg-type]
             judge, self.metrics,

@@ -462,7 +462,7 @@ class Door:
             self.registry.take(change)
         made = Settings(**settings)
         metrics = Metrics()
-        judge = Judge(SeenWindow([Spans(0, 60_000)]), WatchList(ring), self.registry.rule, metrics)
+        judge = Judge(SeenWindow([Spans(0, 60_000)]), WatchList(ring), self.registry.rule)
         pipeline = Pipeline(made, self.clock, self.registry, ring, judge, metrics)
         self.server = IngestServer(
             made, self.clock, self.registry, ring, pipeline, cast(Any, None),
