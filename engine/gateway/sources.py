@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, Protocol
 
 from engine.clock import Clock
 from engine.errors import LineInvalid, SettingInvalid
-from engine.record_lines import line_to_record as line_to_record
+from engine.record_lines import line_to_record
 from engine.records import encode_scans
 from engine.telemetry import Log
 from engine.wire import Codec
@@ -246,17 +246,13 @@ class FrameSource:
             raise SettingInvalid(f"there is no clip or folder {path}")
         if not 0 < fps <= 1000:
             raise SettingInvalid("fps is above 0 and at most 1000")
-        self.damaged = 0
+        self.skipped = 0
         self._path = path
         self._fps = fps
         self.lane = lane
         self._clock = clock
         self._start_ms = start_ms
         self._sleep = sleep
-
-    @property
-    def skipped(self) -> int:
-        return self.damaged
 
     async def items(self) -> AsyncGenerator[Item]:
         start_ns = (self._clock.now_ms() if self._start_ms is None else self._start_ms) * 1_000_000
@@ -277,7 +273,7 @@ class FrameSource:
                 if codec is None or not file.is_file():
                     continue
                 if file.stat().st_size > IMAGE_MAX:
-                    self.damaged += 1
+                    self.skipped += 1
                     continue
                 yield codec, await asyncio.to_thread(file.read_bytes)
             return
@@ -285,9 +281,9 @@ class FrameSource:
         async for chunk in read_chunks(self._path):
             for image in splitter.feed(chunk):
                 yield Codec.JPEG, image
-            self.damaged = splitter.damaged
+            self.skipped = splitter.damaged
         splitter.finish()
-        self.damaged = splitter.damaged
+        self.skipped = splitter.damaged
 
 
 # ---- records ------------------------------------------------------------------------------------
@@ -297,7 +293,7 @@ class RecordSource:
     """JSON lines of a file or of standard input ("-") as SCANS bodies.
 
     rate: records a second, 0 for as fast as the gateway takes them. lane: of records that name
-    none. Lines that are no record are counted in `refused` and logged by their number.
+    none. Lines that are no record are counted in `skipped` and logged by their number.
     Raises SettingInvalid for a path that is not there.
     """
 
@@ -319,16 +315,12 @@ class RecordSource:
         if rate < 0:
             raise SettingInvalid("rate is not negative")
         self.is_live = path == STDIN
-        self.refused = 0
+        self.skipped = 0
         self._path = path
         self._rate = rate
         self.lane = lane
         self._clock = clock
         self._sleep = sleep
-
-    @property
-    def skipped(self) -> int:
-        return self.refused
 
     async def items(self) -> AsyncGenerator[Item]:
         room = RECORDS_PER_BODY
@@ -362,7 +354,7 @@ class RecordSource:
                         raise LineInvalid(f"longer than {LINE_MAX} bytes")
                     records.append(line_to_record(line, self.lane))
                 except LineInvalid as error:
-                    self.refused += 1
+                    self.skipped += 1
                     _log.warning("line_refused", seq=number, problem=str(error))
             if records:
                 yield records

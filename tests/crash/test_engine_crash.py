@@ -20,7 +20,7 @@ import pytest
 
 from engine import client, wire
 from engine.clock import SystemClock
-from engine.gateway.sources import line_to_record
+from engine.record_lines import line_to_record
 from engine.story import COACH, MARKET
 from tests.e2e.rig import (
     BACK_END,

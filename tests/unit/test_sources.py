@@ -27,8 +27,8 @@ from engine.gateway.sources import (
     Records,
     RecordSource,
     Source,
-    line_to_record,
 )
+from engine.record_lines import line_to_record
 from engine.records import ENTRY, Extras, decode_credential, decode_extras, decode_scans
 from engine.rows import Source as Issuer
 from engine.wire import Codec
@@ -155,7 +155,7 @@ def test_a_clip_at_its_rate_with_reproducible_times(tmp_path: Path) -> None:
     ]
     assert [p.frame_no for p in pictures if isinstance(p, Picture)] == [0, 1, 2, 3]
     assert sleeper.slept == [0.125] * 3
-    assert source.damaged == 1
+    assert source.skipped == 1
 
 
 def test_without_a_start_the_clock_tells_it(tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ def test_bad_lines_are_counted_and_logged_by_number(
     finally:
         logger.propagate = propagates
     assert sum(i.count for i in items if isinstance(i, Records)) == 3
-    assert source.refused == 2
+    assert source.skipped == 2
     assert [r.getMessage().split()[:2] for r in caplog.records] == [
         ["line_refused", "seq=4"],
         ["line_refused", "seq=5"],

@@ -63,7 +63,7 @@ class _Camera:
         self.lane = lane
         self.problem = "not asked yet"
         self.fps_max = fps
-        self.damaged = 0
+        self.skipped = 0
         self._url = url
         self._fps = fps
         self._clock = clock
@@ -73,10 +73,6 @@ class _Camera:
         self._random = random or Random()
         self._sleep = sleep
         self._number = 0
-
-    @property
-    def skipped(self) -> int:
-        return self.damaged
 
     async def items(self) -> AsyncGenerator[Item]:
         failures = 0
@@ -151,13 +147,13 @@ class SnapshotCamera(_Camera):
             async for chunk in response.content.iter_chunked(_CHUNK):
                 image += chunk
                 if len(image) > IMAGE_MAX:
-                    self.damaged += 1
+                    self.skipped += 1
                     raise _Fault(f"an image of more than {IMAGE_MAX} bytes")
         if image.startswith(b"\xff\xd8"):
             return Codec.JPEG, bytes(image), ts_ms
         if image.startswith(PNG_MAGIC):
             return Codec.PNG, bytes(image), ts_ms
-        self.damaged += 1
+        self.skipped += 1
         raise _Fault("the answer is neither JPEG nor PNG")
 
 
@@ -174,14 +170,14 @@ class MjpegCamera(_Camera):
         async with response:
             _check_status(response)
             splitter = _splitter(response)
-            before = self.damaged
+            before = self.skipped
             while True:
                 async with asyncio.timeout_at(due):
                     chunk = await response.content.readany()
                 if not chunk:
                     return
                 images = splitter.feed(chunk)
-                self.damaged = before + splitter.damaged
+                self.skipped = before + splitter.damaged
                 if images:
                     # Bytes that trickle and never become a frame do not count as life.
                     due = loop.time() + self._stall_s
