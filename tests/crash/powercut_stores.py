@@ -33,7 +33,7 @@ from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, open_sealed, private_to
 from engine.store_lmdb import Store
 from engine.verify import verify_store
 from engine.wire import FrameType, seal_aad
-from tests.reference.batches import DAY, count_identities, make_batch
+from tests.reference.batches import DAY, count_identities, make_batch, read_groups
 
 MODES = {"safe": {}, "nosync": {"sync": False}, "nometasync": {"metasync": False}}
 GATEWAYS = 3
@@ -122,12 +122,7 @@ async def _check_open_journal(
     folder: Path, ring: FileKeyRing, acked: dict[int, int], is_forgotten: bool
 ) -> str:
     journal = LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)
-    groups = []
-    if journal.last_lsn():
-        async for group in journal.read(0):
-            groups.append(group)
-            if group.lsn == journal.last_lsn():
-                break
+    groups = await read_groups(journal)
     destroyed = ring.destroyed_days()
     key = folder / "keys" / "days" / f"{FORGOTTEN}.log.key"
     if is_forgotten and (FORGOTTEN not in destroyed or key.exists()):

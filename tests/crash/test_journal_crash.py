@@ -22,7 +22,7 @@ from engine.errors import StorageFull
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import FileKeyRing
 from engine.verify import verify_store
-from tests.reference.batches import DAY, count_identities, make_batch
+from tests.reference.batches import DAY, count_identities, make_batch, read_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("journal_worker.py")
@@ -72,12 +72,7 @@ class Killed:
 
         async def read():
             journal = LmdbJournal(self.path / "journal", ring, SystemClock(), floor_bytes=0)
-            groups = []
-            if journal.last_lsn():
-                async for group in journal.read(0):
-                    groups.append(group)
-                    if group.lsn == journal.last_lsn():
-                        break
+            groups = await read_groups(journal)
             marks = journal.watermarks()
             await journal.close()
             return groups, marks
@@ -137,11 +132,7 @@ async def fill_until_full(journal, rows_per_seq: int) -> int:
 
 
 async def check_readable(journal, last: int, rows_per_seq: int) -> None:
-    found: Counter = Counter()
-    async for group in journal.read(0):
-        found.update(count_identities([group]))
-        if group.lsn == journal.last_lsn():
-            break
+    found = count_identities(await read_groups(journal))
     assert found == {(4, s, n): 1 for s in range(1, last + 1) for n in range(rows_per_seq)}
 
 

@@ -44,6 +44,7 @@ from engine.rows import ROW, Kind
 from engine.story import MARKET, Person, Story, make_person, make_story
 from engine.verify import verify_store
 from engine.visits import SCAN, PlaceRules, derive
+from tests.reference.batches import read_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ROOT / "tests/data/lanes"
@@ -377,11 +378,14 @@ class Job:
 
 
 @contextlib.contextmanager
-def job(folder: Path, **options: Any) -> Iterator[Job]:
-    """A started engine on a copy of the enrolment; ends everything that still runs."""
+def job(folder: Path, *, data: Path | None = None, **options: Any) -> Iterator[Job]:
+    """A started engine, on a copy of the enrolment or on a data folder that lies elsewhere; ends
+    everything that still runs. The log and the gateways' files are in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     options["settings"] = KEPT_FOR_EVER | options.get("settings", {})
-    engine = EngineProcess(enrolment().copy_to(folder), **options)
+    data = data or enrolment().copy_to(folder)
+    engine = EngineProcess(data, **options)
+    engine.log = folder / f"{data.name}.engine.log"
     made = Job(folder, engine)
     with engine:
         try:
@@ -637,12 +641,7 @@ def read_store(data: Path) -> Stored:
 
 async def _read_groups(data: Path, ring: FileKeyRing) -> list[Group]:
     journal = LmdbJournal(data / "journal", ring, SystemClock(), floor_bytes=0)
-    groups: list[Group] = []
-    if journal.last_lsn():
-        async for group in journal.read(0):
-            groups.append(group)
-            if group.lsn == journal.last_lsn():
-                break
+    groups = await read_groups(journal)
     await journal.close()
     return groups
 

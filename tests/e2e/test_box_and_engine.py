@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_thermal import free_port
 from tests.reference.command import WAIT_S, Rig, start
-from tests.reference.gateway_rig import ROOT
+from tests.reference.gateway_rig import ROOT, free_port
 
 REGISTRY = ROOT / "docs/examples/registry"
 

@@ -84,11 +84,7 @@ class Stand:
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     folder = tmp_path_factory.mktemp("carriers")
     authority = Authority(folder / "ca")
-    cert, key = authority.make("engine", is_server=True)
-    changes = {
-        "ingest_listen": "tls://127.0.0.1:0 ws://127.0.0.1:0 wss://127.0.0.1:0",
-        "tls_cert": cert,
-        "tls_key": key,
+    changes = authority.engine_settings("tls", "ws", "wss") | {
         "tls_client_ca": authority.ca,
         "frame_size_max": FRAME_SIZE_MAX,
         "retention_days": 30,
@@ -409,11 +405,7 @@ def test_the_gateway_program(stand: Stand, tmp_path: Path, carrier: str, name: s
 def brief(tmp_path: Path) -> Iterator[Stand]:
     """An engine of its own, with quick heartbeats and certificate files to change."""
     authority = Authority(tmp_path / "ca")
-    cert, key = authority.make("engine", is_server=True)
-    changes = {
-        "ingest_listen": "tls://127.0.0.1:0",
-        "tls_cert": cert,
-        "tls_key": key,
+    changes = authority.engine_settings("tls") | {
         "tls_client_ca": authority.ca,
         "heartbeat_s": 1,
         "retention_days": 30,

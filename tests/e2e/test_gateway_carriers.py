@@ -23,6 +23,7 @@ from tests.reference.gateway_rig import (
     go,
     picture,
     records,
+    resumes,
     scripts,
     welcome_all,
 )
@@ -180,13 +181,8 @@ def test_a_renewed_certificate_needs_no_restart(
 def test_goaway_leads_to_the_alternate_over_the_same_carrier(
     rig: Rig, authority: Authority, cert: tuple[str, str], carrier: str
 ) -> None:
-    async def second(peer: Peer) -> None:
-        peer.welcome(acked=(2, 0))
-        await peer.until_scans(2)
-        peer.ack(4)
-
     async def test() -> None:
-        async with CarrierServer(scripts(second), carrier, cert) as other:
+        async with CarrierServer(scripts(resumes(2, 4)), carrier, cert) as other:
 
             async def first(peer: Peer) -> None:
                 peer.welcome(limit=(2, 0))
@@ -217,13 +213,8 @@ def test_a_link_that_is_cut_is_resumed(
         await peer.until_scans(3)
         peer.abort()
 
-    async def rest(peer: Peer) -> None:
-        peer.welcome(acked=(2, 0))
-        await peer.until_scans(1)
-        peer.ack(3)
-
     async def test() -> None:
-        async with CarrierServer(scripts(cut, rest), carrier, cert) as server:
+        async with CarrierServer(scripts(cut, resumes(2, 3)), carrier, cert) as server:
             feed = Feed([records(n) for n in range(3)]).end()
             stats = await start(rig, server, feed, authority)
             assert server.links[1].seqs() == [3]

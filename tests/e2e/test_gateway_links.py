@@ -22,6 +22,7 @@ from tests.reference.gateway_rig import (
     go,
     picture,
     records,
+    resumes,
     scripts,
     welcome_all,
 )
@@ -292,13 +293,8 @@ def test_other_errors_end_the_link_and_the_next_resumes(rig: Rig, code: int) -> 
         peer.send(wire.Error(code=code, text="no", seq=3))
         peer.close()
 
-    async def second(peer: Peer) -> None:
-        peer.welcome(acked=(2, 0))
-        await peer.until_scans(2)
-        peer.ack(4)
-
     async def test() -> None:
-        async with Server(scripts(first, second)) as server:
+        async with Server(scripts(first, resumes(2, 4))) as server:
             stats = await rig.start(server.port, Feed([records(n) for n in range(4)]).end())
             assert server.links[1].seqs() == [3, 4]
         assert stats.is_drained
@@ -385,12 +381,7 @@ def test_a_welcome_that_cannot_be_lived_with(rig: Rig) -> None:
 
 def test_goaway_waits_for_receipts_and_tries_the_alternate(rig: Rig) -> None:
     async def test() -> None:
-        async def knows_two(peer: Peer) -> None:
-            peer.welcome(acked=(2, 0))
-            await peer.until_scans(2)
-            peer.ack(4)
-
-        async with Server(knows_two) as other:
+        async with Server(resumes(2, 4)) as other:
 
             async def first(peer: Peer) -> None:
                 peer.welcome(limit=(2, 0))

@@ -22,10 +22,9 @@ import msgspec
 from engine import wire
 from engine.gateway.status import GatewayStatus
 from engine.gateway.status_socket import NAME
-from tests.e2e.test_thermal import free_port
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.command import chot
-from tests.reference.gateway_rig import PUBLIC, ROOT, welcome_all
+from tests.reference.gateway_rig import PUBLIC, ROOT, free_port, welcome_all
 
 
 def write_config(folder: Path, port: int, reader_port: int, drain_s: float = 0.2) -> Path:

@@ -41,14 +41,7 @@ SESSION_KIB = {"tcp": 6, "tls": 48, "ws": 25, "wss": 67}
 def started(folder: Path, **settings: object) -> Iterator[tuple[EngineProcess, Authority]]:
     """An engine with a door for each carrier."""
     authority = Authority(folder / "ca")
-    cert, key = authority.make("engine", is_server=True)
-    changes = {
-        "ingest_listen": "tls://127.0.0.1:0 ws://127.0.0.1:0 wss://127.0.0.1:0",
-        "tls_cert": cert,
-        "tls_key": key,
-        "retention_days": 30,
-        **settings,
-    }
+    changes = authority.engine_settings("tls", "ws", "wss") | {"retention_days": 30} | settings
     with job(folder / "job", settings=changes) as made:
         yield made.engine, authority
         assert made.engine.stop() == 0

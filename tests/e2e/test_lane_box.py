@@ -18,9 +18,8 @@ from engine.gateway.program import Gateway
 from engine.held import HeldCodes
 from engine.images import split_mjpeg
 from engine.records import ENTRY, LOCAL_VERDICT, decode_scans
-from tests.e2e.test_thermal import free_port
 from tests.reference.ckp_server import Peer, Server
-from tests.reference.gateway_rig import ROOT, Rig, go, opened, welcome_all
+from tests.reference.gateway_rig import ROOT, Rig, free_port, go, opened, welcome_all
 
 CLIP = ROOT / "tests/data/lanes/lane1.mjpeg"
 CARD = "045190999001||Nguyễn Thị Hồng Ánh|15071990|Nữ|Khóm 4, Vĩnh Linh|01052021".encode()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,19 +18,17 @@ import pytest
 from engine import wire
 from engine.clock import ManualClock, SystemClock
 from engine.errors import SettingInvalid, StorageUnavailable
-from engine.gateway.config import OfficerConfig, ReaderConfig, make_sources
+from engine.gateway.config import OfficerConfig, ReaderConfig
 from engine.gateway.gear import officer
 from engine.gateway.gear.officer import LISTENERS_MAX, REASONS, VERDICTS, OfficerDesk
 from engine.gateway.lights import Light
-from engine.gateway.program import Gateway
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
 from engine.judge import ALERTS
 from engine.rows import REASONS as ALL_REASONS
 from engine.wire import Verdict
-from tests.e2e.test_thermal import free_port
-from tests.reference.ckp_server import Peer, Server
-from tests.reference.gateway_rig import ROOT, Rig, opened
+from tests.reference.ckp_server import Peer
+from tests.reference.gateway_rig import HttpPeer, Rig, free_port, open_box, opened
 
 FORM = {"lane": "2", "name": "Lê Thị Cúc", "cccd": "045190999001", "sex": "Nữ", "birth": "1990",
         "why": "Thẻ hỏng", "officer": "vl-07"}  # fmt: skip
@@ -51,9 +46,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 class Desk:
     """A box with lanes 1 and 2, its page, and a browser that is another process."""
 
-    def __init__(
-        self, peer: Peer, browser: asyncio.subprocess.Process, port: int, reader_port: int
-    ) -> None:
+    def __init__(self, peer: Peer, browser: HttpPeer, port: int, reader_port: int) -> None:
         self.peer = peer
         self.port = port
         self.reader_port = reader_port
@@ -62,16 +55,8 @@ class Desk:
     async def ask(
         self, method: str, path: str, body: bytes = b"", **headers: str
     ) -> tuple[int, str]:
-        line = {
-            "method": method,
-            "path": path,
-            "body_b64": base64.b64encode(body).decode(),
-            "headers": {name.replace("_", "-"): value for name, value in headers.items()},
-        }
-        assert self._browser.stdin is not None and self._browser.stdout is not None
-        self._browser.stdin.write(json.dumps(line).encode() + b"\n")
-        status, text = json.loads(await self._browser.stdout.readline())
-        return status, text
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self._browser.ask(body, method=method, path=path, headers=named)
 
     async def press(self, form: dict[str, str], **headers: str) -> tuple[int, str]:
         kind = "application/x-www-form-urlencoded"
@@ -123,29 +108,9 @@ async def open_desk(rig: Rig) -> AsyncIterator[Desk]:
                     peer.ack(message.seq)
 
     ports = free_port(), free_port()
-    async with Server(judge) as server:
-        config = rig.config(
-            server.port,
-            sources=[
-                ReaderConfig(lane=1, port=ports[0]),
-                OfficerConfig(lane=2, port=ports[1]),
-            ],
-        )
-        gateway = Gateway(config, make_sources(config, SystemClock()), rig.spool())
-        task = asyncio.create_task(gateway.run())
-        browser = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.reference.http_peer", str(ports[1]),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
-        )  # fmt: skip
-        while not server.links:
-            await asyncio.sleep(0.01)
-        try:
-            yield Desk(server.links[0], browser, ports[1], ports[0])
-        finally:
-            browser.kill()
-            await browser.wait()
-            gateway.stop()
-            assert (await task).is_drained
+    sources = [ReaderConfig(lane=1, port=ports[0]), OfficerConfig(lane=2, port=ports[1])]
+    async with open_box(rig, judge, sources, ports[1]) as (peer, browser):
+        yield Desk(peer, browser, ports[1], ports[0])
 
 
 def go(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

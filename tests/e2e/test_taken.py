@@ -51,6 +51,19 @@ def delivery(engine: Engine, seq: int, count: int) -> Deliver:
     return Deliver(token=token, gateway=BACK_END, epoch=EPOCH, seq=seq, body=encode_scans(records))
 
 
+def slow_disk(engine: Engine) -> asyncio.Event:
+    """Nothing becomes durable until it is set."""
+    disk = asyncio.Event()
+    append = engine.journal.append
+
+    async def slow(batch: RecordBatch) -> Receipt:
+        await disk.wait()
+        return await append(batch)
+
+    engine.journal.append = slow  # type: ignore[method-assign]
+    return disk
+
+
 async def until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         await asyncio.sleep(0)
@@ -186,14 +199,7 @@ def test_deliveries_that_wait_for_the_disk_do_not_hold_up_questions(tmp_path: Pa
     workers = 70  # more than the engine answers at once on one connection
 
     async def work(engine: Engine) -> None:
-        disk = asyncio.Event()
-        append = engine.journal.append
-
-        async def slow(batch: RecordBatch) -> Receipt:
-            await disk.wait()
-            return await append(batch)
-
-        engine.journal.append = slow  # type: ignore[method-assign]
+        disk = slow_disk(engine)
         data, stop = Path(engine.settings.data), asyncio.Event()
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         api = asyncio.create_task(
@@ -228,14 +234,7 @@ def test_links_that_wait_for_a_slow_store_count_too(tmp_path: Path) -> None:
     epochs = range(100, 100 + 2 * LINKS_MAX)
 
     async def work(engine: Engine) -> None:
-        disk = asyncio.Event()
-        append = engine.journal.append
-
-        async def slow(batch: RecordBatch) -> Receipt:
-            await disk.wait()
-            return await append(batch)
-
-        engine.journal.append = slow  # type: ignore[method-assign]
+        disk = slow_disk(engine)
         port = engine.addresses[0].port
         for epoch in epochs:
             _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
 import json
-import socket
-import subprocess
-import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -21,14 +17,11 @@ from aiohttp import web
 
 from engine import wire
 from engine.clock import SystemClock, ms_to_iso
-from engine.gateway.config import ReaderConfig, ThermalConfig, make_sources
+from engine.gateway.config import AnySource, ReaderConfig, ThermalConfig
 from engine.gateway.gear.http_door import CONNECTIONS_MAX, HttpDoor
 from engine.gateway.gear.thermal import Fields, _unit
-from engine.gateway.program import Gateway
-from engine.keys import open_sealed
-from engine.wire import seal_aad
-from tests.reference.ckp_server import Peer, Server
-from tests.reference.gateway_rig import NAME, PRIVATE, ROOT, Rig, welcome_all
+from tests.reference.ckp_server import Peer
+from tests.reference.gateway_rig import HttpPeer, Rig, free_port, open_box, opened, welcome_all
 
 HIKVISION_LIKE = Fields(
     value="EventNotificationAlert.AccessControllerEvent.currTemperature",
@@ -43,13 +36,6 @@ ALERT = """<?xml version="1.0" encoding="UTF-8"?>
 <thermometryUnit>celsius</thermometryUnit></AccessControllerEvent></EventNotificationAlert>"""
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
@@ -60,9 +46,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 class Post:
     """A box with a reader and a terminal on lane 2, and what its engine got."""
 
-    def __init__(
-        self, peer: Peer, terminal: asyncio.subprocess.Process, ports: tuple[int, int]
-    ) -> None:
+    def __init__(self, peer: Peer, terminal: HttpPeer, ports: tuple[int, int]) -> None:
         self.peer = peer
         self._terminal = terminal
         self._reader_port, self.terminal_port = ports
@@ -77,22 +61,11 @@ class Post:
     async def post(
         self, body: bytes, kind: str = "application/json", **request: Any
     ) -> tuple[int, str]:
-        line = {
-            "headers": {"Content-Type": kind},
-            "body_b64": base64.b64encode(body).decode(),
-            **request,
-        }
-        assert self._terminal.stdin is not None and self._terminal.stdout is not None
-        self._terminal.stdin.write(json.dumps(line).encode() + b"\n")
-        status, text = json.loads(await self._terminal.stdout.readline())
-        return status, text
+        return await self._terminal.ask(body, headers={"Content-Type": kind}, **request)
 
     def events(self) -> list[wire.Report]:
         return [
-            msgspec.msgpack.decode(
-                open_sealed(PRIVATE, m.body, seal_aad(NAME, self.peer.hello.epoch, m.seq)),
-                type=wire.Report,
-            )
+            msgspec.msgpack.decode(opened(self.peer.hello.epoch, m), type=wire.Report)
             for m in self.peer.of(wire.Event)
             if m.is_sealed and m.channel == 2
         ]
@@ -105,7 +78,7 @@ class Post:
 @asynccontextmanager
 async def open_post(rig: Rig, fields: Fields | None = None) -> AsyncIterator[Post]:
     ports = free_port(), free_port()
-    sources = [
+    sources: list[AnySource] = [
         ReaderConfig(lane=2, port=ports[0]),
         ThermalConfig(
             lane=2,
@@ -116,23 +89,8 @@ async def open_post(rig: Rig, fields: Fields | None = None) -> AsyncIterator[Pos
             tie_s=1,
         ),
     ]
-    async with Server(welcome_all) as server:
-        config = rig.config(server.port, sources=sources)
-        gateway = Gateway(config, make_sources(config, SystemClock()), rig.spool())
-        task = asyncio.create_task(gateway.run())
-        terminal = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.reference.http_peer", str(ports[1]),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
-        )  # fmt: skip
-        while not server.links:
-            await asyncio.sleep(0.01)
-        try:
-            yield Post(server.links[0], terminal, ports)
-        finally:
-            terminal.kill()
-            await terminal.wait()
-            gateway.stop()
-            assert (await task).is_drained
+    async with open_box(rig, welcome_all, sources, ports[1]) as (peer, terminal):
+        yield Post(peer, terminal, ports)
 
 
 def go(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -173,12 +131,8 @@ def test_a_terminal_that_reads_codes_ties_by_itself(rig: Rig) -> None:
             event = await post.event(1)
             assert event.scan is not None and event.device == "t9"
             scans = {m.seq: m for m in post.peer.of(wire.Scans)}
-            opened = open_sealed(
-                PRIVATE,
-                scans[event.scan[0]].body,
-                seal_aad(NAME, post.peer.hello.epoch, event.scan[0]),
-            )
-            assert b"045190999001|x" in opened
+            body = opened(post.peer.hello.epoch, scans[event.scan[0]])
+            assert b"045190999001|x" in body
 
     go(test)
 

@@ -11,8 +11,8 @@ from collections import Counter
 import numpy as np
 
 from engine.clock import ManualClock, day_to_ms, ms_to_day
-from engine.group import pack_details
-from engine.journal import TALLY, Part, RecordBatch, Run
+from engine.group import Group, pack_details
+from engine.journal import TALLY, Journal, Part, RecordBatch, Run
 from engine.rows import ROW
 
 NOON_MS = ManualClock().now_ms()
@@ -49,6 +49,17 @@ def make_batch(
     return RecordBatch(
         Run(gateway, epoch, cls, first, last), parts, np.zeros(tallies, TALLY).tobytes()
     )
+
+
+async def read_groups(journal: Journal) -> list[Group]:
+    """All groups that are there now; a reader of its own would wait for more."""
+    groups: list[Group] = []
+    if journal.last_lsn():
+        async for group in journal.read(0):
+            groups.append(group)
+            if group.lsn == journal.last_lsn():
+                break
+    return groups
 
 
 def identities(rows: np.ndarray) -> list[tuple[int, int, int]]:

@@ -73,6 +73,12 @@ class Authority:
         private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return str(cert), str(private)
 
+    def engine_settings(self, *schemes: str) -> dict[str, object]:
+        """Settings of an engine with a certificate of ours and a door for each scheme."""
+        cert, key = self.make("engine", is_server=True)
+        listen = " ".join(f"{scheme}://127.0.0.1:0" for scheme in schemes)
+        return {"ingest_listen": listen, "tls_cert": cert, "tls_key": key}
+
 
 def _builder(
     subject: x509.Name,

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+import base64
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,10 +17,8 @@ from typing import Any
 import msgspec
 
 from engine import wire
-from engine.gateway.config import (
-    GatewayConfig,
-    RecordConfig,
-)
+from engine.clock import SystemClock
+from engine.gateway.config import AnySource, GatewayConfig, RecordConfig, make_sources
 from engine.gateway.lights import Light
 from engine.gateway.program import Gateway, GatewayStats
 from engine.gateway.sources import Picture, Records
@@ -22,7 +26,7 @@ from engine.gateway.spool_lmdb import Spool
 from engine.keys import make_pair, open_sealed
 from engine.records import encode_scan, encode_scans
 from engine.wire import Codec, seal_aad
-from tests.reference.ckp_server import Peer
+from tests.reference.ckp_server import Peer, Server
 
 PRIVATE, PUBLIC = make_pair()
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +141,17 @@ def scripts(*each: Callable[[Peer], Awaitable[None]]) -> Callable[[Peer], Awaita
     return run
 
 
+def resumes(acked: int, last: int) -> Callable[[Peer], Awaitable[None]]:
+    """Knows numbers up to `acked`, and acknowledges `last` when it has those behind them."""
+
+    async def run(peer: Peer) -> None:
+        peer.welcome(acked=(acked, 0))
+        await peer.until_scans(last - acked)
+        peer.ack(last)
+
+    return run
+
+
 async def welcome_all(peer: Peer, **options: Any) -> None:
     """Acknowledges everything at once."""
     peer.welcome(**options)
@@ -151,5 +166,57 @@ async def welcome_all(peer: Peer, **options: Any) -> None:
                 peer.ack(message.seq, cls=1)
 
 
-def opened(spool_epoch: int, message: wire.Scans) -> bytes:
+# ---- a box with gear ----------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class HttpPeer:
+    """A device or browser that asks a box over HTTP, as a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def ask(self, body: bytes, **request: Any) -> tuple[int, str]:
+        """(status, text). request: `headers`, `method`, `path` of tests.reference.http_peer."""
+        line = {"body_b64": base64.b64encode(body).decode(), **request}
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(line).encode() + b"\n")
+        status, text = json.loads(await self._process.stdout.readline())
+        return status, text
+
+
+@asynccontextmanager
+async def open_box(
+    rig: Rig, script: Callable[[Peer], Awaitable[None]], sources: Sequence[AnySource], port: int
+) -> AsyncIterator[tuple[Peer, HttpPeer]]:
+    """A linked gateway with this gear, its engine's end of the link, and who asks it on `port`.
+
+    At the end everything that came is durable.
+    """
+    async with Server(script) as server:
+        config = rig.config(server.port, sources=list(sources))
+        gateway = Gateway(config, make_sources(config, SystemClock()), rig.spool())
+        task = asyncio.create_task(gateway.run())
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.reference.http_peer", str(port),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+        )  # fmt: skip
+        while not server.links:
+            await asyncio.sleep(0.01)
+        try:
+            yield server.links[0], HttpPeer(process)
+        finally:
+            process.kill()
+            await process.wait()
+            gateway.stop()
+            assert (await task).is_drained
+
+
+def opened(spool_epoch: int, message: wire.Scans | wire.Event) -> bytes:
     return open_sealed(PRIVATE, message.body, seal_aad(NAME, spool_epoch, message.seq))

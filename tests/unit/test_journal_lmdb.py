@@ -23,7 +23,7 @@ from engine.errors import (
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import FileKeyRing
 from engine.store_lmdb import Store, lsn_to_key
-from tests.reference.batches import DAY, count_identities, make_batch
+from tests.reference.batches import DAY, count_identities, make_batch, read_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,15 +59,6 @@ def fill(path, ring, count=3):
             await journal.append(make_batch(4, seq, details=b"x"))
 
     use(open_journal(path, ring), scenario)
-
-
-async def read_all(journal):
-    groups = []
-    async for group in journal.read(0):
-        groups.append(group)
-        if group.lsn == journal.last_lsn():
-            break
-    return groups
 
 
 def change(path, edit) -> None:
@@ -268,7 +259,7 @@ def test_the_limit_is_met_and_room_made_by_forgetting(path, ring):
         with pytest.raises(StorageUnavailable):
             await journal.append(make_batch(4, stored + 2))
         assert (await journal.append(make_batch(4, 1, rows_per_seq=1000))).is_duplicate
-        assert sum(len(g.rows) for g in await read_all(journal)) == stored * 1000
+        assert sum(len(g.rows) for g in await read_groups(journal)) == stored * 1000
         # Forgetting works out of the reserve.
         assert await journal.expire(day_to_ms(DAY + 1)) == stored
         receipt = await journal.append(make_batch(4, stored + 1, rows_per_seq=1000, day=DAY + 1))
@@ -288,7 +279,7 @@ def test_the_floor_of_free_space_is_kept(path, ring, monkeypatch):
         free[0] = 99 << 20
         with pytest.raises(StorageFull, match="free"):
             await journal.append(make_batch(4, 2))
-        assert count_identities(await read_all(journal)) == {(4, 1, 0): 1, (4, 1, 1): 1}
+        assert count_identities(await read_groups(journal)) == {(4, 1, 0): 1, (4, 1, 1): 1}
         assert await journal.expire(0) == 0
         free[0] = 1 << 30
         assert not (await journal.append(make_batch(4, 2))).is_duplicate
@@ -342,18 +333,18 @@ def test_a_failed_commit_acknowledges_nothing_and_doubles_nothing(path, ring, is
         )
         assert [type(each) for each in outcomes] == [StorageUnavailable] * 2
         assert journal.watermarks() == {(4, 7, 0): 1}
-        assert len(await read_all(journal)) == 1
+        assert len(await read_groups(journal)) == 1
         receipt = await journal.append(make_batch(4, 2))
         assert receipt.is_duplicate == is_kept
         if is_kept:
             assert journal.watermarks()[4, 7, 0] >= 2
         for seq in (3, 4):
             await journal.append(make_batch(4, seq))
-        found = count_identities(await read_all(journal))
+        found = count_identities(await read_groups(journal))
         assert found == {(4, seq, n): 1 for seq in (1, 2, 3, 4) for n in (0, 1)}
 
     use(open_journal(path, ring), scenario)
-    use(open_journal(path, ring), read_all)  # chain and heads are in order
+    use(open_journal(path, ring), read_groups)  # chain and heads are in order
 
 
 def test_opened_on_a_full_disk_questions_go_on(path, ring, monkeypatch):
@@ -367,7 +358,7 @@ def test_opened_on_a_full_disk_questions_go_on(path, ring, monkeypatch):
     monkeypatch.setattr(Store, "recover", refuse)
 
     async def scenario(journal):
-        assert len(await read_all(journal)) == 3
+        assert len(await read_groups(journal)) == 3
         for seq in (1, 4):  # a repeat too: what it would acknowledge has not been proven durable
             with pytest.raises(StorageFull):
                 await journal.append(make_batch(4, seq))
@@ -406,12 +397,12 @@ def test_readers_close_behind_need_no_store(path, ring, monkeypatch):
             await journal.append(make_batch(4, seq))
         with monkeypatch.context() as patch:
             patch.setattr(journal._store, "read", None)
-            assert len(await read_all(journal)) == 5
+            assert len(await read_groups(journal)) == 5
         for seq in range(6, 30):  # beyond the tail's limit
             await journal.append(make_batch(4, seq, rows_per_seq=50))
         assert journal._tail_size <= 20_000
         assert len(journal._tail) < 29
-        found = count_identities(await read_all(journal))
+        found = count_identities(await read_groups(journal))
         assert sum(found.values()) == 5 * 2 + 24 * 50
 
     use(open_journal(path, ring, tail_bytes=20_000), scenario)
@@ -427,7 +418,7 @@ def test_forgetting_goes_in_steps_between_appends(path, ring, monkeypatch):
         receipts = [await journal.append(make_batch(5, seq, day=DAY + 1)) for seq in (1, 2, 3)]
         assert await expiring == 11
         assert not any(receipt.is_duplicate for receipt in receipts)
-        assert [len(g.rows) for g in await read_all(journal)] == [0] * 11 + [2] * 3
+        assert [len(g.rows) for g in await read_groups(journal)] == [0] * 11 + [2] * 3
 
     use(open_journal(path, ring), scenario)
 
@@ -449,7 +440,7 @@ def test_forgetting_cut_short_is_taken_up_again(path, ring, monkeypatch):
         monkeypatch.setattr(journal._store, "write", write)
         with pytest.raises(StorageFull):
             await journal.expire(day_to_ms(DAY + 1))
-        groups = await read_all(journal)
+        groups = await read_groups(journal)
         assert all(g.is_expired and not len(g.rows) for g in groups)  # the key went first
         assert await journal.expire(day_to_ms(DAY + 1)) == 3
         assert await journal.expire(day_to_ms(DAY + 1)) == 0
