@@ -42,5 +42,9 @@ class SeenList:
     def expire(self, before_ms: int) -> int:
         before = len(self)
         for person, sightings in list(self.known.items()):
-            self.known[person] = {s for s in sightings if s[0] >= before_ms}
+            kept = {s for s in sightings if s[0] >= before_ms}
+            if kept:
+                self.known[person] = kept
+            else:
+                del self.known[person]
         return before - len(self)
