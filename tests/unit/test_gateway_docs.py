@@ -53,4 +53,14 @@ def test_defaults_are_those_of_the_code() -> None:
     known = {f.name: f.default for f in (*camera, *thermal, *fields) if not f.required}
     for name in ("fps", "auth", "stall_s", "tie_s", "value", "time", "payload"):
         assert rows[name] == str(known[name]), name
-    assert GatewayConfig.__struct_fields__
+
+
+def test_every_field_of_the_file_and_its_default_are_in_the_table() -> None:
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    section = page.partition("### The gateway's file\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", section, re.M))
+    fields = msgspec.structs.fields(GatewayConfig)
+    assert rows.keys() == {field.encode_name for field in fields}
+    for field in fields:
+        default = "" if field.required else str(field.default)
+        assert rows[field.encode_name].replace("–", "") == default, field.name
