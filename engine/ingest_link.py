@@ -277,7 +277,8 @@ class Link:
             if hello.next[DURABLE] <= windows[DURABLE].acked:
                 # Its next numbers are used up: what it sends would be dropped as received before.
                 raise WireEpochUsed("the next numbers of this spool were received before")
-            if len(self._reader) or self._has_more:
+            # The end of HELLO's own message, which may wait for its turn, is nothing that follows.
+            if len(self._reader) or self._inbox or any(self._unread):
                 raise WireMalformed("nothing may follow HELLO before WELCOME")
         except InputError as error:
             self.fail(error)

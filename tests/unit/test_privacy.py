@@ -554,9 +554,11 @@ def test_a_flood_of_small_messages_leaves_turns_to_others(door: Door) -> None:
 class SlowClock(ManualClock):
     """Half a millisecond passes with every look at it."""
 
+    look_ns = 500_000
+
     def monotonic_ns(self) -> int:
         self.looks = getattr(self, "looks", 0) + 1
-        return self.looks * 500_000
+        return self.looks * self.look_ns
 
 
 def test_a_backlog_that_is_dear_gets_shorter_turns(door: Door) -> None:
@@ -568,6 +570,24 @@ def test_a_backlog_that_is_dear_gets_shorter_turns(door: Door) -> None:
         for _ in range(60):
             await asyncio.sleep(0)
         assert len(out.of(wire.Pong)) == 40 and out.is_reading
+        link.connection_lost(None)
+
+    asyncio.run(work())
+
+
+def test_a_hello_that_takes_a_whole_turn_opens_its_session(door: Door) -> None:
+    """The end of a WebSocket's message waits for the next turn; it is nothing that follows."""
+
+    async def work() -> None:
+        clock = SlowClock(NOW_MS)
+        clock.look_ns = 5_000_000
+        door.server.clock = clock
+        link, out = Link(door.server), Wire()
+        link.enter(out, None)
+        link.message_received(wire.encode(door.hello()))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert out.of(wire.Welcome) and not out.of(wire.Error)
         link.connection_lost(None)
 
     asyncio.run(work())
