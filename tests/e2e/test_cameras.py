@@ -91,6 +91,30 @@ def test_snapshots_one_after_the_other(camera_url: str) -> None:
     assert take(make(f"{camera_url}/snap/png"), 1)[0].codec is Codec.PNG
 
 
+class SlowClock(SystemClock):
+    """Two seconds pass between one look and the next."""
+
+    looks = 0
+
+    def monotonic_ns(self) -> int:
+        self.looks += 1
+        return self.looks * 2_000_000_000
+
+
+@pytest.mark.parametrize("clock", [SystemClock(), SlowClock()], ids=["quick", "slow"])
+def test_the_pause_is_what_is_left_of_a_frames_time(camera_url: str, clock: SystemClock) -> None:
+    """A camera that needs longer is asked again at once, and nothing is made up for."""
+    pauses: list[float] = []
+
+    async def sleep(span_s: float) -> None:
+        pauses.append(span_s)
+
+    take(make(f"{camera_url}/snap/plain", fps=1, sleep=sleep, clock=clock), 4)
+    assert len(pauses) == 3 and all(0 <= pause < 1 for pause in pauses)
+    if isinstance(clock, SlowClock):
+        assert pauses == [0.0] * 3
+
+
 @pytest.mark.parametrize("way", ["basic", "digest"])
 def test_user_and_password(camera_url: str, way: str) -> None:
     url = f"{camera_url}/snap/{way}"
