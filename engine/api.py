@@ -212,7 +212,10 @@ class Api:
         ask = questions.AskAlerts(**_common(request, body))
         found = await self._ask(ask, questions.Alarmed)
         details = await self._details(alarmed_refs(found), found.audit, ask.token)
-        return _answer(alarmed_to_answer(found, details, not ask.is_unmasked))
+        is_masked = not ask.is_unmasked
+        return await asyncio.to_thread(
+            lambda: _answer(alarmed_to_answer(found, details, is_masked))
+        )
 
     async def watch_add(self, request: web.Request) -> web.Response:
         body = await self._body(request, WatchAddBody)

@@ -85,6 +85,7 @@ from engine.registry import (
     Registry,
     changes_to_record,
 )
+from engine.rows import NOBODY
 from engine.telemetry import Metrics
 from engine.tracing import KEY_SIZE
 from engine.visits import REF_ROW_BITS, Array
@@ -374,27 +375,36 @@ class Desk:
             raise QuestionInvalid("the span ends before it begins")
         within = self._registry.places_within(area) if area else None
         parts = self._alerts.parts()
-        found = await self._run(alerts.find, parts, ask.from_ms, ask.to_ms, within)
+        rows, total, entry = await self._run(self._find_alarms, grant, ask, parts, within)
+        audit = await self._audit(entry, now_ms)
+        refs = frozenset(rows["ref"].tolist())
+        _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs))
+        return Alarmed(
+            rows=rows.tobytes(), total=total, listed=self._watch.explain(grant, rows),
+            places=self._infos(rows["place"]), area=area, audit=audit,
+        )  # fmt: skip
+
+    def _find_alarms(
+        self, grant: Grant, ask: AskAlerts, parts: list[Array], within: frozenset[int] | None
+    ) -> tuple[Array, int, AuditEntry]:
+        """The rows to show, how many there are, and the record of it; in a thread of the pool."""
+        found = alerts.find(parts, ask.from_ms, ask.to_ms, within)
         rows = found[: min(ask.limit, self._rows_max)]
-        persons = b"".join(dict.fromkeys(key.tobytes() for key in rows["person"]))
+        known = dict.fromkeys(rows["person"].tolist())
+        known.pop(NOBODY, None)
+        persons = b"".join(known)
         digest = hashlib.sha256(rows.tobytes()).hexdigest()
         entry = AuditEntry(
             who=grant.name, role=grant.role, unit=grant.unit, purpose=ask.purpose, case=ask.case,
             question=access.Question.ALERTS,
             parameters={"from_ms": ask.from_ms, "to_ms": ask.to_ms, "limit": ask.limit},
-            rows=len(rows), persons=len(persons) // KEY_SIZE, digest=digest,
+            rows=len(rows), persons=len(known), digest=digest,
             sealed_persons=seal(
                 self._keyring.audit_public(), persons, access.digest_to_aad(digest)
             ),
             is_unmasked=ask.is_unmasked,
         )  # fmt: skip
-        audit = await self._audit(entry, now_ms)
-        refs = frozenset(rows["ref"].tolist())
-        _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs))
-        return Alarmed(
-            rows=rows.tobytes(), total=len(found), listed=self._watch.explain(grant, rows),
-            places=self._infos(rows["place"]), area=area, audit=audit,
-        )  # fmt: skip
+        return rows, len(found), entry
 
     # ---- details ----------------------------------------------------------------------------
 

@@ -75,11 +75,13 @@ class WatchDesk:
     def explain(self, grant: Grant, rows: np.ndarray) -> tuple[Listed, ...]:
         """Of rows of engine.alerts.ALERT: the entries that were in force then, as far as they are
         still on the list and the grant may see them."""
+        at = np.flatnonzero(rows["flags"] & Flag.LISTED)
+        listed = rows[at]
+        persons, times_ms = listed["person"].tolist(), listed["time_ms"].tolist()
         return tuple(
             Listed(i, entry.number, entry.kind, entry.case)
-            for i, row in enumerate(rows)
-            if row["flags"] & Flag.LISTED
-            for entry in self._watch.find(row["person"].tobytes(), int(row["time_ms"]))
+            for i, person, time_ms in zip(at.tolist(), persons, times_ms, strict=True)
+            for entry in self._watch.find(person, time_ms)
             if _may_see(grant, entry)
         )
 

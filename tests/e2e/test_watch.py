@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,14 @@ def test_who_may_not_and_what_cannot_be(engine: EngineProcess) -> None:
     with pytest.raises(NotFound):
         ask(centre, "watch/remove", number=theirs)
     assert ask(tracer, "watch/remove", number=own["number"])["number"] == own["number"]
+
+    # Who was turned away stands in the audit as well.
+    assert engine.stop() == 0
+    control = ControlLog(engine.data / "control")
+    audits = [body_to_entry(r.body) for r in control.read() if r.kind == AUDIT_KIND]
+    control.close()
+    refused = Counter((e.who, e.question) for e in audits if e.outcome == "access.denied")
+    assert refused == {
+        ("ca-vinh-chap", "watch"): 3, ("ca-vinh-chap", "alerts"): 1, ("ioc", "watch"): 3,
+        ("ioc", "alerts"): 1, ("cdc-truy-vet", "watch"): 3,
+    }  # fmt: skip

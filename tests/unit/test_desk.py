@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from engine.alerts import ALERT
 from engine.desk import answer_to_digest, suppress
 from engine.errors import NotFound, RegistryInvalid, StorageFull
 from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.questions import (
     SUPPRESSED,
+    Alarmed,
+    AskAlerts,
     AskKit,
     Kit,
+    Listed,
     RegistryChange,
     RegistryEntries,
     RegistryList,
     RegistryTaken,
 )
 from engine.registry import Category, Post, Registry, Venue
+from engine.rows import ROW, Flag, Kind
 from engine.tracing import Completeness, HistoryAnswer
-from tests.reference.stand import Stand
+from engine.watch import WatchEntry, WatchKind
+from tests.reference.stand import TRACER, Stand
 
 NEW = Venue(number=2001, name="Chợ Mới", category=Category.MARKET)
 ALSO = Venue(number=2002, name="Quán Mới", category=Category.CAFE, area="QT-VL-HX")
@@ -101,6 +108,47 @@ def test_two_imports_at_once_do_not_contradict_each_other(stand: Stand) -> None:
 
     first, second = stand.run(work())
     assert first == RegistryTaken(1, 0) and isinstance(second, RegistryInvalid)
+
+
+def test_alerts_name_and_record_persons_and_not_nobody(stand: Stand) -> None:
+    person = b"p" * 16
+    rows = np.zeros(4, ROW)
+    rows["time_ms"], rows["kind"], rows["flags"] = [1, 2, 3, 4], Kind.SCAN, Flag.COPIED
+    rows["person"][:3] = np.void(person)
+    rows["flags"][1], rows["flags"][3] = Flag.LISTED, Flag.FEVER
+    stand.alerts.apply(SimpleNamespace(lsn=1000, rows=rows))
+    stand.watch.put(
+        WatchEntry(
+            number=7,
+            kind=WatchKind.WATCH,
+            persons=(person,),
+            reason="",
+            case="BN-1",
+            unit="CDC",
+            purpose="case",
+            who="an",
+            role="tracer",
+            from_ms=0,
+            to_ms=10,
+            at_ms=0,
+        )
+    )
+
+    async def work() -> object:
+        link = stand.link()
+        ask = AskAlerts(
+            token=stand.tokens[TRACER], purpose="case", case="BN-1234", from_ms=0, to_ms=10, limit=3
+        )
+        found = await link.ask(ask)
+        await link.close()
+        return found
+
+    found = stand.run(work())
+    assert isinstance(found, Alarmed) and found.total == 4
+    assert np.frombuffer(found.rows, ALERT)["time_ms"].tolist() == [4, 3, 2]
+    assert found.listed == (Listed(2, 7, "watch", "BN-1"),)
+    audit = stand.audit()[-1]
+    assert (audit.rows, audit.persons) == (3, 1), "a reading of nobody is no person"
 
 
 def test_small_counts_go_with_their_whole_line() -> None:
