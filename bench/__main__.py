@@ -1,4 +1,4 @@
-"""`python -m bench list|run|smoke|qr|receipt`: one JSON line a case on standard output.
+"""`python -m bench ACTION`: one JSON line a case on standard output.
 
 Exit status 0 when every answer was right, 1 when one was wrong, 2 for an error of use.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from bench import case_commit, case_contacts, case_decode, case_lanes, qr, receipt
+from bench import case_commit, case_contacts, case_decode, case_lanes, live, qr, receipt
 from bench.harness import Case, UsageError, run_case
 
 CASES: dict[str, Case] = {
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> Parser:
     parser = Parser(prog="python -m bench", description=__doc__.splitlines()[0])
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="list|run|smoke|qr|receipt"
+        dest="action", required=True, metavar="list|run|smoke|qr|receipt|verdicts|backlog"
     )
     actions.add_parser("list", help="the cases and what each measures")
     run = actions.add_parser("run", help="measure cases")
@@ -42,6 +42,7 @@ def build_parser() -> Parser:
     actions.add_parser("smoke", help="every case with tiny parameters; part of the tests")
     qr.add_parser(actions)
     receipt.add_parser(actions)
+    live.add_parsers(actions)
     return parser
 
 
@@ -78,6 +79,8 @@ def main(words: list[str] | None = None) -> int:
             return qr.run_words(chosen)
         if chosen.action == "receipt":
             return receipt.run_words(chosen)
+        if chosen.action in ("verdicts", "backlog"):
+            return live.run_words(chosen)
         return run(chosen.names, "large" if chosen.large else "small", chosen.data)
     except UsageError as error:
         parser.error(str(error))

@@ -55,6 +55,22 @@ def test_receipts_are_all_there_in_every_setting(tmp_path: Path) -> None:
         assert 0 < setting["p50_ms"] <= setting["p99_ms"] <= setting["p100_ms"]
 
 
+def test_a_backlog_and_checkins_are_stored_once_beside_lanes(tmp_path: Path) -> None:
+    few = ("--clip-frames", "5")
+    done = run_bench("backlog", "--scans", "700", *few, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["rows"] == line["scans"] == line["verdicts_of_backlog"] == 700
+    assert line["frame_settleds"] > 0 < line["took_s"]
+
+    done = run_bench("verdicts", "--checkins", "640", "--seconds", "2", *few, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["rows"] == line["checkins"] == 1280
+    assert line["receipts"] == 20 and line["frames"] == 90
+    assert 0 < line["receipt_p50_ms"] <= line["receipt_p99_ms"] <= line["receipt_p100_ms"]
+
+
 # ---- the cases ----------------------------------------------------------------------------------
 
 
