@@ -43,6 +43,7 @@ class Candidate:
     details: Details
     flags: int = 0
     temperature_cc: int = NO_TEMPERATURE
+    stay_ms: int = 0  # told length of a check-in's visit, 0 where none
     reading: Reading | None = None  # of a Kind.READING
     scan: tuple[int, int] | None = None  # (seq, n) of the record that it names
     alarms: tuple[str, ...] = ()  # every reason for an alert, of which the lane hears one

@@ -270,6 +270,7 @@ class Pipeline:
                 people.identity_to_source(identity), self._key(identity),
                 people.identity_to_details(identity),
             )  # fmt: skip
+        made.stay_ms = extras.stay_s * 1000
         if extras.plate or extras.trip or extras.seat:
             made.details = msgspec.structs.replace(
                 made.details,
@@ -459,7 +460,7 @@ class Pipeline:
         for c in candidates:
             self._rows.append(
                 c.person, c.time_ms, c.place, c.lane, c.n, c.direction, c.kind, c.source,
-                c.flags, c.temperature_cc, 0, 0,
+                c.flags, c.temperature_cc, 0, 0, c.stay_ms,
             )  # fmt: skip
             data = people.details_to_bytes(c.details)
             details += _SIZE.pack(len(data))

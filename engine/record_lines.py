@@ -130,7 +130,9 @@ def _checkin_to_record(line: CheckinLine) -> bytes:
     else:
         who = _code_to_bytes(msgspec.convert(line.who, Code), "who")
     venue = line.venue if isinstance(line.venue, int) else _code_to_bytes(line.venue, "venue")
-    extras = Extras(room=line.room, plate=line.plate, trip=line.trip, seat=line.seat)
+    extras = Extras(
+        room=line.room, plate=line.plate, trip=line.trip, seat=line.seat, stay_s=line.stay_s
+    )
     return encode_checkin(
         line.ts_ms,
         _DIRECTIONS[line.direction],

@@ -21,6 +21,7 @@ from native.wire import read_records
 
 RECORDS_MAX: Final = 4096  # records of one body
 PAYLOAD_MAX: Final = 2953  # bytes of the largest QR code (ISO/IEC 18004, version 40-L)
+STAY_MAX_S: Final = 86_400  # nobody is at one place for longer (rule C of docs/tracing.md)
 
 # Flag of a SCAN record: its lane was shown the gateway's own verdict at once, because the engine
 # was silent when it was captured.
@@ -69,12 +70,13 @@ class Credential(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
 
 class Extras(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a check-in may carry besides who and where (CP-4, VE-1)."""
+    """What a check-in may carry besides who and where and when (CP-4, VE-1)."""
 
     room: Annotated[int, Meta(ge=0, le=0xFFFF)] = 0
     plate: Annotated[str, Meta(max_length=16)] | None = None
     trip: Annotated[str, Meta(max_length=32)] | None = None
     seat: Annotated[str, Meta(max_length=8)] | None = None
+    stay_s: Annotated[int, Meta(ge=0, le=STAY_MAX_S)] = 0  # told length of the visit, 0 where none
 
 
 # ---- to bytes -----------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ ROW = np.dtype(
         ("source", "u1"),
         ("flags", "u1"),
         ("temperature_cc", "<i2"),  # 0.01 degrees Celsius, NO_TEMPERATURE where none
-        ("reserved", "<u2"),
+        ("area", "<u2"),  # residence area, 0 where unknown
         ("vehicle", "<u4"),  # vehicle or trip, 0 where none
-        ("area", "<u4"),  # residence area, 0 where unknown
+        ("stay_ms", "<u4"),  # how long a check-in's visit lasted, where its back end told; else 0
     ]
 )
 ROW_SIZE = 48

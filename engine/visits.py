@@ -6,7 +6,7 @@ rules, with reasons and examples, stand in docs/tracing.md; tests/reference/visi
 twin written from them.
 
 D   Scans that agree in person, time, place, lane, direction and kind are one scan. It keeps the
-    smallest vehicle number above 0 and the smallest ref of its copies.
+    smallest vehicle number above 0, the longest told stay and the smallest ref of its copies.
 O   At one instant at one place check-outs stand before the others, then lane, direction and kind
     decide. "Next" and "previous" below mean strictly later and strictly earlier.
 P   A place that is a post gives passages (CP-3): scans at one post, whichever lanes, each at most
@@ -14,18 +14,19 @@ P   A place that is a post gives passages (CP-3): scans at one post, whichever l
     lane is its room and whose direction is its direction, and ends at the later of start + default
     stay of the post and last scan + 1 ms, but not after the start of the next passage there.
 S   Any other place gives stays. A scan with direction OUT is a check-out, any other a check-in.
-S1  A check-in is a presence from its time to the check-out, if the person's next scan there is one
-    and comes within `stay_max_ms` (observed); else to the earliest of the person's next scan
-    elsewhere, posts included, less `travel_ms` (inferred_next), the default stay (default) and the
-    next check-out there (observed); and never under 1 ms.
+S1  A check-in is a presence from its time for as long as it was told, if it was (observed); else to
+    the check-out, if the person's next scan there is one and comes within `stay_max_ms` (observed);
+    else to the earliest of the person's next scan elsewhere, posts included, less `travel_ms`
+    (inferred_next), the default stay (default) and the next check-out there (observed); and never
+    under 1 ms.
 S2  A check-out that ends a check-in under S1 adds no presence of its own. Any other is a presence
     that ends with it (observed) and begins one default stay earlier, but not before the person's
     previous scan anywhere. Such a beginning is flagged START_INFERRED.
 S3  Presences of one person at one venue that overlap, touch or lie at most `gap_ms` apart are one
     visit, closed transitively. Its end is the latest end among them, with the rule that gave it.
-C   Nothing is longer than `stay_max_ms`: a default stay is cut to it (capped), and a presence that
-    would make its visit or passage longer begins the next one, which ends the earlier there at the
-    latest (capped). So a cap never loses time that a scan vouches for.
+C   Nothing is longer than `stay_max_ms`: a stay, told or default, is cut to it (capped); a presence
+    that would make its visit or passage longer begins the next one, which ends the earlier there at
+    the latest (capped). So a cap never loses time that a scan vouches for.
 
 Intervals are half open, [start, end). Visits of one person at one place never overlap.
 """
@@ -52,6 +53,7 @@ SCAN = np.dtype(
         ("person", "<u4"),  # dense number, not the key
         ("place", "<u4"),
         ("vehicle", "<u4"),
+        ("stay_ms", "<u4"),  # told with a check-in, 0 where not
         ("lane", "<u2"),
         ("direction", "u1"),
         ("kind", "u1"),
@@ -168,6 +170,7 @@ def distinct(scans: Array) -> Array:
     vehicle = np.minimum.reduceat(vehicle, first)
     vehicle[vehicle == NEVER] = 0
     kept["vehicle"] = vehicle
+    kept["stay_ms"] = np.maximum.reduceat(scans["stay_ms"][order], first)
     return kept
 
 
@@ -271,6 +274,11 @@ def _presences(
     closed = within & is_out[after]
     end[closed] = time[after[closed]]
     rule[closed] = EndRule.OBSERVED
+
+    told = scans["stay_ms"].astype(np.int64)
+    is_told = told > 0
+    end[is_told] = (time + np.minimum(told, rules.stay_max_ms))[is_told]
+    rule[is_told] = np.where(told > rules.stay_max_ms, EndRule.CAPPED, EndRule.OBSERVED)[is_told]
 
     within = (before >= 0) & (time - time[before] <= rules.stay_max_ms)
     closes = is_out & within & ~is_out[before]

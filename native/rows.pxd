@@ -14,9 +14,9 @@ cdef struct Row:
     uint8_t source           # card, app or issuer
     uint8_t flags
     int16_t temperature_cc   # 0.01 degrees Celsius, -32768 where none
-    uint16_t reserved        # 0
+    uint16_t area            # residence area, 0 where unknown
     uint32_t vehicle         # vehicle or trip, 0 where none
-    uint32_t area            # residence area, 0 where unknown
+    uint32_t stay_ms         # told length of a check-in's visit, 0 where none
 
 
 cdef class RowBuffer:

@@ -15,7 +15,8 @@ class RowBuffer:
         source: int,
         flags: int,
         temperature_cc: int,
-        vehicle: int,
         area: int,
+        vehicle: int,
+        stay_ms: int,
     ) -> None: ...
     def take(self) -> bytes: ...

@@ -40,8 +40,9 @@ cdef class RowBuffer:
         source,
         flags,
         temperature_cc,
-        vehicle,
         area,
+        vehicle,
+        stay_ms,
     ) -> None:
         """Add one row. Units: time_ms ms since 1970 UTC, temperature_cc 0.01 degrees Celsius.
 
@@ -63,9 +64,9 @@ cdef class RowBuffer:
         row.temperature_cc = <int16_t> check_int(
             temperature_cc, INT16_MIN, INT16_MAX, "temperature_cc"
         )
-        row.reserved = 0
+        row.area = <uint16_t> check_int(area, 0, 0xFFFF, "area")
         row.vehicle = <uint32_t> check_int(vehicle, 0, UINT32_MAX, "vehicle")
-        row.area = <uint32_t> check_int(area, 0, UINT32_MAX, "area")
+        row.stay_ms = <uint32_t> check_int(stay_ms, 0, UINT32_MAX, "stay_ms")
         memcpy(row.person, PyBytes_AS_STRING(person), 16)
         if self.count == self.room:
             make_room(self)

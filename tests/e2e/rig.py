@@ -598,7 +598,7 @@ class Stored:
         keys = sorted({row.tobytes() for row in self.rows["person"]})
         numbers = {key: n for n, key in enumerate(keys)}
         found = np.zeros(len(self.rows), SCAN)
-        for name in ("time_ms", "place", "vehicle", "lane", "direction", "kind"):
+        for name in ("time_ms", "place", "vehicle", "stay_ms", "lane", "direction", "kind"):
             found[name] = self.rows[name]
         found["ref"] = np.arange(len(found)) + 1
         found["person"] = [numbers[row.tobytes()] for row in self.rows["person"]]

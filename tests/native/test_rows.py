@@ -45,9 +45,9 @@ def test_rows_equal_the_twin(batch: list[dict[str, Any]]) -> None:
 
 def test_arguments_may_stand_in_the_order_of_the_row() -> None:
     buffer = RowBuffer()
-    buffer.append(PERSON, *range(1, 12))
+    buffer.append(PERSON, *range(1, 13))
     assert buffer.take() == row_bytes(
-        person=PERSON, **dict(zip(NUMBERS, range(1, 12), strict=True))
+        person=PERSON, **dict(zip(NUMBERS, range(1, 13), strict=True))
     )
 
 
@@ -111,7 +111,7 @@ def test_a_number_that_takes_the_rows_itself_does_no_harm() -> None:
 @pytest.mark.full
 def test_a_buffer_that_nobody_takes_stops_growing() -> None:
     buffer = RowBuffer()
-    arguments: Any = (PERSON, *[0] * 11)
+    arguments: Any = (PERSON, *[0] * 12)
     for _ in range(2**20):
         buffer.append(*arguments)
     with pytest.raises(ValueError, match="take"):

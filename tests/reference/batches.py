@@ -1,7 +1,7 @@
 """Batches for journal tests: rows that carry their own identity, so that a reader can tell what
 was lost or doubled without believing the journal's runs.
 
-A row's `vehicle` is the gateway, its `area` the sequence number, `n` its place within it.
+A row's `vehicle` is the gateway, its `stay_ms` the sequence number, `n` its place within it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def make_rows(gateway: int, seq: int, count: int, day: int = DAY) -> bytes:
     rows = np.zeros(count, ROW)
     rows["time_ms"] = day_to_ms(day) + 1000 * seq
     rows["vehicle"] = gateway
-    rows["area"] = seq
+    rows["stay_ms"] = seq
     rows["n"] = np.arange(count)
     return rows.tobytes()
 
@@ -64,7 +64,7 @@ async def read_groups(journal: Journal) -> list[Group]:
 
 def identities(rows: np.ndarray) -> list[tuple[int, int, int]]:
     """(gateway, seq, n) of each row."""
-    return [(int(r["vehicle"]), int(r["area"]), int(r["n"])) for r in rows]
+    return [(int(r["vehicle"]), int(r["stay_ms"]), int(r["n"])) for r in rows]
 
 
 def count_identities(groups: list) -> Counter:

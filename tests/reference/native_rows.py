@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.rows import ROW
 
-FIELDS = [name for name in ROW.names or () if name != "reserved"]
+FIELDS = list(ROW.names or ())
 
 
 def row_bytes(**fields: int | bytes) -> bytes:

@@ -18,6 +18,7 @@ class Scan:
     kind: int
     vehicle: int = 0
     ref: int = 0
+    stay: int = 0
 
 
 @dataclass(frozen=True, order=True)
@@ -55,7 +56,8 @@ def reference_visits(scans, posts, stays, rules):
     for (person, time, place, lane, direction, kind), copies in kept.items():
         vehicle = min((c.vehicle for c in copies if c.vehicle), default=0)
         ref = min(c.ref for c in copies)
-        single.append(Scan(person, time, place, lane, direction, kind, vehicle, ref))
+        stay = max(c.stay for c in copies)
+        single.append(Scan(person, time, place, lane, direction, kind, vehicle, ref, stay))
     visits = []
     for person in {scan.person for scan in single}:
         own = [scan for scan in single if scan.person == person]
@@ -124,6 +126,10 @@ def are_near(one, other, gap):
 
 
 def check_in(scan, here, own, stay, rules):
+    if scan.stay:
+        told = min(scan.stay, rules.stay_max_ms)
+        rule = OBSERVED if told == scan.stay else CAPPED
+        return Presence(scan.time, scan.time + told, rule, False, scan)
     later_here = [other for other in here if other.time > scan.time]
     if later_here:
         soonest = min(other.time for other in later_here)

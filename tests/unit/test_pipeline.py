@@ -512,6 +512,21 @@ def test_a_check_in_has_a_row_and_no_light(bench: Bench) -> None:
     assert known.name == "Nguyễn Thị Hồng Ánh"
 
 
+@pytest.mark.parametrize("stay_s", [0, 1, 86_400])
+def test_a_told_stay_stands_in_the_row(bench: Bench, stay_s: int) -> None:
+    record = encode_checkin(NOON_MS, Direction.IN, CARD, MARKET, extras=Extras(stay_s=stay_s))
+    (row,) = rows(bench.take(record, origin=BACK_END))
+    assert row["stay_ms"] == 1000 * stay_s
+
+
+@pytest.mark.parametrize("stay_s", [-1, 86_401, 1.5, "60"])
+def test_a_stay_that_cannot_be_is_a_fault_of_its_record(bench: Bench, stay_s: Any) -> None:
+    record = encode_checkin(NOON_MS, Direction.IN, CARD, MARKET, extras=Extras(stay_s=stay_s))
+    outcome = bench.take(record, origin=BACK_END)
+    assert len(rows(outcome)) == 0
+    assert [(f.n, type(f.error)) for f in outcome.faults] == [(0, WireMalformed)]
+
+
 def test_a_check_in_at_a_venue_never_makes_a_passage_seen(bench: Bench) -> None:
     bench.take(encode_checkin(NOON_MS, Direction.IN, CARD, MARKET), origin=BACK_END)
     assert lights(bench.take(encode_scan(NOON_MS, 1, CARD))) == [("accepted", None)]

@@ -43,6 +43,7 @@ extras = st.builds(
     plate=st.none() | st.text(max_size=16),
     trip=st.none() | st.text(max_size=32),
     seat=st.none() | st.text(max_size=8),
+    stay_s=st.integers(0, 86_400),
 )
 
 

@@ -275,11 +275,13 @@ def test_scan_lines() -> None:
 def test_checkin_lines() -> None:
     found, body = entry(
         {"kind": "checkin", "ts_ms": 9, "who": {"payload": "VN|1"}, "venue": {"payload": "V"},
-         "direction": "in", "source": "qr1405", "room": 3, "plate": "74A-99901", "seat": "1A"}
+         "direction": "in", "source": "qr1405", "room": 3, "plate": "74A-99901", "seat": "1A",
+         "stay_s": 1800}
     )  # fmt: skip
     assert (found["kind"], found["direction"], found["source"]) == (2, 1, Issuer.QR1405)
     assert (part(found, body, "who"), part(found, body, "venue")) == (b"VN|1", b"V")
-    assert decode_extras(part(found, body, "aux")) == Extras(room=3, plate="74A-99901", seat="1A")
+    extras = Extras(room=3, plate="74A-99901", seat="1A", stay_s=1800)
+    assert decode_extras(part(found, body, "aux")) == extras
     found, body = entry(
         {"kind": "checkin", "ts_ms": 9, "venue": 70001, "source": 7, "direction": "out",
          "who": {"kind": "passport", "value": "C9999001", "country": "VNM"}}

@@ -42,7 +42,7 @@ def scans_to_array(scans):
     for row, scan in zip(array, scans, strict=True):
         row["person"], row["time_ms"], row["place"] = scan.person, scan.time, scan.place
         row["lane"], row["direction"], row["kind"] = scan.lane, scan.direction, scan.kind
-        row["vehicle"], row["ref"] = scan.vehicle, scan.ref
+        row["vehicle"], row["ref"], row["stay_ms"] = scan.vehicle, scan.ref, scan.stay
     return array
 
 
@@ -140,7 +140,37 @@ def test_a_check_out_days_later_does_not_stretch_the_stay():
     ]
 
 
+def told(place, at, stay_min, direction=IN):
+    return Scan(1, clock(at), place, 0, direction, 2, stay=stay_min * MINUTE_MS)
+
+
+def test_a_told_stay_needs_no_check_out_and_nothing_shortens_it():
+    scans = [told(OFFICE, "08:00", 540), told(MARKET, "12:00", 20), told(POST, "13:00", 600)]
+    found = array_to_visits(derive(scans_to_array(scans), PLACES, RULES))
+    assert spans(found) == [
+        (POST, "13:00", "13:10", "DEFAULT"),
+        (MARKET, "12:00", "12:20", "OBSERVED"),
+        (OFFICE, "08:00", "17:00", "OBSERVED"),
+    ]
+
+
+def test_a_check_out_after_a_told_stay_prolongs_the_visit_and_never_shortens_it():
+    for out, end in (("08:20", "08:30"), ("08:50", "08:50")):
+        scans = [told(MARKET, "08:00", 30), told(MARKET, out, 5, OUT)]
+        found = array_to_visits(derive(scans_to_array(scans), PLACES, RULES))
+        assert spans(found) == [(MARKET, "08:00", end, "OBSERVED")]
+
+
+def test_of_copies_the_longest_told_stay_holds():
+    scans = [told(MARKET, "08:00", minutes) for minutes in (0, 30, 10)]
+    for order in itertools.permutations(scans):
+        (found,) = array_to_visits(derive(scans_to_array(order), PLACES, RULES))
+        assert (found.end - found.start, found.scans) == (30 * MINUTE_MS, 1)
+
+
 def test_caps():
+    (long,) = array_to_visits(derive(scans_to_array([told(INN, "14:00", 1500)]), PLACES, RULES))
+    assert spans([long]) == [(INN, "14:00", "38:00", "CAPPED")]
     assert spans(visits((INN, "14:00", IN))) == [(INN, "14:00", "38:00", "CAPPED")]
     guard = [(OFFICE, f"{hour:02}:00", IN) for hour in (0, 6, 12, 18, 23, 30)]
     assert spans(visits(*guard)) == [
@@ -223,6 +253,7 @@ small_scans = st.lists(
         kind=st.integers(1, 3),
         vehicle=st.integers(0, 2),
         ref=st.integers(0, 9),
+        stay=st.integers(1, 50) | st.just(0),
     ),
     max_size=40,
 )
@@ -249,6 +280,7 @@ def test_equals_the_oracle_on_ordinary_days():
         Scan(
             person, rng.randrange(3 * DAY_MS), rng.choice([*STAYS]), rng.randrange(3),
             rng.randrange(3), 2, rng.randrange(2), rng.randrange(1000),
+            rng.choice((0, 0, 0, rng.randrange(2 * DAY_MS))),
         )
         for person in range(40)
         for _ in range(rng.randrange(40))
