@@ -20,6 +20,7 @@ from engine.clock import day_to_date, iso_to_ms, ms_to_iso
 from engine.errors import QuestionInvalid
 from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.people import Details
+from engine.profiles import ContactProfile
 from engine.questions import (
     SUPPRESSED,
     Delivered,
@@ -33,7 +34,6 @@ from engine.record_lines import Line
 from engine.rows import Direction
 from engine.tracing import (
     KEY_SIZE,
-    ContactProfile,
     ContactRow,
     PairRow,
     VisitRow,

@@ -36,6 +36,7 @@ from engine.group import SealedDetails
 from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.index import Figures as IndexFigures
 from engine.keys import KeyRing, seal
+from engine.profiles import profile_at
 from engine.question_socket import Peer
 from engine.questions import (
     SUPPRESSED,
@@ -325,7 +326,7 @@ class Desk:
                     limit=limit,
                 )
             case AskContacts():
-                profile = ask.profile or tracing.profile_at(ask.to_ms - 1).name
+                profile = ask.profile or profile_at(ask.to_ms - 1).name
                 return tracing.ContactsQuestion(
                     persons=persons_to_keys(ask.persons, self._keyring),
                     from_ms=ask.from_ms,

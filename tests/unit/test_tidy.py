@@ -17,7 +17,7 @@ RANKS = [
     ["errors", "clock", "settings", "telemetry", "faults", "machine"],
     [
         *["address", "rows", "records", "record_lines", "wire", "session", "payloads", "people"],
-        *["visits", "contacts", "story", "offsets"],
+        *["visits", "contacts", "profiles", "story", "offsets"],
     ],
     [
         *["images", "decode", "decode_pool", "held", "dedup", "keys", "watch", "readings"],

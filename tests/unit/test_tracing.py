@@ -15,10 +15,10 @@ from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, ManualClock, iso_to_ms
 from engine.contacts import CONTACT, PAIR
 from engine.errors import AccessDenied, InputError, NotFound, QuestionInvalid, ServiceError
 from engine.index import CoLocationIndex, ref_to_position
+from engine.profiles import PROFILES, case_window, profile_at
 from engine.rows import ROW
 from engine.tracing import (
     LAYOUTS,
-    PROFILES,
     Completeness,
     ContactsAnswer,
     ContactsQuestion,
@@ -28,9 +28,7 @@ from engine.tracing import (
     Tracer,
     VenueAnswer,
     VenueQuestion,
-    case_window,
     contact_rows,
-    profile_at,
     visit_rows,
 )
 from engine.visits import PlaceRule, PlaceRules, VisitRules
