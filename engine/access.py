@@ -48,6 +48,7 @@ class Question(enum.StrEnum):
     VENUE = "venue"
     PERSON = "person"
     CONTACTS = "contacts"
+    NOTICE = "notice"
     DETAILS = "details"
     ALERTS = "alerts"
     WATCH = "watch"
@@ -58,8 +59,8 @@ class Question(enum.StrEnum):
 
 PERSONAL: Final = frozenset(
     {
-        *(Question.VENUE, Question.PERSON, Question.CONTACTS, Question.DETAILS),
-        *(Question.ALERTS, Question.WATCH),
+        *(Question.VENUE, Question.PERSON, Question.CONTACTS, Question.NOTICE),
+        *(Question.DETAILS, Question.ALERTS, Question.WATCH),
     }
 )
 _PUBLIC: Final = frozenset({Question.PLACES, Question.WHOAMI})

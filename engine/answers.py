@@ -408,22 +408,8 @@ def traced_to_answer(
 ) -> VisitsAnswer | ContactsAnswer:
     """details: of each person of the answer, in the same order. Raises ServiceError."""
     answer = traced.answer
-    keys = [answer.persons[i : i + KEY_SIZE] for i in range(0, len(answer.persons), KEY_SIZE)]
-    persons = tuple(
-        details_to_person(key_to_handle(key), found, is_masked)
-        for key, found in zip(keys, details, strict=True)
-    )
-    names = {place.number: place.name for place in traced.places}
-    common: dict[str, Any] = {
-        "persons": persons,
-        "masked": is_masked,
-        "total": answer.total,
-        "limit_cut": answer.limit_cut,
-        "area": traced.area,
-        "complete": _complete(answer.completeness),
-        "audit": traced.audit,
-        "elapsed_us": answer.elapsed_us,
-    }
+    common = trace_fields(traced, details, is_masked)
+    persons, names = common["persons"], place_names(traced)
     if isinstance(answer, tracing.ContactsAnswer):
         contacts = contact_rows(answer.packed)
         return ContactsAnswer(
@@ -437,8 +423,36 @@ def traced_to_answer(
     return VisitsAnswer(
         **common,
         question="venue" if isinstance(answer, tracing.VenueAnswer) else "person",
-        visits=tuple(_visit(row, persons[row.person], names) for row in visits),
+        visits=tuple(
+            VisitAnswer(**visit_fields(row, persons[row.person], names)) for row in visits
+        ),
     )
+
+
+def trace_fields(
+    traced: Traced, details: Sequence[Details | None], is_masked: bool
+) -> dict[str, Any]:
+    """What every TraceAnswer carries, but for its question."""
+    answer = traced.answer
+    keys = [answer.persons[i : i + KEY_SIZE] for i in range(0, len(answer.persons), KEY_SIZE)]
+    persons = tuple(
+        details_to_person(key_to_handle(key), found, is_masked)
+        for key, found in zip(keys, details, strict=True)
+    )
+    return {
+        "persons": persons,
+        "masked": is_masked,
+        "total": answer.total,
+        "limit_cut": answer.limit_cut,
+        "area": traced.area,
+        "complete": _complete(answer.completeness),
+        "audit": traced.audit,
+        "elapsed_us": answer.elapsed_us,
+    }
+
+
+def place_names(traced: Traced) -> dict[int, str]:
+    return {place.number: place.name for place in traced.places}
 
 
 def delivered_to_answer(key: str, found: Delivered) -> IngestAnswer:
@@ -497,24 +511,25 @@ def _complete(completeness: tracing.Completeness) -> Completeness:
     return Completeness(ms_to_iso(as_of_ms), as_of_ms, completeness.applied_lsn, behind)
 
 
-def _visit(row: VisitRow, person: PersonAnswer, names: Mapping[int, str]) -> VisitAnswer:
-    return VisitAnswer(
-        person=person.person,
-        name=person.name,
-        place=row.place,
-        place_name=names[row.place],
-        room=row.room,
-        start=ms_to_iso(row.start_ms),
-        start_ms=row.start_ms,
-        end=ms_to_iso(row.end_ms),
-        end_ms=row.end_ms,
-        minutes=_minutes(row.end_ms - row.start_ms),
-        end_rule=row.end_rule,
-        start_inferred=row.is_start_inferred,
-        is_passage=row.is_passage,
-        direction=row.direction,
-        scans=row.scans,
-    )
+def visit_fields(row: VisitRow, person: PersonAnswer, names: Mapping[int, str]) -> dict[str, Any]:
+    """Those of VisitAnswer."""
+    return {
+        "person": person.person,
+        "name": person.name,
+        "place": row.place,
+        "place_name": names[row.place],
+        "room": row.room,
+        "start": ms_to_iso(row.start_ms),
+        "start_ms": row.start_ms,
+        "end": ms_to_iso(row.end_ms),
+        "end_ms": row.end_ms,
+        "minutes": _minutes(row.end_ms - row.start_ms),
+        "end_rule": row.end_rule,
+        "start_inferred": row.is_start_inferred,
+        "is_passage": row.is_passage,
+        "direction": row.direction,
+        "scans": row.scans,
+    }
 
 
 def _contact(row: ContactRow, person: PersonAnswer, names: Mapping[int, str]) -> ContactAnswer:

@@ -36,6 +36,7 @@ from engine.answers import (
     HealthAnswer,
     IngestBody,
     PersonBody,
+    TraceAnswer,
     TraceBody,
     VenueBody,
     WhoamiAnswer,
@@ -63,6 +64,7 @@ from engine.errors import (
 )
 from engine.group import SealedDetails, split_details
 from engine.keys import DeskKeys
+from engine.notice_answers import NoticeBody, bodies_to_marks, noticed_to_answer
 from engine.openapi import KEY_PATTERN, ROUTES, Route, document
 from engine.people import Details, bytes_to_details
 from engine.question_socket import QuestionClient
@@ -207,6 +209,18 @@ class Api:
         )
         return await self._trace(question)
 
+    async def trace_notice(self, request: web.Request) -> web.Response:
+        body = await self._body(request, NoticeBody)
+        question = questions.AskNotice(
+            **_why(request, body),
+            marks=bodies_to_marks(body.marks),
+            least=body.least,
+            since=body.since,
+            limit=body.limit,
+            is_unmasked=body.unmasked,
+        )
+        return await self._trace(question, noticed_to_answer)
+
     async def alerts(self, request: web.Request) -> web.Response:
         body = await self._body(request, AlertsBody)
         ask = questions.AskAlerts(**_common(request, body))
@@ -304,16 +318,18 @@ class Api:
     # ---- answering --------------------------------------------------------------------------
 
     async def _trace(
-        self, question: questions.AskVenue | questions.AskPerson | questions.AskContacts
+        self,
+        question: questions.Traceable,
+        to_answer: Callable[[questions.Traced, list[Details | None], bool], TraceAnswer] = (
+            traced_to_answer
+        ),
     ) -> web.Response:
         traced = await self._ask(question, questions.Traced)
         refs = tracing.unpack(traced.answer.packed, "newest").tolist()
         details = await self._details(refs, traced.audit, question.token)
         is_masked = not question.is_unmasked
         # Ten thousand rows take a while to write down; other requests go on meanwhile.
-        return await asyncio.to_thread(
-            lambda: _answer(traced_to_answer(traced, details, is_masked))
-        )
+        return await asyncio.to_thread(lambda: _answer(to_answer(traced, details, is_masked)))
 
     async def _details(self, refs: list[int], audit: int, token: str) -> list[Details | None]:
         """Those behind each ref of an answer; None where they are gone or cannot be opened."""

@@ -26,6 +26,7 @@ from engine.errors import TokenInvalid
 URL: Final = "http://127.0.0.1:7480"
 KINDS: Final = ("cccd", "qid", "passport", "bhyt", "handle")
 PERSONS_MAX: Final = 16
+MARKS_MAX: Final = 200
 _STDIN_MAX: Final = 65_536
 _PLACE_MAX: Final = 0xFFFF_FFFF
 _EXAMPLE: Final = "cccd 045190999001"
@@ -59,6 +60,16 @@ _QUESTIONS: Final = {
         f"echo {_EXAMPLE} | chot trace contacts --from 2021-07-01 --to 2021-07-15 \\\n"
         "    --case BN-1234 --token-file tracer.token --format csv > contacts.csv",
     ),
+    "notice": (
+        "who was at the places of a notice",
+        "Who was at these places at these times? They are read from a file, or from standard\n"
+        "input: a line each of a venue's number or a post's code, begin and end.\n"
+        "  1013 2021-07-01T08:00 2021-07-01T09:30\n"
+        "  VL-1A 2021-07-01T07:15 2021-07-01T07:45\n"
+        "Those who were at most of them come first.",
+        "chot trace notice places.txt --least 2 --case 16/TB-BYT --purpose notice \\\n"
+        "    --token-file tracer.token",
+    ),
 }
 
 
@@ -81,6 +92,10 @@ def add_trace(commands: Any) -> None:
             question.add_argument(
                 "place", metavar="PLACE", type=_place, help="number of a venue, or code of a post"
             )
+        elif name == "notice":
+            _add_marks(question)
+            add_access(question, csv="a line a visit at one of the places")
+            continue
         else:
             question.set_defaults(
                 surplus="the person is read from standard input, never from the command line"
@@ -110,6 +125,37 @@ def _add_span(parser: Parser) -> None:
         help="the first instant that is not asked about any more; at most 366 days later",
     )
     add_case(group)
+    _add_limit(group)
+
+
+def _add_marks(parser: Parser) -> None:
+    parser.add_argument(
+        "marks",
+        metavar="FILE",
+        nargs="?",
+        default="-",
+        help="places and spans, one each line (without it: standard input)",
+    )
+    group = parser.add_argument_group("what is asked")
+    group.add_argument(
+        "--least",
+        type=whole(1, MARKS_MAX),
+        default=1,
+        metavar="PLACES",
+        help="only who was at so many of them at least (1)",
+    )
+    group.add_argument(
+        "--since",
+        type=whole(0, 1 << 53),
+        default=0,
+        metavar="GROUP",
+        help="only of whom something came after this group; an answer's last line names it",
+    )
+    add_case(group)
+    _add_limit(group)
+
+
+def _add_limit(group: Any) -> None:
     group.add_argument(
         "--limit",
         type=whole(1, 10_000),
@@ -220,16 +266,18 @@ def read_token(options: argparse.Namespace) -> str:
 
 
 def _options_to_body(options: argparse.Namespace) -> dict[str, Any]:
-    if options.start >= options.end:
-        raise UseError("--from must be earlier than --to")
     body: dict[str, Any] = {
         "purpose": options.purpose,
         "case": options.case,
-        "from": options.start,
-        "to": options.end,
         "limit": options.limit,
         "unmasked": options.unmasked,
     }
+    if options.question == "notice":
+        marks = read_marks(options.marks)
+        return {**body, "marks": marks, "least": options.least, "since": options.since}
+    if options.start >= options.end:
+        raise UseError("--from must be earlier than --to")
+    body |= {"from": options.start, "to": options.end}
     if options.question == "venue":
         return {**body, "place": options.place}
     body["person"], *aliases = read_persons()
@@ -241,6 +289,36 @@ def _options_to_body(options: argparse.Namespace) -> dict[str, Any]:
             if getattr(options, name) is not None:
                 body[name] = getattr(options, name)
     return body
+
+
+def read_marks(name: str) -> list[dict[str, Any]]:
+    """A line each of place, begin and end; empty lines and those after # do not count.
+
+    Raises UseError.
+    """
+    what = "place, begin and end, as in: 1013 2021-07-01T08:00 2021-07-01T09:30"
+    try:
+        data = stdin(what).read() if name == "-" else Path(name).read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise UseError(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UseError(f"{name} is not UTF-8") from None
+    marks = []
+    for n, line in enumerate(lines, 1):
+        cells = line.partition("#")[0].split()
+        if not cells:
+            continue
+        try:
+            place, start, end = _place(cells[0]), *map(instant, cells[1:])
+        except (ValueError, argparse.ArgumentTypeError):
+            raise UseError(f"line {n} of the places: {what}") from None
+        if start >= end:
+            raise UseError(f"line {n} of the places: it ends before it begins")
+        marks.append({"place": place, "from": start, "to": end})
+    if not 1 <= len(marks) <= MARKS_MAX:
+        raise UseError(f"a notice has 1 to {MARKS_MAX} places, not {len(marks)}")
+    return marks
 
 
 def _place(word: str) -> int | str:

@@ -40,6 +40,10 @@ _VISIT_COLUMNS: Final = ("start", "end", "minutes", "end_rule", "place", "place_
 _COLUMNS: Final = {
     "venue": ("person", "name", "phone", "doc", *_VISIT_COLUMNS, "direction", "scans"),
     "person": ("person", "name", *_VISIT_COLUMNS, "direction", "scans", "is_passage"),
+    "notice": (
+        *("person", "name", "phone", "doc", "marks", "mark", *_VISIT_COLUMNS),
+        *("direction", "scans", "is_new"),
+    ),
     "contacts": (
         *("person", "name", "phone", "doc", "tier", "total_minutes", "place", "place_name"),
         *("minutes", "linger_minutes", "case_start", "case_end", "case_end_rule"),
@@ -49,6 +53,7 @@ _COLUMNS: Final = {
 _TABLE_COLUMNS: Final = {
     "venue": ("name", "phone", "start", "end", "minutes", "end_rule", "person"),
     "person": ("start", "end", "minutes", "place_name", "room", "direction", "end_rule"),
+    "notice": ("name", "phone", "marks", "mark", "place_name", "start", "end", "is_new", "person"),
     "contacts": (
         "name",
         "phone",
@@ -70,7 +75,7 @@ _FORMATS: Final = ("table", "json", "csv")
 
 
 def trace(url: str, token: str, question: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Answer to "venue", "person" or "contacts"; bodies and answers are those of docs/api.md.
+    """Answer to a question of `chot trace`; bodies and answers are those of docs/api.md.
 
     Raises the EngineError that the API answered with, EngineUnreachable, SettingInvalid.
     """
@@ -297,6 +302,10 @@ def _footer(question: str, answer: dict[str, Any]) -> str:
         f"{answer['elapsed_us'] / 1000:.1f} ms",
         f"audit record {answer['audit']}",
     ]
+    if question == "notice":
+        words.insert(1, f"group {complete['group']}")
+        outside = [str(mark["mark"]) for mark in answer["marks"] if mark["is_outside"]]
+        words += [f"places {', '.join(outside)} lie outside"] if outside else []
     if question == "contacts":
         words.insert(1, f"profile {answer['profile']['name']}")
         words.insert(2, f"{answer['below']} below its threshold")

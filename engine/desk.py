@@ -36,6 +36,7 @@ from engine.group import SealedDetails
 from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.index import Figures as IndexFigures
 from engine.keys import KeyRing, seal
+from engine.notice import Mark, NoticeQuestion
 from engine.profiles import profile_at
 from engine.question_socket import Peer
 from engine.questions import (
@@ -47,9 +48,10 @@ from engine.questions import (
     AskHealth,
     AskKit,
     AskMetrics,
+    AskNotice,
     AskPerson,
-    AskPersons,
     AskPlaces,
+    AskRows,
     AskVenue,
     AskWatched,
     Deliver,
@@ -70,6 +72,7 @@ from engine.questions import (
     RegistryList,
     RegistryTaken,
     Reply,
+    Traceable,
     Traced,
     WatchAdd,
     WatchRemove,
@@ -102,7 +105,7 @@ _HEALTH_ROLES: Final = frozenset({Role.TRACER, Role.CENTRE, Role.STATION})
 _NICENESS: Final = 10
 
 T = TypeVar("T")
-Answer = tracing.VenueAnswer | tracing.HistoryAnswer | tracing.ContactsAnswer
+Answer = tracing.VenueAnswer | tracing.HistoryAnswer | tracing.ContactsAnswer | tracing.NoticeAnswer
 
 
 class TracerLike(Protocol):
@@ -214,7 +217,7 @@ class Desk:
 
     async def _dispatch(self, question: Question, peer: Peer) -> Reply:
         match question:
-            case AskVenue() | AskPerson() | AskContacts():
+            case AskVenue() | AskPerson() | AskContacts() | AskNotice():
                 return await self._trace(question, peer)
             case AskAlerts():
                 return await self._alarmed(question, peer)
@@ -250,7 +253,7 @@ class Desk:
 
     # ---- persons ----------------------------------------------------------------------------
 
-    async def _trace(self, ask: AskVenue | AskPerson | AskContacts, peer: Peer) -> Traced:
+    async def _trace(self, ask: Traceable, peer: Peer) -> Traced:
         now_ms = self._clock.now_ms()
         grant = self._registry.grant_by_token(access.token_to_hash(ask.token), now_ms)
         try:
@@ -274,13 +277,13 @@ class Desk:
         audit = await self._audit(entry, now_ms)
         refs = frozenset(tracing.unpack(answer.packed, "newest").tolist())
         _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs))
-        places = self._infos(_rows(answer)["place"])
+        places = self._infos(_places(answer))
         return Traced(answer=answer, places=places, area=area, audit=audit)
 
     def _ask(
         self,
         grant: Grant,
-        ask: AskPersons,
+        ask: AskRows,
         question: tracing.Question,
         allowed: frozenset[int] | None,
     ) -> tuple[Answer, AuditEntry]:
@@ -290,7 +293,7 @@ class Desk:
         """
         answer = self._tracer.ask(question, allowed)
         shown = [answer.persons[i : i + KEY_SIZE] for i in range(0, len(answer.persons), KEY_SIZE)]
-        asked = [] if isinstance(question, tracing.VenueQuestion) else question.persons
+        asked = getattr(question, "persons", [])  # of a question about places, nobody
         everybody = b"".join(dict.fromkeys([*asked, *shown]))
         digest = answer_to_digest(answer)
         sealed = seal(self._keyring.audit_public(), everybody, access.digest_to_aad(digest))
@@ -310,7 +313,7 @@ class Desk:
         )
         return answer, entry
 
-    def _to_question(self, ask: AskVenue | AskPerson | AskContacts) -> tracing.Question:
+    def _to_question(self, ask: Traceable) -> tracing.Question:
         limit = min(ask.limit, self._rows_max)
         match ask:
             case AskVenue():
@@ -334,6 +337,16 @@ class Desk:
                     profile=profile,
                     min_minutes=ask.min_minutes,
                     linger_minutes=ask.linger_minutes,
+                    limit=limit,
+                )
+            case AskNotice():
+                return NoticeQuestion(
+                    marks=tuple(
+                        Mark(self._place_number(mark.place), mark.from_ms, mark.to_ms)
+                        for mark in ask.marks
+                    ),
+                    least=ask.least,
+                    since=ask.since,
                     limit=limit,
                 )
 
@@ -520,11 +533,11 @@ def suppress(places: Array, passages: Array) -> None:
             places[name][few] = SUPPRESSED
 
 
-def _ask_to_kind(ask: AskPersons) -> access.Question:
+def _ask_to_kind(ask: AskRows) -> access.Question:
     return access.Question(str(ask.__struct_config__.tag))
 
 
-def _parameters(ask: AskPersons, question: tracing.Question) -> dict[str, str | int]:
+def _parameters(ask: AskRows, question: tracing.Question) -> dict[str, str | int]:
     """What of a question may stand in the audit for ever: never an identifier."""
     found: dict[str, str | int] = {
         "from_ms": question.from_ms,
@@ -533,6 +546,9 @@ def _parameters(ask: AskPersons, question: tracing.Question) -> dict[str, str | 
     }
     if isinstance(question, tracing.VenueQuestion):
         found["place"] = question.place
+    if isinstance(question, NoticeQuestion):
+        found["marks"] = " ".join(f"{m.place}:{m.from_ms}-{m.to_ms}" for m in question.marks)
+        found["least"], found["since"] = question.least, question.since
     if isinstance(ask, AskPerson | AskContacts):
         found["kinds"] = " ".join(person.kind for person in ask.persons)
     if isinstance(question, tracing.ContactsQuestion):
@@ -543,7 +559,7 @@ def _parameters(ask: AskPersons, question: tracing.Question) -> dict[str, str | 
     return found
 
 
-def _refused(grant: Grant, ask: AskPersons, outcome: str) -> AuditEntry:
+def _refused(grant: Grant, ask: AskRows, outcome: str) -> AuditEntry:
     """The record of a question that was not answered.
 
     Purpose and case were typed by the asker and are kept only if they are what they should be.
@@ -566,6 +582,14 @@ def _rows(answer: Answer) -> Array:
     """The rows that name places: visits, or the evidence for contacts."""
     is_contacts = isinstance(answer, tracing.ContactsAnswer)
     return tracing.unpack(answer.packed, "pairs" if is_contacts else "visits")
+
+
+def _places(answer: Answer) -> Array:
+    """Numbers of all places that the answer names."""
+    if isinstance(answer, tracing.NoticeAnswer):
+        return np.array([mark.place for mark in answer.marks], "<u4")
+    places: Array = _rows(answer)["place"]
+    return places
 
 
 def _remember(peer: Peer, audit: int, shown: _Shown) -> None:

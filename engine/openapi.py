@@ -34,6 +34,7 @@ from engine.answers import (
     WhoamiAnswer,
 )
 from engine.errors import leaves
+from engine.notice_answers import NoticeAnswer, NoticeBody
 
 # Name of a gateway, its epoch, the number of the message: decimal, u64.
 KEY_PATTERN: Final = r"^([A-Za-z0-9._-]{1,64}):([0-9]{1,20}):([1-9][0-9]{0,19})$"
@@ -87,6 +88,14 @@ ROUTES: Final = (
         about="Who met this person, for how many minutes, and where?",
         body=ContactsBody,
         answer=ContactsAnswer,
+    ),
+    Route(
+        name="trace_notice",
+        method="POST",
+        path="/v1/trace/notice",
+        about="Who was at these places at these times, at how many of them?",
+        body=NoticeBody,
+        answer=NoticeAnswer,
     ),
     Route(
         name="alerts",

@@ -17,10 +17,11 @@ from engine import errors
 from engine.errors import EngineError, QuestionInvalid, RegistryInvalid
 from engine.group import SealedDetails
 from engine.keys import KeyRing
+from engine.notice import MARKS_MAX
 from engine.payloads.outcome import Refusal
 from engine.people import credential_to_identity
 from engine.registry import Change
-from engine.tracing import ContactsAnswer, HistoryAnswer, VenueAnswer
+from engine.tracing import ContactsAnswer, HistoryAnswer, NoticeAnswer, VenueAnswer
 from engine.wire import U64, Verdict
 
 SUPPRESSED: Final = (1 << 32) - 1
@@ -61,19 +62,28 @@ class AskCase(Ask, frozen=True, kw_only=True):
     case: Word
 
 
-class AskPersons(AskCase, frozen=True, kw_only=True):
-    """What every question about persons carries besides: when, how many rows."""
+class AskRows(AskCase, frozen=True, kw_only=True):
+    """What every question about persons carries besides: how many rows, whether masked."""
 
-    from_ms: Instant
-    to_ms: Instant
     limit: Annotated[int, Meta(ge=1)]
     is_unmasked: bool = False
 
 
-class AskVenue(AskPersons, frozen=True, kw_only=True, tag="venue"):
-    """Q1. place: number of a venue or post, or a post's code."""
+class AskPersons(AskRows, frozen=True, kw_only=True):
+    """Those about one span."""
 
-    place: Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)] | Annotated[str, Meta(max_length=32)]
+    from_ms: Instant
+    to_ms: Instant
+
+
+# Number of a venue or post, or a post's code.
+PlaceRef = Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)] | Annotated[str, Meta(max_length=32)]
+
+
+class AskVenue(AskPersons, frozen=True, kw_only=True, tag="venue"):
+    """Q1."""
+
+    place: PlaceRef
 
 
 class AskPerson(AskPersons, frozen=True, kw_only=True, tag="person"):
@@ -89,6 +99,25 @@ class AskContacts(AskPersons, frozen=True, kw_only=True, tag="contacts"):
     profile: Word = ""
     min_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
     linger_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
+
+
+class MarkRef(msgspec.Struct, frozen=True):
+    """A place and a span."""
+
+    place: PlaceRef
+    from_ms: Instant
+    to_ms: Instant
+
+
+class AskNotice(AskRows, frozen=True, kw_only=True, tag="notice"):
+    """Q5, Q8; the fields are those of engine.notice.NoticeQuestion."""
+
+    marks: Annotated[tuple[MarkRef, ...], Meta(min_length=1, max_length=MARKS_MAX)]
+    least: Annotated[int, Meta(ge=1, le=MARKS_MAX)] = 1
+    since: Annotated[int, Meta(ge=0, le=1 << 60)] = 0
+
+
+Traceable = AskVenue | AskPerson | AskContacts | AskNotice
 
 
 class AskAlerts(AskPersons, frozen=True, kw_only=True, tag="alerts"):
@@ -180,6 +209,7 @@ Question = (
     AskVenue
     | AskPerson
     | AskContacts
+    | AskNotice
     | AskAlerts
     | WatchAdd
     | WatchRemove
@@ -226,7 +256,7 @@ class Traced(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply", tag="
     area: what bounded the answer, "" for nothing. audit: number of its audit record.
     """
 
-    answer: VenueAnswer | HistoryAnswer | ContactsAnswer
+    answer: VenueAnswer | HistoryAnswer | ContactsAnswer | NoticeAnswer
     places: tuple[PlaceInfo, ...]
     area: str
     audit: int

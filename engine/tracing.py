@@ -1,4 +1,4 @@
-"""Tracing: the tracer's questions Q1 to Q3, and what they answer.
+"""Tracing: the tracer's questions Q1 to Q3, Q5 and Q8, and what they answer.
 
 An answer carries packed arrays and the state it is complete up to; Python objects are made of them
 where people read them, by `visit_rows` and `contact_rows`. docs/tracing.md explains each number.
@@ -16,6 +16,7 @@ from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock
 from engine.contacts import CONTACT, PAIR, PairFlag, Tier
 from engine.errors import AccessDenied, NotFound, QuestionInvalid, ServiceError
 from engine.index import Found, Snapshot
+from engine.notice import MARK_FIGURE, MARKS_MAX, Mark, NoticeQuestion, find_marked
 from engine.profiles import ContactProfile, profile_of
 from engine.rows import Direction
 from engine.visits import VISIT, Array, EndRule, VisitFlag
@@ -35,6 +36,8 @@ LAYOUTS: Final = {
     "contacts": CONTACT,
     "pairs": PAIR,
     "newest": np.dtype("<u8"),
+    "which": np.dtype("<u4"),
+    "figures": MARK_FIGURE,
 }
 
 
@@ -75,7 +78,7 @@ class ContactsQuestion(msgspec.Struct, frozen=True, kw_only=True, tag="contacts"
     limit: int = 1000
 
 
-Question = VenueQuestion | HistoryQuestion | ContactsQuestion
+Question = VenueQuestion | HistoryQuestion | ContactsQuestion | NoticeQuestion
 
 
 # ---- answers ------------------------------------------------------------------------------------
@@ -129,6 +132,17 @@ class ContactsAnswer(Answer, frozen=True, kw_only=True, tag="contacts"):
 
     profile: ContactProfile
     below: int
+
+
+class NoticeAnswer(Answer, frozen=True, kw_only=True, tag="notice"):
+    """packed: visits, which, figures, newest as engine.notice.Marked has them.
+
+    marks, since: as asked. outside: positions of marks that the role may not see, with figures 0.
+    """
+
+    marks: tuple[Mark, ...]
+    outside: tuple[int, ...]
+    since: int
 
 
 class VisitRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,7 +206,7 @@ def unpack(packed: dict[str, bytes], name: str) -> Array:
 
 
 def visit_rows(packed: dict[str, bytes]) -> list[VisitRow]:
-    """Rows of an answer to Q1 or Q2. Raises as `unpack`."""
+    """Rows of an answer to Q1, Q2 or a notice. Raises as `unpack`."""
     return [
         VisitRow(
             person=int(v["person"]),
@@ -292,7 +306,7 @@ class Tracer:
 
     def ask(
         self, question: Question, places_allowed: Collection[int] | None = None
-    ) -> VenueAnswer | HistoryAnswer | ContactsAnswer:
+    ) -> VenueAnswer | HistoryAnswer | ContactsAnswer | NoticeAnswer:
         """places_allowed: what roles bound to an area may see, None for everything.
 
         Raises QuestionInvalid, NotFound for an unknown place, and AccessDenied for a place that is
@@ -310,6 +324,8 @@ class Tracer:
                 return self._history(question, places_allowed, completeness, begun_ns)
             case ContactsQuestion():
                 return self._contacts(question, places_allowed, completeness, begun_ns)
+            case NoticeQuestion():
+                return self._notice(question, places_allowed, completeness, begun_ns)
 
     def _venue(
         self,
@@ -394,6 +410,47 @@ class Tracer:
             below=met.below,
         )
 
+    def _notice(
+        self,
+        question: NoticeQuestion,
+        allowed: Collection[int] | None,
+        completeness: Completeness,
+        begun_ns: int,
+    ) -> NoticeAnswer:
+        for n, mark in enumerate(question.marks, 1):
+            if self._place(mark.place) is None:
+                raise NotFound(f"mark {n}: there is no place {mark.place}")
+        inside = [
+            n for n, mark in enumerate(question.marks) if allowed is None or mark.place in allowed
+        ]
+        if not inside:
+            raise AccessDenied("all of these places lie outside of the area of the role")
+        found = find_marked(
+            self._index.snapshot(),
+            [question.marks[n] for n in inside],
+            least=question.least,
+            since=question.since,
+            limit=question.limit,
+        )
+        figures = np.zeros(len(question.marks), MARK_FIGURE)
+        figures[inside] = found.figures
+        return NoticeAnswer(
+            persons=found.persons.tobytes(),
+            packed={
+                "visits": found.visits.tobytes(),
+                "which": np.array(inside, "<u4")[found.which].tobytes(),
+                "figures": figures.tobytes(),
+                "newest": found.newest.tobytes(),
+            },
+            total=found.total,
+            limit_cut=found.total > len(found.visits),
+            completeness=_complete_to(completeness, found.lsn),
+            elapsed_us=self._elapsed_us(begun_ns),
+            marks=question.marks,
+            outside=tuple(sorted(set(range(len(question.marks))) - set(inside))),
+            since=question.since,
+        )
+
     def _elapsed_us(self, begun_ns: int) -> int:
         return (self._clock.monotonic_ns() - begun_ns) // 1000
 
@@ -409,6 +466,8 @@ def _complete_to(completeness: Completeness, lsn: int) -> Completeness:
 
 def _check_question(question: Question) -> None:
     """Raises QuestionInvalid. Its words never quote a person."""
+    if isinstance(question, NoticeQuestion):
+        _check_notice(question)
     from_ms, to_ms = question.from_ms, question.to_ms
     if not -_INSTANT_MAX_MS <= from_ms < to_ms <= _INSTANT_MAX_MS:
         raise QuestionInvalid("the span must begin before it ends", hint="from < to")
@@ -416,7 +475,7 @@ def _check_question(question: Question) -> None:
         raise QuestionInvalid("the span is longer than 366 days")
     if not 1 <= question.limit <= LIMIT_MAX:
         raise QuestionInvalid(f"limit must be 1 to {LIMIT_MAX}")
-    if isinstance(question, VenueQuestion):
+    if isinstance(question, VenueQuestion | NoticeQuestion):
         return
     if not 1 <= len(question.persons) <= PERSONS_MAX:
         raise QuestionInvalid(f"a person has 1 to {PERSONS_MAX} keys")
@@ -426,6 +485,18 @@ def _check_question(question: Question) -> None:
         profile_of(question.profile)
         _check_minutes("min_minutes", question.min_minutes, MINUTES_MAX)
         _check_minutes("linger_minutes", question.linger_minutes, LINGER_MINUTES_MAX)
+
+
+def _check_notice(question: NoticeQuestion) -> None:
+    if not 1 <= len(question.marks) <= MARKS_MAX:
+        raise QuestionInvalid(f"a notice has 1 to {MARKS_MAX} marks")
+    if not 1 <= question.least <= len(question.marks):
+        raise QuestionInvalid("least must be 1 to the number of marks")
+    if question.since < 0:
+        raise QuestionInvalid("since is the number of a group, as an earlier answer gave it")
+    for n, mark in enumerate(question.marks, 1):
+        if not mark.from_ms < mark.to_ms:
+            raise QuestionInvalid(f"mark {n}: its span must begin before it ends")
 
 
 def _check_minutes(name: str, minutes: int | None, most: int) -> None:

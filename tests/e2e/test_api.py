@@ -117,6 +117,44 @@ def test_who_met_a_person(stand: Stand) -> None:
     assert (strict["below"], strict["profile"]["min_minutes"]) == (1, 35)
 
 
+def test_who_was_at_the_places_of_a_notice(stand: Stand) -> None:
+    answer = trace(stand, "notice")
+    assert [(v["name"], v["mark"], v["marks"], v["place_name"]) for v in answer["visits"]] == [
+        ("Nguyễn Vă***", 1, 2, "Chợ Hồ Xá"),
+        ("Nguyễn Vă***", 2, 2, "Chợ Diên Sanh"),
+        ("Trần Th***", 1, 1, "Chợ Hồ Xá"),
+        ("=Lê Vă***", 2, 1, "Chợ Diên Sanh"),
+    ]
+    assert [(m["place"], m["persons"], m["visits"]) for m in answer["marks"]] == [
+        (MARKET_NORTH, 2, 2),
+        (MARKET_SOUTH, 2, 2),
+    ]
+    assert answer["marks"][0]["start"] == f"{DATE}T00:00:00.000+07:00"
+    both = trace(stand, "notice", least=2)
+    assert {v["name"] for v in both["visits"]} == {"Nguyễn Vă***"}
+    assert both["marks"] == answer["marks"], "counts are of all who were there"
+    # Bình's check-in in the south is the sixth group; Hoa was last seen in the fourth.
+    new = trace(stand, "notice", since=4)
+    assert [(v["name"], v["is_new"]) for v in new["visits"]] == [
+        ("Nguyễn Vă***", False),
+        ("Nguyễn Vă***", True),
+        ("=Lê Vă***", True),
+    ]
+    assert trace(stand, "notice", since=answer["complete"]["group"])["visits"] == []
+    entry = stand.audit()[-1]
+    assert (entry.question, entry.parameters["since"]) == ("notice", len(SCANS))
+    assert str(entry.parameters["marks"]).startswith(f"{MARKET_NORTH}:")
+
+
+def test_a_centre_is_told_which_marks_lie_outside(stand: Stand) -> None:
+    answer = trace(stand, "notice", GRANTS["centre"])
+    assert [m["is_outside"] for m in answer["marks"]] == [False, True]
+    assert answer["marks"][1]["persons"] == 0
+    assert {v["mark"] for v in answer["visits"]} == {1}
+    with pytest.raises(AccessDenied):
+        trace(stand, "notice", GRANTS["centre"], marks=[{"place": MARKET_SOUTH, **SPAN}])
+
+
 def test_a_person_may_be_named_by_a_handle_or_by_several_documents(stand: Stand) -> None:
     handle = trace(stand, "person")["persons"][0]["person"]
     by_handle = trace(stand, "person", person={"kind": "handle", "value": handle})
@@ -420,9 +458,8 @@ def test_bodies_and_answers_are_what_the_description_says(stand: Stand) -> None:
 
     for question, body in BODIES.items():
         check(f"{question.title()}Body", body)
-        check(
-            "ContactsAnswer" if question == "contacts" else "VisitsAnswer", trace(stand, question)
-        )
+        answers = {"contacts": "ContactsAnswer", "notice": "NoticeAnswer"}
+        check(answers.get(question, "VisitsAnswer"), trace(stand, question))
     token = stand.tokens[TRACER]
     check("FiguresAnswer", client.figures(stand.url, token, DATE))
     check("FiguresAnswer", client.figures(stand.url, stand.tokens["ioc"], DATE))

@@ -274,6 +274,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "venue": {**WHY, **SPAN, "place": MARKET_NORTH},
     "person": {**WHY, **SPAN, "person": BINH.ref},
     "contacts": {**WHY, **SPAN, "person": BINH.ref, "profile": "VN-2021-12-29"},
+    "notice": {**WHY, "marks": [{"place": MARKET_NORTH, **SPAN}, {"place": MARKET_SOUTH, **SPAN}]},
 }
 
 

@@ -269,7 +269,8 @@ def test_every_field_of_a_gateways_file_is_described() -> None:
 def test_what_the_structs_say_is_what_options_take() -> None:
     """Bounds stand twice, so that mistakes are found before anything is asked."""
     from engine.answers import LIMIT_DEFAULT, ROWS_MAX
-    from engine.cli_trace import KINDS
+    from engine.cli_trace import KINDS, MARKS_MAX
+    from engine.notice import MARKS_MAX as MARKS_OF_A_NOTICE
     from engine.questions import PersonRef
 
     person = msgspec.inspect.type_info(PersonRef)
@@ -277,5 +278,6 @@ def test_what_the_structs_say_is_what_options_take() -> None:
     kind = next(field.type for field in person.fields if field.name == "kind")
     assert isinstance(kind, msgspec.inspect.LiteralType)
     assert set(KINDS) == set(kind.values)
+    assert MARKS_MAX == MARKS_OF_A_NOTICE
     limit = next(a for a in ALL["trace", "venue"]._actions if a.dest == "limit")
     assert limit.default == LIMIT_DEFAULT and str(ROWS_MAX) in (limit.help or "")
