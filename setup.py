@@ -45,6 +45,7 @@ CHECKS = KIND != "release"
 # Hand-written C per extension; a .pyx not named here has none.
 C_SOURCES = {
     "native.cpu": ["cpu.c"],
+    "native.hmac": ["sha256.c", "sha256_ni.c"],
     "native.dedup": ["seen.c", "seen_scalar.c", "seen_avx2.c", "seen_neon.c"],
     "native.qr.luma": ["luma_scalar.c", "luma_avx2.c", "luma_neon.c"],
     "native.jpeg.luma": [

@@ -92,9 +92,13 @@ class SeenWindow:
         answers = np.zeros(len(rows), np.uint8)
         at_post = (rows["kind"] == Kind.SCAN) | (rows["kind"] == Kind.MANUAL)
         rows = rows[at_post]
-        columns = (rows["person"], rows["place"], rows["lane"], rows["time_ms"])
-        answers[at_post] = np.frombuffer(self.see(*(c.tobytes() for c in columns)), np.uint8)
+        answers[at_post] = np.frombuffer(self.see_rows(rows), np.uint8)
         return answers
+
+    def see_rows(self, rows: np.ndarray) -> bytes:
+        """As see, of ROW of scans."""
+        columns = (rows["person"], rows["place"], rows["lane"], rows["time_ms"])
+        return self.see(*(column.tobytes() for column in columns))
 
     def _runs(self, times: np.ndarray) -> Iterator[tuple[int, int, SeenRules]]:
         """(low, high, rules): scans that follow each other under the same rules."""

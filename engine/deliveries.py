@@ -227,7 +227,7 @@ class Deliveries:
             gateway.number, delivery.epoch, DURABLE, delivery.seq, delivery.seq,
             post.number if post else 0, tuple(gateway.lanes), is_repeat=is_repeat,
         )  # fmt: skip
-        for outcome in server.pipeline.record_steps(origin, entries, delivery.body, fault):
+        for outcome in server.pipeline.record_steps(origin, packed, delivery.body, fault):
             if outcome is not None:
                 return outcome
             await asyncio.sleep(0)

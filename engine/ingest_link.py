@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -33,7 +33,7 @@ from engine.gateways import Gateways
 from engine.held import HeldCodes
 from engine.journal import RecordBatch
 from engine.keys import KeyRing
-from engine.pipeline import STEP_RECORDS, Origin, Outcome, Pipeline
+from engine.pipeline import Origin, Outcome, Pipeline
 from engine.registry import Gateway, Registry
 from engine.rows import Flag
 from engine.session import DURABLE, VOLATILE
@@ -49,6 +49,7 @@ LINKS_MAX = 8  # of one gateway: no box can take the places of others
 # lanes (CP-3). A sealed record costs some 0.2 ms, so that messages alone would not bound the turn.
 TURN_MESSAGES = 64
 TURN_NS = 2_000_000
+RESULTS_WRITTEN = 64  # at once; of less than 1 KB each, a WebSocket's message takes 64 KB
 PIECE = 16_384  # bytes taken apart at once: a thousand messages of the smallest size, some 3 ms
 
 _log = Log("ingest")
@@ -208,9 +209,13 @@ class Link:
         return bool(self._inbox or self._unread)
 
     def send(self, message: wire.Message) -> None:
+        self._write(wire.encode(message))
+
+    def _write(self, data: bytes) -> None:
+        """Whole frames."""
         if self._is_closed or self._carrier is None:
             return
-        self._carrier.write(wire.encode(message))
+        self._carrier.write(data)
         if self._carrier.get_write_buffer_size() > WRITE_MAX:
             self.abort()  # a peer that does not read its answers
 
@@ -371,8 +376,9 @@ class Link:
         self.server.append(self.state, DURABLE, seq, outcome.batch)
 
     def _answer(self, cls: int, seq: int, outcome: Outcome) -> None:
-        for verdict in outcome.verdicts:
-            self.send(wire.Result(cls=cls, seq=seq, verdict=verdict))
+        results = [wire.Result(cls=cls, seq=seq, verdict=v) for v in outcome.verdicts]
+        for at in range(0, len(results), RESULTS_WRITTEN):
+            self._write(b"".join(map(wire.encode, results[at : at + RESULTS_WRITTEN])))
         for fault in outcome.faults:
             code = fault.error.wire or WireMalformed.wire
             text = f"{fault.error.code}: {fault.error}"
@@ -409,27 +415,28 @@ class Link:
             broken = error
             self._consume(message.seq, lambda o: pipeline.take_fault(o, broken))
             return
-        entries, body, fault = message.entries, message.body, message.fault
         assert self.gateway is not None
-        if len(entries):
-            self._note_time(DURABLE, message.seq, int(entries["time_ms"].max()))
-        if len(entries) > STEP_RECORDS:
-            self._is_busy = True
-            self.server.spawn(self._consume_slowly(message))
+        if message.packed:
+            self._note_time(DURABLE, message.seq, int(message.entries["time_ms"].max()))
+        origin = self._origin(DURABLE, message.seq, message.seq)
+        steps = pipeline.record_steps(origin, message.packed, message.body, message.fault)
+        outcome = next(steps)
+        if outcome is not None:
+            self._keep(message.seq, outcome)
         else:
-            self._consume(message.seq, lambda o: pipeline.take_records(o, entries, body, fault))
+            self._is_busy = True
+            self.server.spawn(self._consume_slowly(message.seq, steps))
 
-    async def _consume_slowly(self, scans: wire.Scans) -> None:
-        """A large body in steps, so that other links get their turn between them (CP-3)."""
+    async def _consume_slowly(self, seq: int, steps: Iterator[Outcome | None]) -> None:
+        """The rest of a large body, so that other links get their turn between steps (CP-3)."""
         assert self.state is not None
-        origin = self._origin(DURABLE, scans.seq, scans.seq)
-        steps = self.server.pipeline.record_steps(origin, scans.entries, scans.body, scans.fault)
         try:
+            await asyncio.sleep(0)
             for outcome in steps:
                 if outcome is None:
                     await asyncio.sleep(0)
-                elif self.state.stream.windows[DURABLE].is_open(scans.seq):  # else taken back
-                    self._keep(scans.seq, outcome)
+                elif self.state.stream.windows[DURABLE].is_open(seq):  # else taken back
+                    self._keep(seq, outcome)
         except Exception as error:
             self.server.break_off(self.state, error)
         self._is_busy = False

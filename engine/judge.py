@@ -7,6 +7,7 @@ docs/verdicts.md has the table.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -23,6 +24,8 @@ from engine.wire import Verdict
 
 # Reasons of an alert as the lane sees them, the most urgent first.
 ALERTS: Final = ("call_desk", "fever", "two_posts", "two_lanes")
+
+_SIGHTED: Final = ("person", "time_ms", "place", "lane", "n", "flags")
 
 Light = Literal["accepted", "seen", "alert"]
 Message = tuple[int, int, int]  # gateway, epoch, seq of class 0
@@ -101,6 +104,38 @@ class Judge:
             self._tie(candidate, name, message)
             verdicts.append(self._verdict(candidate, sighting, name))
         return verdicts
+
+    def judge_rows(
+        self, rows: np.ndarray, names: Sequence[str], message: Message | None
+    ) -> tuple[list[Verdict], Counter[str]]:
+        """As judge, of ROW: check-ins, or scans of lanes that `is_plain` let through.
+
+        names: masked, of each scan; none of check-ins. (verdicts, how often each alarm was raised).
+        """
+        alarms: Counter[str] = Counter()
+        for i in self._watch.find_rows(rows):
+            rows["flags"][i] |= Flag.LISTED
+            alarms["call_desk"] += 1
+        if not names:
+            return [], alarms
+        sightings = self._seen.see_rows(rows)
+        for i, sighting in enumerate(sightings):
+            if sighting & (ROAD | LANES):
+                rows["flags"][i] |= Flag.COPIED
+                alarms["two_posts" if sighting & ROAD else "two_lanes"] += 1
+        verdicts = []
+        columns = (rows[column].tolist() for column in _SIGHTED)
+        for *scan, flags, sighting, name in zip(*columns, sightings, names, strict=True):
+            person, time_ms, place, lane, n = scan
+            ref = (*message, n) if message else None
+            self._readings.note(place, lane, Sighted(ref, time_ms, person, name))
+            verdict, reason = light(flags, sighting) if flags or sighting else ("accepted", None)
+            verdicts.append(Verdict(verdict=verdict, lane=lane, n=n, reason=reason, name=name))
+        return verdicts, alarms
+
+    def is_plain(self, place: int, lane: int) -> bool:
+        """Whether no temperature waits there that a scan would have to carry."""
+        return not self._readings.is_waiting(place, lane)
 
     def _verdict(self, candidate: Candidate, sighting: int, name: str) -> Verdict:
         if sighting & (ROAD | LANES):

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hmac
 import os
 import re
 import stat
@@ -33,6 +32,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from engine.errors import KeyDestroyed, KeyMissing, SealBroken
+from native.hmac import Hmac
 
 KEY_SIZE = 32
 PERSON_KEY_SIZE = 16
@@ -52,6 +52,10 @@ class KeyRing(Protocol):
 
     Every method may be called from any thread.
     """
+
+    @property
+    def person_mac(self) -> Hmac | None:
+        """Makes person keys where no Python runs (native.plain); None where the key is not here."""
 
     def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
         """16 bytes. Raises ValueError when kind or issuer holds a NUL."""
@@ -175,26 +179,23 @@ class FileKeyRing:
         self._ingest_private = _load_key(self._root / "ingest.key")
         self._ingest_public = private_to_public(self._ingest_private)
         self._audit_public = _load_key(self._root / "audit.pub")
-        province = _load_key(self._root / "province.key")
-        # The state after label and key is copied per scan: half the cost of a new HMAC.
-        self._person = hmac.new(province, _PERSON_LABEL, "sha256")
-        self._prefixes: dict[tuple[str, str], hmac.HMAC] = {}
-        self._venue = hmac.new(_load_key(self._root / "venue.key"), _VENUE_LABEL, "sha256")
+        self._person = Hmac(_load_key(self._root / "province.key"), _PERSON_LABEL)
+        self._venue = Hmac(_load_key(self._root / "venue.key"), _VENUE_LABEL)
         self._destroyed: set[int] = set()
         self._finish_destroying()
 
+    @property
+    def person_mac(self) -> Hmac:
+        return self._person
+
     def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
-        prefix = self._prefixes.get((kind, issuer))
-        if prefix is None:
-            prefix = self._prefix(kind, issuer)
-        digest = prefix.copy()
-        digest.update(canonical.encode())
-        return digest.digest()[:PERSON_KEY_SIZE]
+        if "\0" in kind or "\0" in issuer:
+            raise ValueError("kind and issuer of an identity hold no NUL")
+        message = f"{kind}\0{issuer}\0{canonical}".encode()
+        return self._person.digest(message)[:PERSON_KEY_SIZE]
 
     def venue_tag(self, body: bytes) -> bytes:
-        digest = self._venue.copy()
-        digest.update(body)
-        return digest.digest()[:VENUE_TAG_SIZE]
+        return self._venue.digest(body)[:VENUE_TAG_SIZE]
 
     def log_key(self, day: int, *, make: bool = True) -> bytes:
         key = self._log_keys.get(day)
@@ -257,15 +258,6 @@ class FileKeyRing:
         """Days that were forgotten, ascending."""
         with self._lock:
             return sorted(self._destroyed | self._listed("destroyed"))
-
-    def _prefix(self, kind: str, issuer: str) -> hmac.HMAC:
-        if "\0" in kind or "\0" in issuer:
-            raise ValueError("kind and issuer of an identity hold no NUL")
-        prefix = self._person.copy()
-        prefix.update(kind.encode() + b"\0" + issuer.encode() + b"\0")
-        if len(self._prefixes) < 1024:  # issuers come from outside: the cache has a limit
-            self._prefixes[kind, issuer] = prefix
-        return prefix
 
     def _check_alive(self, day: int) -> None:
         if day in self._destroyed or (self._days_dir / f"{day}.destroyed").exists():

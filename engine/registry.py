@@ -106,6 +106,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.version = 0
+        self.venues: set[int] = set()  # place numbers; the same set all along
         # (kind, key) -> records as (valid_from_ms, order of arrival, record), ascending.
         self._history: dict[tuple[str, Key], list[tuple[int, int, Change]]] = {}
         self._by_kind: dict[str, dict[Key, None]] = {kind: {} for kind in TYPES}
@@ -141,6 +142,8 @@ class Registry:
             newest = records[-1][2]
             assert isinstance(newest, Post | Venue)
             self._place_keys[change.number] = (kind, key)
+            if isinstance(newest, Venue):
+                self.venues.add(change.number)
             self._places[change.number] = newest
             self._folded[change.number] = fold(newest.name)
 

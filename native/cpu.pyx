@@ -8,14 +8,20 @@ import os
 
 cdef extern from "cpu.h":
     int cpu_best() noexcept nogil
+    int cpu_has_sha() noexcept nogil
 
 cdef int current_level = 0
 cdef tuple NAMES = ("scalar", "avx2", "neon")
 cdef int best_level = cpu_best()
+cdef bint best_has_sha = cpu_has_sha()
 
 
 cdef int level() noexcept nogil:
     return current_level
+
+
+cdef bint has_sha() noexcept nogil:
+    return best_has_sha and current_level != 0
 
 
 def available() -> tuple[str, ...]:

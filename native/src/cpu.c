@@ -2,6 +2,10 @@
 #include "cpu.h"
 #include "machine.h"
 
+#if defined(CPU_HAS_AVX2_CODE)
+#include <cpuid.h>
+#endif
+
 int cpu_best(void)
 {
 #if defined(CPU_HAS_AVX2_CODE)
@@ -15,5 +19,15 @@ int cpu_best(void)
     return CPU_NEON; /* part of the AArch64 base */
 #else
     return CPU_SCALAR;
+#endif
+}
+
+int cpu_has_sha(void)
+{
+#if defined(CPU_HAS_AVX2_CODE)
+    unsigned int a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 29 & 1);
+#else
+    return 0;
 #endif
 }

@@ -4,4 +4,7 @@
 
 int cpu_best(void);
 
+/* Whether it has the SHA instructions of x86-64, which no level stands for. */
+int cpu_has_sha(void);
+
 #endif

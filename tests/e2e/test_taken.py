@@ -21,7 +21,7 @@ from engine.errors import WireEpochUsed, WireMalformed
 from engine.ingest_link import LINKS_MAX, TURN_MESSAGES, Link
 from engine.journal import Receipt, RecordBatch
 from engine.keys import DESK_DIR
-from engine.pipeline import STEP_RECORDS
+from engine.pipeline import STEP_PLAIN
 from engine.questions import Deliver
 from engine.records import Credential, encode_checkin, encode_scans
 from engine.rows import Direction
@@ -74,7 +74,7 @@ def test_a_delivery_that_nobody_waits_for_any_more_is_stored(tmp_path: Path) -> 
 
     async def work(engine: Engine) -> None:
         take = Deliveries(engine.ingest, engine.past_lights).take
-        first, second = delivery(engine, 1, 8 * STEP_RECORDS), delivery(engine, 2, 1)
+        first, second = delivery(engine, 1, 4 * STEP_PLAIN), delivery(engine, 2, 1)
         asked = asyncio.create_task(take(first))
         await until(lambda: any(not s.settled.is_set() for s in engine.ingest.streams))
         (state,) = engine.ingest.streams
@@ -84,7 +84,7 @@ def test_a_delivery_that_nobody_waits_for_any_more_is_stored(tmp_path: Path) -> 
         again = await take(first)
         assert (again.is_repeat, len(again.faults)) == (True, 0)
         assert not (await take(second)).is_repeat
-        assert engine.journal.counters.rows == 8 * STEP_RECORDS + 1
+        assert engine.journal.counters.rows == 4 * STEP_PLAIN + 1
 
     with_engine(enrolment().copy_to(tmp_path), work)
 

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 import native
-from native import contacts, cpu, dedup, index, rows, wire
+from native import cards, contacts, cpu, dedup, hmac, index, people, plain, rows, wire
 from native.jpeg import luma
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,9 @@ def package_root() -> Path:
 
 
 @pytest.mark.parametrize(
-    "module", [contacts, cpu, dedup, index, luma, rows, wire], ids=lambda m: m.__name__
+    "module",
+    [cards, contacts, cpu, dedup, hmac, index, luma, people, plain, rows, wire],
+    ids=lambda m: m.__name__,
 )
 def test_the_extension_is_loaded(module: ModuleType) -> None:
     assert Path(str(module.__file__)).suffix in (".so", ".pyd")

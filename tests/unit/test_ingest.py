@@ -19,7 +19,7 @@ from engine.keys import FileKeyRing
 from engine.questions import Deliver, PersonRef, persons_to_keys
 from engine.records import encode_scan, encode_scans
 from engine.watch import WatchEntry, WatchKind
-from tests.unit.test_privacy import CARD, NOW_MS, Door, Wire, scans
+from tests.unit.test_privacy import CARD, NOW_MS, ODD_CARD, Door, Wire, scans
 
 
 @pytest.fixture
@@ -38,9 +38,17 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("count", [1, 640])
+@pytest.mark.parametrize(
+    ("count", "card", "stage"),
+    [(1, CARD, "judge_rows"), (1, ODD_CARD, "judge"), (640, ODD_CARD, "judge")],
+)
 def test_a_fault_of_ours_ends_its_stream_loudly(
-    door: Door, count: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    door: Door,
+    count: int,
+    card: bytes,
+    stage: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Or the message would be open for ever, and no link of its epoch would come in again."""
     monkeypatch.setattr(logging.getLogger("chot"), "propagate", True)
@@ -54,14 +62,14 @@ def test_a_fault_of_ours_ends_its_stream_loudly(
             def fail(*_: object) -> None:
                 raise KeyError("045190999001")
 
-            patch.setattr(door.server.pipeline._judge, "judge", fail)
-            link.data_received(scans(2, count) + scans(3, 1))
+            patch.setattr(door.server.pipeline._judge, stage, fail)
+            link.data_received(scans(2, count, card) + scans(3, 1))
             await settle()
         assert out.of(wire.Error)[-1].code == WireStoreFull.wire and out.is_closing
         link.connection_lost(None)
         link, out = await door.open()
         assert out.of(wire.Welcome)[-1].acked[0] == 1
-        link.data_received(scans(2, count) + scans(3, 1))
+        link.data_received(scans(2, count, card) + scans(3, 1))
         await settle()
         assert out.of(wire.Ack)[-1].seq == 3
         link.connection_lost(None)
@@ -107,7 +115,7 @@ def test_a_delivery_that_fails_is_given_back(door: Door, monkeypatch: pytest.Mon
 
     async def work() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(door.server.pipeline._judge, "judge", fail)
+            patch.setattr(door.server.pipeline._judge, "judge_rows", fail)
             with pytest.raises(KeyError):
                 await taken.take(delivery)
         found = await asyncio.wait_for(taken.take(delivery), 10)

@@ -7,9 +7,7 @@ clock is set by hand.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,16 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import wire
-from engine.clock import DAY_MS, MINUTE_MS, ManualClock, day_to_ms, iso_to_ms, ms_to_day
-from engine.dedup import SeenWindow
+from engine.clock import DAY_MS, MINUTE_MS, day_to_ms, iso_to_ms, ms_to_day
 from engine.errors import ImageInvalid, InputError, SealBroken, WireClock, WireMalformed
 from engine.group import TALLY, walk_details
-from engine.journal import check_batch
-from engine.judge import Judge
-from engine.payloads import make_venue_code, venue_body
 from engine.payloads.venue import check_characters
 from engine.people import Details, bytes_to_details
-from engine.pipeline import STEP_RECORDS, Origin, Outcome, Pipeline
+from engine.pipeline import STEP_RECORDS, Origin, Outcome
 from engine.records import (
     ENTRY,
     Credential,
@@ -39,86 +33,25 @@ from engine.records import (
     encode_scan,
     encode_scans,
 )
-from engine.registry import Registry, Rule, Venue
-from engine.registry_csv import TABLE_ORDER, read_csv
+from engine.registry import Rule, Venue
 from engine.rows import NO_TEMPERATURE, NOBODY, REASONS, ROW, Direction, Flag, Kind, Source
-from engine.settings import Settings
-from engine.telemetry import Metrics
-from engine.watch import WatchEntry, WatchKind, WatchList
-
-TABLES = Path(__file__).parents[2] / "docs" / "examples" / "registry"
-NOON_MS = iso_to_ms("2021-07-01T12:00")
-POST, MARKET = 1, 1013
-LANE_GATEWAY = Origin(gateway=1, epoch=7, cls=0, seq=1, first=1, post=POST, lanes=(1, 2))
-BACK_END = Origin(gateway=8, epoch=7, cls=0, seq=1, first=1, post=0, lanes=())
-CARD = "045190999001|201999001|Nguyễn Thị Hồng Ánh|05061990|Nữ|Thôn Tân Hòa|11062021".encode()
-APP = b"******999031|PHAM QUOC HUNG|1984-**-**|0|162999310000000031|<1<DN4459990000031<0912000031"
-BANK = b"00020101021238570010A00000072701270006970999011399900000004210208QRIBFTTA5303704"
-
-
-class HashRing:
-    """Of a KeyRing what the pipeline uses."""
-
-    def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
-        return hashlib.sha256(f"{kind}/{issuer}/{canonical}".encode()).digest()[:16]
-
-    def venue_tag(self, body: bytes) -> bytes:
-        return hashlib.sha256(b"venue" + body).digest()[:5]
+from engine.watch import WatchEntry, WatchKind
+from tests.reference.pipeline import (
+    APP,
+    BACK_END,
+    BANK,
+    CARD,
+    LANE_GATEWAY,
+    MARKET,
+    NOON_MS,
+    POST,
+    Bench,
+)
 
 
-class Bench:
-    """A pipeline with all its parts at noon of an ordinary day."""
-
-    def __init__(self, now_ms: int = NOON_MS, **settings: Any) -> None:
-        self.clock = ManualClock(now_ms)
-        self.ring = HashRing()
-        self.registry = Registry()
-        for table in TABLE_ORDER:
-            for change in read_csv(table, (TABLES / f"{table}.csv").read_bytes()):
-                self.registry.take(change)
-        self.metrics = Metrics()
-        self.watch = WatchList(self.ring)  # type: ignore[arg-type]
-        judge = Judge(SeenWindow(self.registry.spans()), self.watch, self.registry.rule)
-        self.pipeline = Pipeline(
-            Settings(**settings), self.clock, self.registry, self.ring,  # type: ignore[arg-type]
-            judge, self.metrics,
-        )  # fmt: skip
-
-    def take(self, *records: bytes, origin: Origin = LANE_GATEWAY) -> Outcome:
-        body = encode_scans(records)
-        packed, fault = decode_scans(body)
-        return self.check(
-            self.pipeline.take_records(origin, np.frombuffer(packed, ENTRY), body, fault)
-        )
-
-    @staticmethod
-    def check(outcome: Outcome) -> Outcome:
-        """Whatever comes out is what a journal takes."""
-        if outcome.batch is not None:
-            check_batch(outcome.batch)
-        return outcome
-
-    def code(self, number: int = MARKET, issue: int = 1) -> bytes:
-        tag = self.ring.venue_tag(venue_body(number, issue))
-        return make_venue_code(number, issue, tag, "QR.CHOT.VN").encode()
-
-    def refused(self) -> dict[str, float]:
-        return self._by_reason("chot_refused")
-
-    def alerts(self) -> dict[str, float]:
-        return self._by_reason("chot_alerts")
-
-    def _by_reason(self, metric: str) -> dict[str, float]:
-        return {
-            labels[0]: value
-            for (name, labels), value in self.metrics.samples().items()
-            if name == metric
-        }
-
-
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
+@pytest.fixture(params=[True, False], ids=["native", "python"])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    return Bench(is_native=request.param)
 
 
 def rows(outcome: Outcome) -> np.ndarray[Any, Any]:
@@ -466,7 +399,7 @@ def test_what_is_older_than_what_is_kept_is_refused_under_today() -> None:
         encode_scan(oldest_ms - 1, 1, CARD),
         encode_scan(0, 1, CARD),
     )
-    assert lights(outcome) == [("refused", "too_old")] * 2 + [("accepted", None)]
+    assert lights(outcome) == [("accepted", None)] + [("refused", "too_old")] * 2
     assert tallies(outcome) == {(POST, 1, "too_old", TODAY): 2}
     assert [part.day for part in outcome.batch.parts] == [TODAY - 30]  # type: ignore[union-attr]
 
@@ -730,9 +663,7 @@ def test_lost_numbers_are_a_run_with_its_hole(bench: Bench) -> None:
 def test_a_large_body_gives_way_between_its_steps(bench: Bench) -> None:
     body = encode_scans([encode_scan(NOON_MS, 1, BANK)] * (3 * STEP_RECORDS))
     packed, fault = decode_scans(body)
-    steps = list(
-        bench.pipeline.record_steps(LANE_GATEWAY, np.frombuffer(packed, ENTRY), body, fault)
-    )
+    steps = list(bench.pipeline.record_steps(LANE_GATEWAY, packed, body, fault))
     assert steps[:-1] == [None, None]
     assert steps[-1] is not None and len(steps[-1].verdicts) == 3 * STEP_RECORDS
 
@@ -769,10 +700,10 @@ def test_any_records_come_to_something(records: list[bytes], origin: Origin) -> 
     bench = Bench()
     body = encode_scans(records)
     packed, fault = decode_scans(body)
-    entries = np.frombuffer(packed, ENTRY)
-    outcome = bench.check(bench.pipeline.take_records(origin, entries, body, fault))
+    count = len(packed) // ENTRY.itemsize
+    outcome = bench.check(bench.pipeline.take_records(origin, packed, body, fault))
     refusals = [v for v in outcome.verdicts if v.verdict == "refused"]
-    assert len(rows(outcome)) + len(refusals) + len(outcome.faults) == len(entries) + (fault >= 0)
+    assert len(rows(outcome)) + len(refusals) + len(outcome.faults) == count + (fault >= 0)
     assert sum(tallies(outcome).values()) == len(refusals) + len(outcome.faults)
     for verdict in refusals:
         assert verdict.reason in REASONS

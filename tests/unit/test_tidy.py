@@ -28,7 +28,7 @@ RANKS = [
         *["store_lmdb", "journal_lmdb", "control_lmdb"],
         *["registry_records", "registry", "registry_csv"],
     ],
-    ["notice", "tracing", "pipeline", "retention", "verify"],
+    ["notice", "tracing", "candidates", "pipeline", "retention", "verify"],
     [
         *["tls", "websocket", "questions", "question_socket", "watch_desk"],
         *["desk", "streams", "doors"],

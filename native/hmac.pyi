@@ -1,0 +1,6 @@
+from typing import final
+
+@final
+class Hmac:
+    def __new__(cls, key: bytes, label: bytes = b"") -> Hmac: ...
+    def digest(self, message: bytes) -> bytes: ...
