@@ -41,6 +41,7 @@ from engine.cli_parser import (
 )
 from engine.cli_registry import add_registry
 from engine.cli_trace import add_trace
+from engine.cli_venue import add_venue
 from engine.cli_watch import add_watch
 from engine.errors import EngineError, RegistryInvalid, SettingInvalid
 
@@ -72,6 +73,7 @@ def build_parser() -> Parser:
     add_trace(commands)
     add_watch(commands)
     add_registry(commands)
+    add_venue(commands)
     _add_decode(commands)
     _add_parse(commands)
     _add_verify(commands)

@@ -321,6 +321,32 @@ def test_posted_codes_are_read_back(rig: Rig, tmp_path: Path) -> None:
         assert answer["warnings"] == ["unknown_key"] and text.endswith(answer["opaque_id"])
 
 
+def test_posters_hold_the_posted_codes(rig: Rig, tmp_path: Path) -> None:
+    codes = dict(line.split("\t") for line in rig.registry("codes").out.splitlines())
+
+    def poster(*words: object) -> Done:
+        return chot("venue", "poster", "--data", rig.data, *words)
+
+    done = poster("1013", "1014", "--size", "A6", "--out", tmp_path / "p.png")
+    files = [tmp_path / "p-1013.png", tmp_path / "p-1014.png"]
+    assert (done.status, done.out) == (0, f"2 pages: {files[0]}, {files[1]}\n"), done
+    read = [line["codes"][0]["text"] for line in chot("decode", *files).lines]
+    assert read == [codes["1013"], codes["1014"]]
+    done = poster("--area", "QT-VL", "--size", "A6", "--sheet", "--out", tmp_path / "p.pdf")
+    within = re.fullmatch(r"(\d+) pages: .*p\.pdf\n", done.out)
+    assert within and 1 < int(within[1]) < len(codes) / 4 + 1
+    assert poster("1013", "--out", tmp_path / "p.svg").out == f"1 page: {tmp_path / 'p.svg'}\n"
+    for words, needle in (
+        (("1013", "--out", "p.doc"), "the name ends with .pdf, .svg or .png"),
+        (("7", "1013", "8", "--out", "p.pdf"), "there is no venue 7, 8"),
+        (("--area", "QT-XX", "--out", "p.pdf"), "there is no area QT-XX"),
+        (("1013", "--sheet", "--out", "p.pdf"), "--sheet takes four posters of --size A6"),
+        (("1013", "--area", "QT-HL", "--out", "p.pdf"), "there is no such venue"),
+    ):
+        done = poster(*words)
+        assert done.status == 2 and needle in done.err, done
+
+
 def test_tokens_and_gateway_files(rig: Rig, tmp_path: Path) -> None:
     def may_ask(token: str) -> bool:
         url = rig.doors["api"]
