@@ -26,11 +26,11 @@ import uvloop
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.workload import FIRST_DAY, busy_day
 from engine.clock import SystemClock
+from engine.commit_thread import SWITCH_INTERVAL_S
 from engine.journal import Part, RecordBatch, Run
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import FileKeyRing
 from engine.rows import ROW_SIZE
-from engine.store_lmdb import SWITCH_INTERVAL_S
 
 ROWS: Final = 64  # of a batch, as gateways send them under load
 TURN_NS: Final = 300_000  # what one callback of a busy loop takes

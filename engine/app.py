@@ -27,6 +27,7 @@ from engine import admin, api
 from engine.address import Address, parse_address, parse_addresses
 from engine.alerts import Alerts
 from engine.clock import Clock, SystemClock, day_to_ms, ms_to_day
+from engine.commit_thread import SWITCH_INTERVAL_S
 from engine.control_lmdb import ControlLog
 from engine.decode_pool import DecodePool
 from engine.dedup import KEPT_MS, SeenWindow
@@ -46,7 +47,6 @@ from engine.questions import Kit, RegistryTaken
 from engine.registry import Registry, Venue
 from engine.retention import Retention
 from engine.settings import Settings
-from engine.store_lmdb import SWITCH_INTERVAL_S
 from engine.tallies import Tallies
 from engine.telemetry import Log, Metrics, Sample, log_faults, setup_logging
 from engine.tracing import Completeness, GatewayState, Tracer

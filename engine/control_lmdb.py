@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from engine.commit_thread import CommitThread, Job
 from engine.errors import EngineError, JournalCorrupt, StorageFull, StorageUnavailable
-from engine.store_lmdb import CommitThread, Job, Store
+from engine.store_lmdb import Store
 
 KIND = "control"
 BODY_LIMIT_BYTES = 16 << 20

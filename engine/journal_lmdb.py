@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.clock import Clock
+from engine.commit_thread import CommitThread, Job
 from engine.errors import (
     EngineError,
     JournalCorrupt,
@@ -53,7 +54,7 @@ from engine.journal import (
     is_day_over,
 )
 from engine.keys import KeyRing
-from engine.store_lmdb import CommitThread, Job, Store
+from engine.store_lmdb import Store
 
 KIND = "journal"
 READ_BYTES = 1 << 20  # one short read transaction of a reader
@@ -134,6 +135,7 @@ class LmdbJournal:
             limit_bytes=limit_bytes,
             floor_bytes=floor_bytes,
             now_ms=clock.now_ms(),
+            is_filled=True,
         )
         self._chain = genesis(self._store.meta.store_id)
         self._is_trusted = False

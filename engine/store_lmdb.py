@@ -1,8 +1,7 @@
-"""Shared plumbing of the LMDB stores: one environment, its lock, its meta record, its one writer.
+"""Shared plumbing of the LMDB stores: one environment, its lock, its meta record, its room.
 
 `Store` owns the directory: who may open it, what it is, what a full disk looks like, and how it
-comes back after a failed commit. `CommitThread` is the group commit: it takes whatever has come
-since the last commit returned and has no timer, so groups size themselves.
+comes back after a failed commit. Its one writer is a `CommitThread` (engine/commit_thread.py).
 
 LMDB's promise used here: a commit that returned under the default `sync=True` is on the disk; a
 failed or unfinished one leaves no trace in what readers see. `writemap` is never used: on a full
@@ -11,17 +10,14 @@ disk it kills the process instead of failing the commit.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
-import queue
 import resource
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Self
 
 import lmdb
 import msgspec
@@ -34,6 +30,7 @@ from engine.errors import (
     StoreLocked,
     StoreVersion,
 )
+from engine.zero_fill import ZeroFill
 
 SCHEMA = 1
 LIB_VERSION = 0  # the 0.9 engine of py-lmdb 3; its files and those of 1.0 cannot be exchanged
@@ -63,6 +60,7 @@ class Store:
     limit_bytes: how large the data may grow; the map is a little larger, so that forgetting
         (which must rewrite) still has room when appending has none.
     floor_bytes: free space of the file system that appending leaves alone.
+    is_filled: zeros are written ahead of the data, for the sake of commits.
     is_offline: for checking; nothing is changed. A store that nobody holds is held meanwhile; one
         that an engine holds is read beside it, in short transactions (`is_shared`).
     Raises StoreLocked, StoreVersion, JournalCorrupt, StorageFull, StorageUnavailable.
@@ -79,6 +77,7 @@ class Store:
         limit_bytes: int = 1 << 40,
         floor_bytes: int = 0,
         now_ms: int = 0,
+        is_filled: bool = False,
         is_offline: bool = False,
     ) -> None:
         self.path = Path(path)
@@ -90,6 +89,8 @@ class Store:
         self._is_offline = is_offline
         self._guard = threading.Lock()  # held by reads, and by the writer while it reopens
         self._env: Any = None
+        self._table: Any = None  # the one database of the environment
+        self._fill: ZeroFill | None = None
         self._lock_fd = -1
         if not is_offline:
             _make_directory(self.path)
@@ -100,6 +101,8 @@ class Store:
             if meta is None:
                 meta = self._create_meta(now_ms)
             self.meta = meta
+            if is_filled and not is_offline:
+                self._fill = ZeroFill(self.path / "data.mdb", limit_bytes, floor_bytes)
         except BaseException:
             self.close()
             raise
@@ -141,14 +144,14 @@ class Store:
                     last = key_to_lsn(bytes(key))
                     size += len(value)
                     yield last, value
-                count = txn.stat(self._env.open_db(txn=txn))["entries"]
+                count = txn.stat(self._table)["entries"]
         if count > last + 1:  # the meta record is one
             raise JournalCorrupt(f"{self.path} holds {count - 1} records; {last} can be reached")
 
     def last_lsn(self) -> int:
         """LSN of the last record, 0 without one, as LMDB counts them: there are no gaps."""
         with self._guard, _as_storage_error("read"), self._begin() as txn:
-            entries: int = txn.stat(self._env.open_db(txn=txn))["entries"]
+            entries: int = txn.stat(self._table)["entries"]
             return max(0, entries - 1)
 
     def used_bytes(self) -> int:
@@ -204,6 +207,8 @@ class Store:
         self._prove()
 
     def close(self) -> None:
+        if self._fill is not None:
+            self._fill.close()
         with self._guard:
             self._close_env()
         if self._lock_fd >= 0:
@@ -280,6 +285,7 @@ class Store:
             if self.is_shared and "already open" in str(error):
                 raise StoreLocked(f"{self.path} is open in this process") from error
             raise self._classify(error, PAGE_SIZE * 8) from error
+        self._table = self._env.open_db()
         self._check_length(data)
         if not self._is_offline:
             _sync_directory(self.path)
@@ -306,7 +312,7 @@ class Store:
     def _read_meta(self) -> StoreMeta | None:
         with self._guard, _as_storage_error("read"), self._begin() as txn:
             value = txn.get(META_KEY)
-            is_empty = not txn.stat(self._env.open_db(txn=txn))["entries"]
+            is_empty = not txn.stat(self._table)["entries"]
         if value is None:
             if is_empty and not self._is_offline:
                 return None
@@ -349,12 +355,15 @@ class Store:
                 f"{self.path} has reached its limit of {self._limit_bytes} bytes",
                 hint="raise the limit, or let retention forget old days",
             )
-        file_bytes = (self._env.info()["last_pgno"] + 1) * PAGE_SIZE
-        spare_bytes = file_bytes - used * PAGE_SIZE
-        floor_bytes = self._floor_bytes
-        if spare_bytes >= 2 * need_bytes + max(MIN_SPARE_BYTES, file_bytes // 16):
+        end = (self._env.info()["last_pgno"] + 1) * PAGE_SIZE
+        spare_bytes = end - used * PAGE_SIZE
+        floor_bytes, zeros_bytes = self._floor_bytes, 0
+        if self._fill is not None:
+            self._fill.note(end)
+            zeros_bytes = self._fill.size - end
+        if spare_bytes >= 2 * need_bytes + max(MIN_SPARE_BYTES, end // 16):
             floor_bytes //= 2
-        elif floor_bytes:
+        elif floor_bytes and zeros_bytes < need_bytes:
             floor_bytes += need_bytes
         if _free_bytes(self.path) < floor_bytes:
             raise StorageFull(
@@ -363,7 +372,7 @@ class Store:
             )
 
     def _used_pages(self, txn: Any) -> int:
-        stat = txn.stat(self._env.open_db(txn=txn))
+        stat = txn.stat(self._table)
         used: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return used
 
@@ -382,171 +391,6 @@ class Store:
         if is_full:
             return StorageFull(f"{self.path}: no room for a commit")
         return StorageUnavailable(f"{self.path}: {error}")
-
-
-class Job:
-    """One piece of work for a CommitThread, and the place where its outcome lands.
-
-    size: bytes it keeps in memory. The writer sets `error`, or leaves it None for success.
-    """
-
-    __slots__ = ("_event", "_future", "error", "number", "size")
-
-    def __init__(self, size: int = 0) -> None:
-        self.size = size
-        self.number = 0
-        self.error: Exception | None = None
-        self._future: asyncio.Future[None] | None = None
-        self._event: threading.Event | None = None
-
-
-JobT = TypeVar("JobT", bound=Job)
-
-
-# A thread that wants the GIL beside a busy event loop waits so long for it, and a commit wants it
-# six times or so; with the interpreter's 5 ms receipts pile up behind one another.
-# `python -m bench receipt` shows what it does to them, and to the loop.
-SWITCH_INTERVAL_S: Final = 0.0001
-
-
-class CommitThread(Generic[JobT]):
-    """The one thread that writes a store: an LMDB write transaction belongs to one thread.
-
-    work(jobs) gets what is waiting, in order, and sets the outcomes; jobs it returns are queued
-    again behind what came meanwhile (long work in small steps). Above `pending_limit_bytes`
-    further jobs wait outside the queue until a commit has made room.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        work: Callable[[list[JobT]], Sequence[JobT]],
-        *,
-        pending_limit_bytes: int,
-        commit_limit_bytes: int,
-    ) -> None:
-        self.pending_bytes = 0
-        self.last_number = 0
-        self._work = work
-        self._pending_limit_bytes = pending_limit_bytes
-        self._commit_limit_bytes = commit_limit_bytes
-        self._queue: queue.SimpleQueue[JobT | None] = queue.SimpleQueue()
-        self._outside: deque[JobT] = deque()
-        self._lock = threading.Lock()
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    async def run(self, job: JobT) -> None:
-        """Returns when the job is done; raises its error. Cancelling does not take it back."""
-        job._future = asyncio.get_running_loop().create_future()
-        self._submit(job)
-        await job._future
-        if job.error is not None:
-            raise job.error
-
-    def run_sync(self, job: JobT) -> None:
-        """As `run`, blocking the thread that calls."""
-        job._event = threading.Event()
-        self._submit(job)
-        job._event.wait()
-        if job.error is not None:
-            raise job.error
-
-    @property
-    def outside_count(self) -> int:
-        """Jobs that wait for room in the queue."""
-        return len(self._outside)
-
-    def close(self) -> None:
-        """Refuse new jobs, finish the accepted ones, end the thread. May be repeated."""
-        with self._lock:
-            if not self._is_closed:
-                self._is_closed = True
-                self._queue.put(None)
-        self._thread.join()
-
-    def _submit(self, job: JobT) -> None:
-        with self._lock:
-            if self._is_closed:
-                raise StorageUnavailable("the store is closed")
-            self.last_number += 1
-            job.number = self.last_number
-            self._outside.append(job)
-            self._admit()
-
-    def _admit(self) -> None:
-        """Move waiting jobs into the queue, in order, while they fit. The lock is held."""
-        while self._outside:
-            size = self._outside[0].size
-            if self.pending_bytes and self.pending_bytes + size > self._pending_limit_bytes:
-                break  # a job larger than the limit still goes, alone
-            self.pending_bytes += size
-            self._queue.put(self._outside.popleft())
-
-    def _run(self) -> None:
-        is_ending = False
-        while True:
-            jobs, ended = self._take(is_ending)
-            is_ending |= ended
-            if jobs:
-                self._step(jobs)
-            elif is_ending:
-                with self._lock:
-                    if not self._outside and self._queue.empty():
-                        return
-
-    def _take(self, is_ending: bool) -> tuple[list[JobT], bool]:
-        """What is waiting, up to the commit limit; blocks for the first unless ending."""
-        jobs: list[JobT] = []
-        size = 0
-        while size < self._commit_limit_bytes:
-            try:
-                job = self._queue.get(block=not jobs and not is_ending)
-            except queue.Empty:
-                break
-            if job is None:
-                return jobs, True
-            jobs.append(job)
-            size += job.size
-        return jobs, False
-
-    def _step(self, jobs: list[JobT]) -> None:
-        again: Sequence[JobT] = ()
-        try:
-            again = self._work(jobs)
-        except Exception as error:
-            # `work` reports storage errors by itself; this is a fault of the program, and whoever
-            # waits must hear of it rather than wait for ever.
-            for job in jobs:
-                job.error = job.error or StorageUnavailable(f"the writer failed: {error!r}")
-        repeated = set(map(id, again))
-        done = [job for job in jobs if id(job) not in repeated]
-        with self._lock:
-            self.pending_bytes -= sum(job.size for job in done)
-            for job in again:
-                self._queue.put(job)
-            self._admit()
-        _deliver(done)
-
-
-def _deliver(jobs: Iterable[Job]) -> None:
-    """Wake whoever waits: one callback per event loop, whatever the number of jobs."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for job in jobs:
-        if job._future is not None:
-            by_loop.setdefault(job._future.get_loop(), []).append(job._future)
-        elif job._event is not None:
-            job._event.set()
-    for loop, futures in by_loop.items():
-        with contextlib.suppress(RuntimeError):  # the loop ended while its job was written
-            loop.call_soon_threadsafe(_finish, futures)
-
-
-def _finish(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():  # cancelled meanwhile
-            future.set_result(None)
 
 
 def library_version() -> str:

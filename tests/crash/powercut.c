@@ -6,13 +6,14 @@
  * A record is {u32 kind, u32 file, u64 offset, u32 size} and `size` bytes:
  *   N  a name is opened: file = number of its inode here, offset = 1 when it was created; the name
  *   W  bytes written     B, S  a sync begins and has returned (S: offset = number of its B)
- *   D  the write before it of this file, through O_DSYNC, has returned: it is durable
+ *   D  the last write at this offset, through O_DSYNC, has returned: it is durable
  *   T  truncated to offset     R  renamed, "old\0new"     U  unlinked     K  folder made
  *   E  the sync that began with B has failed (POWERCUT_FAIL: numbers of those that are to): what it
  *      should have written may be on the disk or not, and no later sync writes it
  *   F  a folder was synced     A  bytes on standard output: receipts     M  mapped for writing
- * Writes of O_DSYNC are recorded before they are made, others after: what may be on the disk at the
- * moment of the cut is what the trace holds so far. Errors are not recorded: nothing was promised.
+ * Writes of O_DSYNC are recorded before they are made, others and appends after: what may be on the
+ * disk at the moment of the cut is what the trace holds so far. Errors are not recorded: nothing
+ * was promised.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -187,9 +188,23 @@ static uint64_t position(int fd) {
     return (uint64_t)lseek(fd, 0, flags & O_APPEND ? SEEK_END : SEEK_CUR);
 }
 
+/* Where an append fell is known afterwards only: another thread may write to the file meanwhile. */
+static ssize_t append(int fd, const struct iovec *part) {
+    ssize_t n = syscall(SYS_write, fd, part->iov_base, part->iov_len);
+    int kept = errno;
+    if (n > 0) {
+        uint64_t offset = (uint64_t)lseek(fd, 0, SEEK_CUR) - (uint64_t)n;
+        written(fd, n, part, 1, offset);
+        if (fds[fd].is_dsync) emit('D', fds[fd].file, offset, NULL, 0);
+    }
+    errno = kept;
+    return n;
+}
+
 ssize_t write(int fd, const void *data, size_t size) {
     struct iovec part = {(void *)data, size};
     if (fd == STDOUT_FILENO && trace >= 0) emit('A', 0, 0, &part, 1);
+    if (FILE_OF(fd) && fcntl(fd, F_GETFL) & O_APPEND) return append(fd, &part);
     WRITE(fd, &part, 1, position(fd), syscall(SYS_write, fd, data, size))
 }
 ssize_t writev(int fd, const struct iovec *parts, int count) {

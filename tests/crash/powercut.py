@@ -109,6 +109,12 @@ class _Inode:
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)
     syncs: dict[int, int] = field(default_factory=dict)  # number of a sync -> pending at its begin
 
+    def settle(self, offset: int) -> None:
+        """The last write at that place is durable by itself; others may be under way."""
+        at = max(n for n, change in enumerate(self.pending) if change[0] == offset and change[1])
+        _apply(self.durable, self.pending.pop(at))
+        self.syncs = {number: count - (at < count) for number, count in self.syncs.items()}
+
 
 class Disk:
     """A folder as it is, and as it is known to be durable."""
@@ -137,8 +143,7 @@ class Disk:
             case "T":
                 self.inodes[step.file].pending.append((step.offset, None))
             case "D":
-                inode = self.inodes[step.file]
-                _apply(inode.durable, inode.pending.pop())
+                self.inodes[step.file].settle(step.offset)
             case "B":
                 inode = self.inodes[step.file]
                 inode.syncs[step.offset] = len(inode.pending)

@@ -22,6 +22,7 @@ from typing import Any
 
 import lmdb
 
+from engine import zero_fill
 from engine.clock import ManualClock, day_to_ms
 from engine.control_lmdb import ControlLog
 from engine.errors import EngineError, StorageError, StorageUnavailable
@@ -82,7 +83,16 @@ async def patiently(step: Callable[[], Awaitable[Any]]) -> None:
             return
 
 
+def fill_early() -> None:
+    """Zeros ahead of a store of a few pages, in small steps: a cut falls among them."""
+    zero_fill.FROM_BYTES = 0
+    zero_fill.MIN_STEP_BYTES = zero_fill.MAX_STEP_BYTES = 48 << 10
+    zero_fill.CHUNK_BYTES = 6_000
+
+
 def work_journal(folder: Path, count: int) -> None:
+    fill_early()
+
     async def main() -> None:
         ring = FileKeyRing(folder / "keys", create=True)
         journal = LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)

@@ -44,6 +44,17 @@ def test_what_has_a_receipt_survives_any_cut(store):
     assert outcome.clean > cuts // 2  # most of them with receipts to lose
 
 
+def test_cuts_fall_among_zeros_written_ahead():
+    steps = trace_of("journal", "safe", COUNT["journal"])
+    zeros = [n for n, step in enumerate(steps) if step.kind == "W" and not any(step.data)]
+    receipts = [n for n, step in enumerate(steps) if step.kind == "A"]
+    assert len(zeros) >= 4
+    assert any(receipts[0] < n < receipts[-1] for n in zeros)
+    first = steps[zeros[0]]
+    written = [s for s in steps[zeros[0] :] if s.kind == "W" and s.file == first.file]
+    assert any(s.offset >= first.offset and any(s.data) for s in written)  # commits go there
+
+
 @pytest.mark.parametrize("mode", sorted(set(MODES) - {"safe"}))
 @pytest.mark.parametrize("store", STORES)
 def test_the_same_cuts_find_what_weaker_modes_lose(store, mode):

@@ -25,7 +25,7 @@ RANKS = [
         *["group", "journal", "tallies", "alerts", "index", "access"],
     ],
     [
-        *["store_lmdb", "journal_lmdb", "control_lmdb"],
+        *["zero_fill", "store_lmdb", "commit_thread", "journal_lmdb", "control_lmdb"],
         *["registry_records", "registry", "registry_csv"],
     ],
     ["notice", "tracing", "candidates", "pipeline", "retention", "verify"],

@@ -1,0 +1,201 @@
+"""Zeros ahead of a file: how far, when not, and never over what the file's owner writes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from engine import zero_fill
+from engine.clock import ManualClock
+from engine.errors import StorageFull
+from engine.journal_lmdb import LmdbJournal
+from engine.keys import DESK_DIR, DeskKeys, FileKeyRing
+from engine.verify import verify_store
+from engine.zero_fill import FROM_BYTES, MAX_STEP_BYTES, MIN_STEP_BYTES, ZeroFill
+from tests.reference.batches import make_batch, read_groups
+
+MIB = 1 << 20
+
+
+def until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * FROM_BYTES)
+    return path
+
+
+@pytest.fixture
+def fill(path):
+    fill = ZeroFill(path, 1 << 30, 0)
+    yield fill
+    fill.close()
+
+
+def has_room(monkeypatch, free_bytes):
+    status = SimpleNamespace(f_bavail=free_bytes // 4096, f_frsize=4096)
+    monkeypatch.setattr(zero_fill.os, "statvfs", lambda path: status)
+
+
+def test_a_small_file_is_let_alone(path, fill):
+    fill.note(FROM_BYTES - 1)
+    assert fill._thread is None
+    assert path.stat().st_size == FROM_BYTES
+
+
+def test_what_is_filled_grows_with_the_file(path, fill):
+    for end in (FROM_BYTES, 3 * MIB, 100 * MIB):
+        with path.open("r+b") as file:
+            file.truncate(max(end, path.stat().st_size))
+        step = min(max(end, MIN_STEP_BYTES), MAX_STEP_BYTES)
+        until(lambda end=end, step=step: fill.note(end) or fill.size >= end + step)
+        assert path.stat().st_size == fill.size == end + step
+    assert path.read_bytes()[:FROM_BYTES] == b"x" * FROM_BYTES
+    # Until half of it is used there is nothing to do.
+    fill.note(end + step // 2 - 1)
+    assert not fill._more.is_set()
+
+
+def test_the_limit_is_kept(path):
+    fill = ZeroFill(path, FROM_BYTES + 300_000, 0)
+    until(lambda: fill.note(FROM_BYTES) or fill.size == FROM_BYTES + 300_000)
+    fill.close()
+    assert path.stat().st_size == FROM_BYTES + 300_000
+
+
+@pytest.mark.parametrize("free", [0, 5 * MIB, 12 * MIB])
+def test_little_room_is_left_to_others(path, monkeypatch, free):
+    """Above the floor of 5 MiB the zeros take an eighth of what is free, never less than a step."""
+    has_room(monkeypatch, free)
+    fill = ZeroFill(path, 1 << 30, 5 * MIB)
+    fill.note(FROM_BYTES)
+    until(lambda: fill._idle_until_s)  # it looked, and looks no more for a while
+    until(lambda: not fill._more.is_set())
+    assert path.stat().st_size == FROM_BYTES
+    fill.note(FROM_BYTES)
+    assert not fill._more.is_set()
+    fill._idle_until_s = 0.0
+    has_room(monkeypatch, 14 * MIB)
+    until(lambda: fill.note(FROM_BYTES) or fill.size >= FROM_BYTES + MIB)
+    fill.close()
+
+
+def test_a_file_that_cannot_be_written_is_tried_again_later(path, fill):
+    kept = path.rename(path.with_name("elsewhere"))
+    fill.note(FROM_BYTES)
+    until(lambda: fill._idle_until_s)
+    kept.rename(path)
+    until(lambda: not fill._more.is_set())
+    fill._idle_until_s = 0.0
+    until(lambda: fill.note(FROM_BYTES) or fill.size > FROM_BYTES)
+
+
+def test_zeros_never_fall_on_what_the_owner_writes(path, monkeypatch):
+    """The owner is often ahead of the zeros, as when a commit is larger than what was filled."""
+    for name, value in (("MIN_STEP_BYTES", 4096), ("MAX_STEP_BYTES", 4096), ("CHUNK_BYTES", 4096)):
+        monkeypatch.setattr(zero_fill, name, value)
+    fill = ZeroFill(path, 1 << 30, 0)
+    end, step, ahead = FROM_BYTES, 3 * 4096, 0
+    with path.open("r+b", buffering=0) as file:
+        for n in range(1, 1500):
+            ahead += path.stat().st_size > end
+            os.pwrite(file.fileno(), n.to_bytes(2, "big") * (step // 2), end)
+            end += step
+            fill.note(end)
+            if n % 20 == 0:
+                until(lambda end=end: fill.note(end) or path.stat().st_size > end)
+    fill.close()
+    data = path.read_bytes()
+    for n in range(1, 1500):
+        start = FROM_BYTES + (n - 1) * step
+        assert data[start : start + step] == n.to_bytes(2, "big") * (step // 2), n
+    assert not any(data[end:])
+    assert ahead  # some of it was written into zeros
+
+
+def test_closing_waits_for_a_write_at_most(path, fill):
+    fill.note(FROM_BYTES)
+    fill.close()
+    fill.close()
+    assert fill._thread is None or not fill._thread.is_alive()
+    size = path.stat().st_size
+    fill.note(path.stat().st_size + 40 * MIB)
+    time.sleep(0.02)
+    assert path.stat().st_size == size
+
+
+# ---- under the journal --------------------------------------------------------------------------
+
+
+def use(tmp_path: Path, scenario, **options):
+    async def main():
+        ring = FileKeyRing(tmp_path / "keys", create=not (tmp_path / "keys").exists())
+        options.setdefault("floor_bytes", 0)
+        journal = LmdbJournal(tmp_path / "journal", ring, ManualClock(), **options)
+        try:
+            return await asyncio.wait_for(scenario(journal), 60)
+        finally:
+            await journal.close()
+
+    return asyncio.run(main())
+
+
+def test_commits_of_a_journal_do_not_make_its_file_grow(tmp_path):
+    data = tmp_path / "journal" / "data.mdb"
+
+    async def scenario(journal):
+        store = journal._store
+        for seq in range(1, 80):
+            before = data.stat().st_size
+            await journal.append(make_batch(4, seq, rows_per_seq=500, details=b"x"))
+            if seq > 20:
+                assert (store._env.info()["last_pgno"] + 1) * 4096 <= before
+            if seq >= 20:
+                until(lambda: store._fill._is_far_enough())
+
+    use(tmp_path, scenario)
+    ring, desk = FileKeyRing(tmp_path / "keys"), DeskKeys(tmp_path / "keys" / DESK_DIR)
+    report = verify_store(tmp_path, ring, desk)
+    assert report.problems == []
+    assert report.rows_opened == 79 * 500
+
+    async def again(journal):
+        assert sum(len(group.rows) for group in await read_groups(journal)) == 79 * 500
+        assert (await journal.append(make_batch(4, 79, rows_per_seq=500))).is_duplicate
+        assert not (await journal.append(make_batch(4, 80))).is_duplicate
+
+    use(tmp_path, again)
+
+
+def test_zeros_are_no_reason_to_refuse(tmp_path):
+    """As many rows go below the limit with zeros as without."""
+    stored = []
+    for is_filled in (True, False):
+        folder = tmp_path / str(is_filled)
+        folder.mkdir()
+
+        async def scenario(journal, is_filled=is_filled):
+            fill, seq = journal._store._fill, 0
+            if not is_filled:
+                journal._store._fill = None
+            with pytest.raises(StorageFull):
+                while True:
+                    await journal.append(make_batch(4, seq + 1, rows_per_seq=1000))
+                    seq += 1
+            stored.append(seq)
+            journal._store._fill = fill
+
+        use(folder, scenario, limit_bytes=3 * MIB)
+        assert (folder / "journal" / "data.mdb").stat().st_size < 5 * MIB
+    assert stored[0] == stored[1] > 50
