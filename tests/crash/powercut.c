@@ -11,9 +11,8 @@
  *   E  the sync that began with B has failed (POWERCUT_FAIL: numbers of those that are to): what it
  *      should have written may be on the disk or not, and no later sync writes it
  *   F  a folder was synced     A  bytes on standard output: receipts     M  mapped for writing
- * Writes of O_DSYNC are recorded before they are made, others and appends after: what may be on the
- * disk at the moment of the cut is what the trace holds so far. Errors are not recorded: nothing
- * was promised.
+ * Writes of O_DSYNC are recorded before they are made, others after: what may be on the disk at the
+ * moment of the cut is what the trace holds so far. Errors are not recorded: nothing was promised.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -172,7 +171,12 @@ static void written(int fd, ssize_t n, const struct iovec *parts, int count, uin
     if (used) emit('W', fds[fd].file, offset, some, used);
 }
 
+/* Two threads may write to one file: the trace has their writes in the order they were made in. */
+static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
+
 #define WRITE(fd, parts, count, at, call) \
+    int is_locked = FILE_OF(fd) != 0; \
+    if (is_locked) pthread_mutex_lock(&order); \
     int kept_dsync = FILE_OF(fd) && fds[fd].is_dsync; \
     uint64_t offset = FILE_OF(fd) ? (uint64_t)(at) : 0; \
     if (kept_dsync) emit('W', fds[fd].file, offset, parts, count); \
@@ -181,6 +185,7 @@ static void written(int fd, ssize_t n, const struct iovec *parts, int count, uin
         if (!kept_dsync) written(fd, n, parts, count, offset); \
         else if (n >= 0) emit('D', fds[fd].file, offset, NULL, 0); \
         errno = kept; } \
+    if (is_locked) pthread_mutex_unlock(&order); \
     return n;
 
 static uint64_t position(int fd) {
@@ -188,23 +193,9 @@ static uint64_t position(int fd) {
     return (uint64_t)lseek(fd, 0, flags & O_APPEND ? SEEK_END : SEEK_CUR);
 }
 
-/* Where an append fell is known afterwards only: another thread may write to the file meanwhile. */
-static ssize_t append(int fd, const struct iovec *part) {
-    ssize_t n = syscall(SYS_write, fd, part->iov_base, part->iov_len);
-    int kept = errno;
-    if (n > 0) {
-        uint64_t offset = (uint64_t)lseek(fd, 0, SEEK_CUR) - (uint64_t)n;
-        written(fd, n, part, 1, offset);
-        if (fds[fd].is_dsync) emit('D', fds[fd].file, offset, NULL, 0);
-    }
-    errno = kept;
-    return n;
-}
-
 ssize_t write(int fd, const void *data, size_t size) {
     struct iovec part = {(void *)data, size};
     if (fd == STDOUT_FILENO && trace >= 0) emit('A', 0, 0, &part, 1);
-    if (FILE_OF(fd) && fcntl(fd, F_GETFL) & O_APPEND) return append(fd, &part);
     WRITE(fd, &part, 1, position(fd), syscall(SYS_write, fd, data, size))
 }
 ssize_t writev(int fd, const struct iovec *parts, int count) {

@@ -110,8 +110,11 @@ class _Inode:
     syncs: dict[int, int] = field(default_factory=dict)  # number of a sync -> pending at its begin
 
     def settle(self, offset: int) -> None:
-        """The last write at that place is durable by itself; others may be under way."""
-        at = max(n for n, change in enumerate(self.pending) if change[0] == offset and change[1])
+        """The write at that place is durable by itself; others may be under way."""
+        places = [n for n, change in enumerate(self.pending) if change[0] == offset and change[1]]
+        if not places:
+            return  # another's sync has settled it
+        at = places[-1]
         _apply(self.durable, self.pending.pop(at))
         self.syncs = {number: count - (at < count) for number, count in self.syncs.items()}
 
