@@ -229,17 +229,26 @@ def set_up(params: Params, place: Place) -> Round:
     contenders: list[Contender] = [Ours(groups, commits, for_ours)]
     contenders += [kind(groups, commits, next(folders)) for kind in kinds[1:]]
     facts: dict[str, int | str] = {"bytes_per_group": step}
-    return Round(contenders, commits * size, rows_to_answer(rows), facts)
+    return Round(contenders, commits * size, rows_to_answer(rows), facts, floor=Floor.name)
 
 
-CASE: Final = Case(
-    name="commit",
-    what="groups of rows made durable, against py-lmdb rows, SQLite and pwrite + fdatasync",
-    unit="row",
-    params={
-        "smoke": {"group": 100, "commits": 5, "repetitions": 2},
-        "small": {"group": 1000, "commits": 10, "repetitions": 7},
-        "large": {"group": 1000, "commits": 50, "repetitions": 20},
-    },
-    set_up=set_up,
+def _case(name: str, group: int, commits: int, large: int) -> Case:
+    rows = "a row" if group == 1 else f"{group} rows"
+    return Case(
+        name=name,
+        what=f"groups of {rows} made durable, against py-lmdb rows, SQLite, pwrite + fdatasync",
+        unit="row",
+        params={
+            "smoke": {"group": min(group, 100), "commits": 5, "repetitions": 2},
+            "small": {"group": group, "commits": commits, "repetitions": 7},
+            "large": {"group": group, "commits": large, "repetitions": 20},
+        },
+        set_up=set_up,
+    )
+
+
+CASES: Final = (
+    _case("commit", 1000, 10, 50),
+    _case("commit_100", 100, 40, 200),
+    _case("commit_1", 1, 250, 1000),
 )

@@ -65,12 +65,14 @@ class Round:
 
     contenders: ours first. n: units of work in one repetition. expected: the oracle's answer, None
     where the contenders only check one another. facts: what a reader needs beside the times.
+    floor: name of the contender that nothing can be faster than, where there is one.
     """
 
     contenders: list[Contender]
     n: int
     expected: bytes | None = None
     facts: dict[str, int | str] = field(default_factory=dict)
+    floor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,11 @@ def run_case(case: Case, size: str, data: Path | None = None) -> dict[str, Any]:
         "cpu_ratios": {
             peer.name: _ratio(ours_times.process, theirs.process)
             for peer, theirs in zip(peers, peer_times, strict=True)
+        },
+        "over_floor": {
+            peer.name: _ratio(theirs.wall, ours_times.wall)
+            for peer, theirs in zip(peers, peer_times, strict=True)
+            if peer.name == arranged.floor
         },
         "peers": {
             peer.name: {"note": peer.note, "checksum": checksum, **theirs.to_units(arranged.n)}

@@ -90,12 +90,20 @@ def fill_early() -> None:
     zero_fill.CHUNK_BYTES = 6_000
 
 
+def open_patiently(folder: Path, ring: FileKeyRing) -> LmdbJournal:
+    while True:
+        try:
+            return LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)
+        except StorageUnavailable:
+            pass
+
+
 def work_journal(folder: Path, count: int) -> None:
     fill_early()
 
     async def main() -> None:
         ring = FileKeyRing(folder / "keys", create=True)
-        journal = LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)
+        journal = open_patiently(folder, ring)
 
         async def send(gateway: int, first: int, last: int) -> None:
             for seq in range(first, last, SEQS):

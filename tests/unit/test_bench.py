@@ -27,6 +27,8 @@ CHECKSUMS = {
     "decode": "942b6b95c81fdf88",
     "lanes": "e1e550e3daf16534",
     "commit": "e10364f0339e7f29",
+    "commit_100": "e10364f0339e7f29",
+    "commit_1": "660b53b899e15624",
     "contacts": "f3ef1064e6d6f7ee",
 }
 
@@ -48,9 +50,9 @@ def test_receipts_are_all_there_in_every_setting(tmp_path: Path) -> None:
     done = run_bench("receipt", "--scans", "6400", "--seconds", "0.5", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
-    assert [setting["rows"] for setting in line["settings"].values()] == [3200] * 3
-    idle, busy, interpreter = line["settings"].values()
-    assert idle["turns_s"] == 0 < min(busy["turns_s"], interpreter["turns_s"])
+    assert [setting["rows"] for setting in line["settings"].values()] == [3200] * 4
+    idle, busy, bare, interpreter = line["settings"].values()
+    assert idle["turns_s"] == 0 < min(each["turns_s"] for each in (busy, bare, interpreter))
     for setting in line["settings"].values():
         assert 0 < setting["p50_ms"] <= setting["p99_ms"] <= setting["p100_ms"]
 
@@ -100,6 +102,9 @@ def test_a_line_says_what_its_figures_belong_to(lines: dict[str, dict]) -> None:
         assert line["ratios"].keys() == line["cpu_ratios"].keys() == line["peers"].keys() != set()
         for name, peer in line["peers"].items():
             assert peer["note"] and peer["min_ns"] > 0 and line["ratios"][name] > 0
+        is_commit = line["case"].startswith("commit")
+        assert list(line["over_floor"]) == ["pwrite+fdatasync"] * is_commit
+        assert all(ratio > 0 for ratio in line["over_floor"].values())
         assert line["machine"]["native"] in ("scalar", "avx2", "neon")
         assert line["machine"]["cores"] >= 1 and line["machine"]["cpu"]
         assert line["commit"] and len(line["load_average"]) == 3
@@ -135,6 +140,14 @@ def test_every_case_has_every_size() -> None:
         assert all(params["repetitions"] >= 2 for params in case.params.values())
 
 
+def test_one_name_stands_for_every_size_of_group() -> None:
+    assert command._with_sizes(["commit", "commit_1", "lanes"]) == [
+        *["commit", "commit_100", "commit_1"],
+        "lanes",
+    ]
+    assert command._with_sizes(["commit_1"]) == ["commit_1"]
+
+
 def test_own_frames_can_be_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = (ROOT / "tests/data/lanes/lane1.mjpeg").read_bytes()
     (tmp_path / "one.jpg").write_bytes(clip[: clip.index(b"\xff\xd9") + 2])
@@ -151,7 +164,7 @@ def test_own_frames_can_be_decoded(tmp_path: Path, capsys: pytest.CaptureFixture
         ([], "list|run|smoke"),
         (["walk"], "walk"),
         (["run"], "NAME"),
-        (["run", "nothing"], "decode, lanes, commit, contacts"),
+        (["run", "nothing"], "decode, lanes, commit, commit_100, commit_1, contacts"),
         (["run", "decode", "--data", "/nowhere/at/all"], "no folder"),
         (["run", "decode", "--data", str(ROOT / "bench")], "no .jpg"),
         (["run", "commit", "--data", "."], "takes no --data"),

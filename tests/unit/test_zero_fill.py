@@ -74,7 +74,7 @@ def test_the_limit_is_kept(path):
     assert path.stat().st_size == FROM_BYTES + 300_000
 
 
-@pytest.mark.parametrize("free", [0, 5 * MIB, 12 * MIB])
+@pytest.mark.parametrize("free", [0, 5 * MIB, 8 * MIB])
 def test_little_room_is_left_to_others(path, monkeypatch, free):
     """Above the floor of 5 MiB the zeros take an eighth of what is free, never less than a step."""
     has_room(monkeypatch, free)
@@ -86,8 +86,8 @@ def test_little_room_is_left_to_others(path, monkeypatch, free):
     fill.note(FROM_BYTES)
     assert not fill._more.is_set()
     fill._idle_until_s = 0.0
-    has_room(monkeypatch, 14 * MIB)
-    until(lambda: fill.note(FROM_BYTES) or fill.size >= FROM_BYTES + MIB)
+    has_room(monkeypatch, 10 * MIB)
+    until(lambda: fill.note(FROM_BYTES) or fill.size >= FROM_BYTES + MIN_STEP_BYTES)
     fill.close()
 
 
