@@ -97,10 +97,7 @@ class Store:
         self._take_lock()
         try:
             self._open()
-            meta = self._read_meta()
-            if meta is None:
-                meta = self._create_meta(now_ms)
-            self.meta = meta
+            self.meta = self._read_meta() or self._create_meta(now_ms)
             if is_filled and not is_offline:
                 self._fill = ZeroFill(self.path / "data.mdb", limit_bytes, floor_bytes)
         except BaseException:
@@ -333,7 +330,11 @@ class Store:
 
     def _create_meta(self, now_ms: int) -> StoreMeta:
         meta = StoreMeta(self._kind, SCHEMA, LIB_VERSION, now_ms, os.urandom(16), 0)
-        self._put_meta(meta)
+        try:
+            self._put_meta(meta)
+        except BaseException:  # LMDB writes a head once: what is not durable now never will be
+            (self.path / "data.mdb").unlink(missing_ok=True)
+            raise
         return meta
 
     def _put_meta(self, meta: StoreMeta) -> None:

@@ -154,10 +154,16 @@ class Spool:
         except OSError:
             os.close(self._owner)
             raise StoreLocked("another process holds this spool") from None
+        data = self._path / "data.mdb"
+        is_new = not data.exists()
         try:
             self._begin()
         except BaseException:
             self.close()
+            if is_new:
+                # LMDB writes a file's head once: one that a sync did not bring to the disk never
+                # gets there. The next process makes the file anew.
+                data.unlink(missing_ok=True)
             raise
 
     # ---- what stands in it ----------------------------------------------------------------------

@@ -4,8 +4,9 @@
 
 works while tests/crash/powercut.c records it. MODE: `safe`, or `nosync`, `nometasync`, `nofsync`
 and `ignorant` for stores and keys that are written so that a cut must do harm. It says a line when
-a promise was made: `A gateway last` a run is durable, `E day` a day is forgotten, `C lsn` a control
-record is durable, `S seq` a message is in the spool, `K seq` the spool knows the engine has it.
+a promise was made: `A gateway last` a run is durable, `E day` a day is forgotten, `C lsn number` a
+control record is durable, `R number` it was refused and comes again, `S seq` a message is in the
+spool, `K seq` the spool knows the engine has it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 
 from engine import zero_fill
 from engine.clock import ManualClock, day_to_ms
 from engine.control_lmdb import ControlLog
-from engine.errors import EngineError, StorageError, StorageUnavailable
+from engine.errors import EngineError, KeyMissing, StorageError, StorageUnavailable
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
 from engine.journal import RecordBatch
@@ -42,6 +43,7 @@ SEQS = 2  # sequence numbers of one run
 DAYS = 3
 FORGOTTEN = DAY - DAYS + 1  # the oldest day is forgotten while scans come
 EPOCH = 7
+T = TypeVar("T")
 
 
 def say(*words: object) -> None:
@@ -83,6 +85,15 @@ async def patiently(step: Callable[[], Awaitable[Any]]) -> None:
             return
 
 
+def opened(make: Callable[[], T]) -> T:
+    """A store, as a supervisor opens it that starts its program again."""
+    while True:
+        try:
+            return make()
+        except (StorageError, KeyMissing):
+            pass
+
+
 def fill_early() -> None:
     """Zeros ahead of a store of a few pages, in small steps: a cut falls among them."""
     zero_fill.FROM_BYTES = 0
@@ -90,20 +101,14 @@ def fill_early() -> None:
     zero_fill.CHUNK_BYTES = 6_000
 
 
-def open_patiently(folder: Path, ring: FileKeyRing) -> LmdbJournal:
-    while True:
-        try:
-            return LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)
-        except StorageUnavailable:
-            pass
-
-
 def work_journal(folder: Path, count: int) -> None:
     fill_early()
 
     async def main() -> None:
-        ring = FileKeyRing(folder / "keys", create=True)
-        journal = open_patiently(folder, ring)
+        ring = opened(lambda: FileKeyRing(folder / "keys", create=True))
+        journal = opened(
+            lambda: LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)
+        )
 
         async def send(gateway: int, first: int, last: int) -> None:
             for seq in range(first, last, SEQS):
@@ -173,23 +178,41 @@ async def _check_open_journal(
 
 
 def work_control(folder: Path, count: int) -> None:
-    log = ControlLog(folder / "control", floor_bytes=0)
+    log = opened(lambda: ControlLog(folder / "control", floor_bytes=0))
     for number in range(1, count + 1):
-        say("C", log.append_sync("audit", "an", body_of(number), number))
+        while True:
+            try:
+                lsn = log.append_sync("audit", "an", body_of(number), number)
+                break
+            except StorageUnavailable:
+                say("R", number)
+        say("C", lsn, number)
     log.close()
 
 
 def check_control(folder: Path, lines: list[str]) -> str:
+    """What was refused may stand there all the same, once for each time; nothing else twice."""
     try:
         log = ControlLog(folder / "control", floor_bytes=0)  # checks the whole chain
     except EngineError as error:
         return f"{error.code}: {error}" if lines else ""
-    last = log.last_lsn()
-    if last < len(lines):
-        return f"record {len(lines)} has a receipt, the log ends at {last}"
-    for number, record in enumerate(log.read(), 1):
-        if (record.lsn, record.body) != (number, body_of(number)):
-            return f"record {number} is another"
+    receipts = dict(map(tuple, said(lines, "C")))
+    refused = Counter(number for (number,) in said(lines, "R"))
+    last, most = log.last_lsn(), max(receipts, default=0)
+    if last < most:
+        return f"record {most} has a receipt, the log ends at {last}"
+    before, stands = 0, Counter[int]()
+    for lsn, record in enumerate(log.read(), 1):
+        number = int.from_bytes(record.body[-8:], "big")
+        if record.lsn != lsn or record.body != body_of(number):
+            return f"record {lsn} is another"
+        if receipts.get(lsn, number) != number or number - before not in (0, 1):
+            return f"record {lsn} is number {number}, behind {before}"
+        stands[number] += 1
+        before = number
+    # The last may have been under way, and refused with the next word.
+    if any(stands[number] > 1 + refused[number] for number in stands):
+        return "a record stands twice, and was refused less often"
     if log.append_sync("audit", "an", body_of(last + 1), 0) != last + 1:
         return "the next record has another number"
     log.close()
@@ -213,7 +236,7 @@ def draft_of(number: int) -> Draft:
 
 def work_spool(folder: Path, count: int) -> None:
     rng = random.Random(1)
-    spool = open_spool(folder)
+    spool = opened(lambda: open_spool(folder))
     number = 0
     while number < count:
         numbers = range(number + 1, number + 1 + rng.randrange(1, 4))

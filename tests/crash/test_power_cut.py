@@ -19,6 +19,7 @@ from tests.crash.powercut_stores import MODES, STORES
 
 WORKER = Path(__file__).with_name("powercut_stores.py")
 COUNT = {"journal": 12, "control": 24, "spool": 40}
+FIRST_SYNCS = {"journal": (13, 16), "control": (3, 6), "spool": (1, 4)}
 
 if shutil.which("cc") is None:
     pytest.skip("there is no C compiler for the recorder", allow_module_level=True)
@@ -84,7 +85,7 @@ def some_syncs(seed, most=150):
     return tuple(n for n in range(12, most) if rng.random() < 0.17)
 
 
-@pytest.mark.parametrize("store", ["journal", "spool"])
+@pytest.mark.parametrize("store", STORES)
 def test_failed_syncs_before_the_cut(store):
     """A sync that failed is never believed later: its pages may be lost, whatever follows it."""
     outcome = cut(store, "safe", seed=1, cuts=25, fails=some_syncs(1))
@@ -93,15 +94,33 @@ def test_failed_syncs_before_the_cut(store):
     assert sum(step.kind == "E" for step in steps) >= 3
 
 
-def test_the_same_failures_find_a_store_that_believes_them():
-    broken = cut_until_broken("journal", "ignorant", fails=some_syncs(1))
+@pytest.mark.parametrize("store", STORES)
+def test_syncs_that_fail_while_a_store_is_made(store):
+    """What was not durable at birth is made anew: LMDB writes the head of a file once."""
+    fails = FIRST_SYNCS[store]
+    outcome = cut(store, "safe", seed=3, cuts=10, count=4, fails=fails)
+    assert outcome.broken == []
+    assert sum(step.kind == "E" for step in trace_of(store, "safe", 4, fails))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("first", range(16))
+@pytest.mark.parametrize("store", STORES)
+def test_each_sync_that_fails_while_a_store_is_made(store, first):
+    outcome = cut(store, "safe", seed=first, cuts=20, count=4, fails=(first, first + 3))
+    assert outcome.broken == []
+
+
+@pytest.mark.parametrize("store", ["journal", "control"])
+def test_the_same_failures_find_a_store_that_believes_them(store):
+    broken = cut_until_broken(store, "ignorant", fails=some_syncs(1))
     signs = ("has a receipt", "too many", "is there", "is missing")
     assert any(sign in text for text in broken for sign in signs), broken
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(2, 8))
-@pytest.mark.parametrize("store", ["journal", "spool"])
+@pytest.mark.parametrize("store", STORES)
 def test_many_failed_syncs_before_the_cut(store, seed):
     outcome = cut(store, "safe", seed=seed, cuts=200, fails=some_syncs(seed))
     assert outcome.broken == []
