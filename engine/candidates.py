@@ -24,6 +24,7 @@ from engine.readings import note_report, report_to_reading
 from engine.records import (
     ENTRY,
     LOCAL_VERDICT,
+    Extras,
     decode_credential,
     decode_extras,
     decode_manual,
@@ -137,7 +138,9 @@ class CandidateReader:
         flags = Flag.LOCAL_VERDICT if entry.flags & LOCAL_VERDICT else 0
         parsed = self._parse_person(entry.who(body))
         head = (entry.n, entry.lane, entry.time_ms)
-        return self._candidate(Kind.SCAN, head, _post(origin), Direction.NONE, parsed, flags)
+        made = self._candidate(Kind.SCAN, head, _post(origin), Direction.NONE, parsed, flags)
+        self._note_vehicle(made, decode_extras(entry.aux(body)))
+        return made
 
     def _read_checkin(self, origin: Origin, entry: Entry, body: bytes) -> Candidate:
         if origin.post:
@@ -162,14 +165,17 @@ class CandidateReader:
                 people.identity_to_details(identity),
             )  # fmt: skip
         made.stay_ms = extras.stay_s * 1000
-        if extras.plate or extras.trip or extras.seat:
-            made.details = msgspec.structs.replace(
-                made.details,
-                plate=extras.plate or "",
-                trip=extras.trip or "",
-                seat=extras.seat or "",
-            )
+        self._note_vehicle(made, extras)
         return made
+
+    def _note_vehicle(self, made: Candidate, extras: Extras) -> None:
+        """Plate, trip and seat go with the details; the row bears a number of plate or trip."""
+        plate, trip, seat = extras.plate or "", extras.trip or "", extras.seat or ""
+        if plate or trip or seat:
+            made.details = msgspec.structs.replace(made.details, plate=plate, trip=trip, seat=seat)
+        named = people.vehicle_to_canonical(plate, trip)
+        if named is not None:
+            made.vehicle = self._keyring.vehicle_number(*named)
 
     def _read_manual(self, origin: Origin, entry: Entry, body: bytes) -> Candidate:
         _check_lane(origin, entry.lane)

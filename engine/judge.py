@@ -47,6 +47,7 @@ class Candidate:
     flags: int = 0
     temperature_cc: int = NO_TEMPERATURE
     stay_ms: int = 0  # told length of a check-in's visit, 0 where none
+    vehicle: int = 0  # number of a plate or trip (KeyRing.vehicle_number), 0 for none
     reading: Reading | None = None  # of a Kind.READING
     scan: tuple[int, int] | None = None  # (seq, n) of the record that it names
     alarms: tuple[str, ...] = ()  # every reason for an alert, of which the lane hears one

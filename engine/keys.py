@@ -44,6 +44,7 @@ DESK_DIR = "desk"
 _SEAL_INFO = b"chot/seal/1"
 _PERSON_LABEL = b"chot/person/1\0"
 _VENUE_LABEL = b"chot/venue/1\0"
+_VEHICLE_LABEL = b"chot/vehicle/1\0"
 _DAY_FILE = re.compile(r"(-?\d{1,9})\.(log\.key|details\.pub|destroyed)")
 
 
@@ -59,6 +60,9 @@ class KeyRing(Protocol):
 
     def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
         """16 bytes. Raises ValueError when kind or issuer holds a NUL."""
+
+    def vehicle_number(self, kind: str, canonical: str) -> int:
+        """1 to 2**32 - 1, of a plate or a trip. Two of them get one number once in billions."""
 
     def venue_tag(self, body: bytes) -> bytes:
         """5 bytes that only the province can make for a venue code."""
@@ -180,6 +184,7 @@ class FileKeyRing:
         self._ingest_public = private_to_public(self._ingest_private)
         self._audit_public = _load_key(self._root / "audit.pub")
         self._person = Hmac(_load_key(self._root / "province.key"), _PERSON_LABEL)
+        self._vehicle = Hmac(_load_key(self._root / "province.key"), _VEHICLE_LABEL)
         self._venue = Hmac(_load_key(self._root / "venue.key"), _VENUE_LABEL)
         self._destroyed: set[int] = set()
         self._finish_destroying()
@@ -193,6 +198,10 @@ class FileKeyRing:
             raise ValueError("kind and issuer of an identity hold no NUL")
         message = f"{kind}\0{issuer}\0{canonical}".encode()
         return self._person.digest(message)[:PERSON_KEY_SIZE]
+
+    def vehicle_number(self, kind: str, canonical: str) -> int:
+        digest = self._vehicle.digest(f"{kind}\0{canonical}".encode())
+        return int.from_bytes(digest[:4], "big") or 1
 
     def venue_tag(self, body: bytes) -> bytes:
         return self._venue.digest(body)[:VENUE_TAG_SIZE]

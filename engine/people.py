@@ -46,6 +46,7 @@ __all__ = [
     "mask_phone",
     "parsed_to_details",
     "parsed_to_source",
+    "vehicle_to_canonical",
 ]
 
 IdentityKind = Literal["qid", "cccd", "passport", "bhyt"]
@@ -249,6 +250,18 @@ def _country(text: str) -> str:
     if country == "D":
         return "DEU"
     return country if _COUNTRY.fullmatch(country) else ""
+
+
+def vehicle_to_canonical(plate: str, trip: str) -> tuple[str, str] | None:
+    """(kind, canonical) of the plate, or else of the trip; None without either (CP-4, VE-1).
+
+    74A-123.45 and `74a 12345` are one plate. Changing this changes vehicle numbers.
+    """
+    for kind, text in (("plate", plate), ("trip", trip)):
+        canonical = unicodedata.normalize("NFC", text).translate(_SEPARATORS).upper()
+        if canonical:
+            return kind, canonical
+    return None
 
 
 # ---- manual entry -------------------------------------------------------------------------------

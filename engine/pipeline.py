@@ -304,7 +304,7 @@ class Pipeline:
         for c in candidates:
             self._rows.append(
                 c.person, c.time_ms, c.place, c.lane, c.n, c.direction, c.kind, c.source,
-                c.flags, c.temperature_cc, 0, 0, c.stay_ms,
+                c.flags, c.temperature_cc, 0, c.vehicle, c.stay_ms,
             )  # fmt: skip
             data = people.details_to_bytes(c.details)
             details += _SIZE.pack(len(data))

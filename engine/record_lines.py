@@ -56,6 +56,9 @@ class ScanLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     payload: str | None = None
     payload_b64: str | None = None
     flags: Annotated[int, Meta(ge=0, le=0xFFFFFFFF)] = 0
+    plate: Annotated[str, Meta(max_length=16)] | None = None
+    trip: Annotated[str, Meta(max_length=32)] | None = None
+    seat: Annotated[str, Meta(max_length=8)] | None = None
 
 
 class CheckinLine(Extras, frozen=True, kw_only=True, tag_field="kind", tag="checkin"):
@@ -101,7 +104,14 @@ def parsed_to_record(line: Line, lane: int) -> bytes:
     try:
         if isinstance(line, ScanLine):
             payload = _code_to_bytes(Code(line.payload, line.payload_b64), "payload")
-            made = encode_scan(line.ts_ms, _or(line.lane, lane), payload, flags=line.flags)
+            named = {"plate": line.plate, "trip": line.trip, "seat": line.seat}
+            made = encode_scan(
+                line.ts_ms,
+                _or(line.lane, lane),
+                payload,
+                flags=line.flags,
+                extras={name: text for name, text in named.items() if text},
+            )
         elif isinstance(line, ManualLine):
             made = encode_manual(
                 line.ts_ms,

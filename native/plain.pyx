@@ -34,14 +34,12 @@ from native.people cimport (
     DOC_KIND,
     DOC_NO,
     MASK_MAX,
-    PLATE,
     QID,
     SEAT,
     SOURCE_BHYT,
     SOURCE_CCCD,
     SOURCE_PASSPORT,
     SOURCE_QR1405,
-    TRIP,
     Person,
     Slice,
     begin,
@@ -179,7 +177,7 @@ cdef bint read_credential(const uint8_t* at, size_t size, Person* person) noexce
 
 
 cdef bint read_extras(const uint8_t* at, size_t size, Row* row, Person* person) noexcept nogil:
-    """{room, plate, trip, seat, stay_s}: any of them, once or more; the last one counts."""
+    """{room, seat, stay_s}: any of them, once or more; the last one counts."""
     cdef Cursor c
     cdef Slice key, value
     cdef int count, field
@@ -202,11 +200,8 @@ cdef bint read_extras(const uint8_t* at, size_t size, Row* row, Person* person) 
                 return False
             row.stay_ms = number * 1000
             continue
-        if is_word(&key, b"plate"):
-            field, most = PLATE, 16
-        elif is_word(&key, b"trip"):
-            field, most = TRIP, 32
-        elif is_word(&key, b"seat"):
+        # A plate or a trip becomes a number of its own: rare enough for Python.
+        if is_word(&key, b"seat"):
             field, most = SEAT, 8
         else:
             return False
@@ -418,7 +413,7 @@ cdef bint is_within(const Entry* entry, size_t size) noexcept nogil:
 cdef bint read_scan(
     const Entry* entry, const uint8_t* body, PlainRules rules, Row* row, Person* person
 ) noexcept nogil:
-    if rules.post == 0 or not rules.has_lane(entry.lane):
+    if rules.post == 0 or not rules.has_lane(entry.lane) or entry.aux_len:
         return False
     if not read_person(body + entry.who_off, entry.who_len, rules.today, person):
         return False

@@ -142,7 +142,7 @@ def test_a_message_of_common_records_never_comes_to_python(slow_ones: list[int])
         Credential("bhyt", "DN4459990000031"), Credential("bhyt", "4459990031"),
         Credential("passport", "B1234567", "LAO"), CARD, APP,
     ]  # fmt: skip
-    more = Extras(room=700, plate="74A-999.99", trip="T1", seat="12", stay_s=3600)
+    more = Extras(room=700, seat="12", stay_s=3600)
     Bench().take(
         *(encode_checkin(NOON_MS, Direction.IN, one, MARKET) for one in who),
         encode_checkin(NOON_MS, Direction.OUT, who[0], MARKET, extras=more),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ class HashRing:
 
     def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
         return self._mac.digest(f"{kind}\0{issuer}\0{canonical}".encode())[:16]
+
+    def vehicle_number(self, kind: str, canonical: str) -> int:
+        return zlib.crc32(f"{kind}\0{canonical}".encode())
 
     def venue_tag(self, body: bytes) -> bytes:
         return hashlib.sha256(b"venue" + body).digest()[:5]

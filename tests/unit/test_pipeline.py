@@ -445,6 +445,27 @@ def test_a_check_in_has_a_row_and_no_light(bench: Bench) -> None:
     assert known.name == "Nguyễn Thị Hồng Ánh"
 
 
+def test_who_came_in_one_vehicle_has_one_number_of_it(bench: Bench) -> None:
+    """CP-4: a plate links those who passed in it, however it is written; a trip where none is."""
+
+    def vehicle(**extras: str) -> int:
+        record = encode_scan(NOON_MS, 1, CARD, extras=extras)
+        (row,) = rows(bench.take(record))
+        return int(row["vehicle"])
+
+    bus = vehicle(plate="74A-999.01", seat="12")
+    assert bus and bus == vehicle(plate="74a 99901") == vehicle(plate="74A99901", trip="VL-DH")
+    assert len({bus, vehicle(plate="74A-999.02"), vehicle(trip="74A99901"), vehicle()}) == 4
+    assert vehicle() == vehicle(seat="3") == vehicle(plate="-.") == 0
+    record = encode_checkin(NOON_MS, Direction.IN, CARD, MARKET, extras=Extras(plate="74A 99901"))
+    (row,) = rows(bench.take(record, origin=BACK_END))
+    assert row["vehicle"] == bus
+    (known,) = details(bench.take(encode_scan(NOON_MS, 2, CARD, extras={"plate": "74A-999.01"})))
+    assert (known.plate, known.trip, known.seat) == ("74A-999.01", "", "")
+    outcome = bench.take(encode_scan(NOON_MS, 1, CARD, extras={"plate": 7}))
+    assert [type(fault.error) for fault in outcome.faults] == [WireMalformed]
+
+
 @pytest.mark.parametrize("stay_s", [0, 1, 86_400])
 def test_a_told_stay_stands_in_the_row(bench: Bench, stay_s: int) -> None:
     record = encode_checkin(NOON_MS, Direction.IN, CARD, MARKET, extras=Extras(stay_s=stay_s))
