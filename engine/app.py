@@ -241,6 +241,7 @@ class Engine:
             self.failed.set()
 
     async def _registry_changed(self) -> None:
+        self.ingest.registry_changed()
         self.seen.set_spans(self.registry.spans())
         rules = (self.registry.place_rules(), self.registry.visit_rules())
         if rules != self._rules:

@@ -203,6 +203,20 @@ class IngestServer:
         is_known = self.registry.gateway(gateway.name, now_ms) is not None
         return is_known and now_ms < link.peer.expires_ms
 
+    def registry_changed(self) -> None:
+        """Who lost the right to send goes at once. Whose post, lanes or decoder are others now
+        comes back, for a session is judged by what the registry said when it was opened."""
+        now_ms = self.clock.now_ms()
+        for link in list(self.links):
+            old = link.gateway
+            if old is None:
+                continue
+            new = self.registry.gateway(old.name, now_ms)
+            if new is None or not self._is_entitled(link, old, now_ms):
+                link.fail(WireAuth("this gateway's right to send has ended"))
+            elif (new.post, new.lanes, new.decode) != (old.post, old.lanes, old.decode):
+                link.fail(WireDraining("the registry has changed, come back"))
+
     def check_hello(self, hello: wire.Hello, peer: Peer | None = None) -> Gateway:
         """The gateway behind a HELLO; peer: what its certificate says, if it came with one.
 

@@ -306,6 +306,7 @@ class Link:
                 byte_limit=(windows[DURABLE].byte_limit, windows[VOLATILE].byte_limit),
                 max_frame=server.settings.frame_size_max,
                 hb_s=server.settings.heartbeat_s,
+                policy=wire.Policy(decode=self.gateway.decode),
                 t1=t1_ns,
                 t2=server.clock.now_ms() * 1_000_000,
             )

@@ -35,7 +35,11 @@ TABLES: Final[Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
         ("number", "name", "category", "area"),
         ("address", "default_stay_minutes", "rooms", "issue", *_DATES),
     ),
-    "gateways": ("gateway", ("number", "name", "post", "lanes"), ("token_sha256", *_DATES)),
+    "gateways": (
+        "gateway",
+        ("number", "name", "post", "lanes"),
+        ("decode", "token_sha256", *_DATES),
+    ),
     "rules": ("rule", ("name", "value"), tuple(_DATES)),
     "grants": ("grant", ("name", "role", "unit", "area"), ("token_sha256", *_DATES)),
 }

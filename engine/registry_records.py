@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -155,13 +155,14 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag
     """A program that may send scans.
 
     post: code of its post, "" for the back end of an app. lanes: the control points it serves, none
-    for a back end. token_sha256: as in a grant.
+    for a back end. decode: who reads the codes in its camera frames. token_sha256: as in a grant.
     """
 
     number: Number
     name: Code
     post: CodeOrNone = ""
     lanes: tuple[Lane, ...] = ()
+    decode: Literal["engine", "gateway"] = "engine"
     token_sha256: Digest = ""
     valid_from_ms: Instant = 0
     valid_to_ms: Instant | None = None
