@@ -1,15 +1,15 @@
 """The co-location index: who was where, who was there at the same time, what a day counted.
 
-Kept in memory. The newest state is an immutable Snapshot of a few layers. A layer owns persons: it
-holds all their scans and the visits derived from them. Scans that came since the last snapshot
-make a small layer that takes over the persons they touch, with all scans of these persons, so that
-the visit rules see the whole person; the column `owner` hides what older layers hold of them.
-Neighbouring layers are merged while the older is at most MERGE_RATIO times as big as the younger,
-so that there are logarithmically few. No answer depends on how the scans were spread over layers.
+Kept in memory, in a few layers. A layer holds scans, sorted by person, and the visits that these
+scans brought about when they came, sorted by place. A refresh makes a small layer of what is new:
+native.visits tells which visits the new scans give and which older ones they put an end to. These
+end with the new epoch and stay where they are, so that nothing old is written again, and a Snapshot
+(layers, epoch) never changes. No answer depends on how the scans were spread over layers.
 
-Overlaps are searched by native.index in visits sorted by place and start, with the longest stay of
-each place as the bound on how far back to look. Answers are packed numpy arrays with the dtypes
-below.
+A layer is merged with those before it while they are at most MERGE_RATIO times as big, so that
+there are logarithmically few. Beside an engine a thread keeps up: it refreshes soon after scans
+have come and merges while others ask and refresh; a question finds little left to do. Answers are
+packed numpy arrays with the dtypes below.
 """
 
 from __future__ import annotations
@@ -17,32 +17,41 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from engine.clock import DAY_MS, day_to_ms
 from engine.contacts import CONTACT, PAIR
 from engine.rows import Kind
+from engine.telemetry import Log
 from engine.visits import (
-    NEVER,
     REF_ROW_BITS,
     SCAN,
+    SPAN_MAX_MS,
     VISIT,
     Array,
     PlaceRules,
     VisitFlag,
     VisitRules,
-    changes,
-    derive_distinct,
-    distinct,
+    rule_spans,
 )
 from native.contacts import find_contacts
-from native.index import VisitTable
+from native.index import VisitTable, born_table, end_visits, merge_tables
+from native.numbers import PersonNumbers
+from native.together import people_at, time_together, times_of
+from native.visits import ScanRun, derive_changes, merge_runs
 
-MERGE_RATIO = 4
-NOBODY = -1
+MERGE_RATIO: Final = 2
+REFRESH_S: Final = 0.05  # the keeping thread lets so much time's scans come together
+INLINE_SCANS: Final = 1 << 16  # a question merges no more than that where a thread keeps up
+LAYERS_MAX: Final = 32  # unless there are so many layers
+NEWEST_STEP: Final = 1 << 15  # scans; some ms at most without giving way to other threads
+ENDING_SIZE: Final = 16
 
+_log = Log("index")
+
+NEWEST = np.dtype([("time_ms", "<i8"), ("ref", "<u8")])
 PLACE_FIGURE = np.dtype(
     [("place", "<u4")]
     + [(name, "<u4") for name in ("scans", "checkins", "manuals", "persons", "visits", "passages")]
@@ -111,102 +120,84 @@ def ref_to_position(ref: int) -> tuple[int, int]:
     return ref >> REF_ROW_BITS, ref & ((1 << REF_ROW_BITS) - 1)
 
 
-def _spans_to_index(low: Array, high: Array) -> tuple[Array, Array]:
-    """All positions of the spans [low, high), and of each the number of its span."""
-    size = np.maximum(high - low, 0)
-    which = np.repeat(np.arange(len(size)), size)
-    begin = np.cumsum(size) - size
-    return which, np.arange(len(which)) + (low - begin)[which]
+def _joined(parts: Iterable[bytes], dtype: np.dtype[Any]) -> Array:
+    return np.frombuffer(b"".join(parts), dtype)
 
 
-def _joined(parts: Iterable[Array], dtype: np.dtype[Any]) -> Array:
-    """The rows of all parts in one array, which cannot be written to.
-
-    Bytes are joined, and rows picked by `take` and `compress`, because np.concatenate and an index
-    move structs field by field: ten times slower.
-    """
-    return np.frombuffer(b"".join([part.data for part in parts]), dtype)
-
-
-class _Layer:
-    """Scans and visits of the persons a layer owns; never changed after it is built."""
-
-    __slots__ = ("ident", "newest", "persons", "scan_first", "scans", "table", "visits")
-
-    def __init__(self, ident: int, scans: Array, visits: Array) -> None:
-        """scans: SCAN as `distinct` sorts them; visits: VISIT of the same persons, any order."""
-        self.ident = ident
-        self.scans = scans
-        first = np.flatnonzero(changes(scans["person"]))
-        self.persons = scans["person"][first]
-        self.scan_first = np.append(first, len(scans))
-        self.newest = _newest_refs(scans, first)
-
-        columns = [visits[name] for name in ("person", "end_ms", "start_ms", "place")]
-        # The table reads these bytes for as long as it lives; `visits` shares them, unwritable.
-        packed = visits.take(np.lexsort(columns)).tobytes()
-        self.visits = np.frombuffer(packed, VISIT)
-        self.table = VisitTable(ident, packed)
-
-    def scans_of(self, persons: Array) -> Array:
-        """All scans of some of the layer's persons."""
-        rank = np.searchsorted(self.persons, persons)
-        _, at = _spans_to_index(self.scan_first[rank], self.scan_first[rank + 1])
-        return self.scans.take(at)
-
-    def newest_of(self, persons: Array) -> Array:
-        newest: Array = self.newest[np.searchsorted(self.persons, persons)]
-        return newest
+def _changes(*columns: Array) -> Array:
+    """Mask of the rows in which any column differs from the row before; the first row does."""
+    mask = np.ones(len(columns[0]), bool)
+    mask[1:] = columns[0][1:] != columns[0][:-1]
+    for column in columns[1:]:
+        mask[1:] |= column[1:] != column[:-1]
+    return mask
 
 
-def _newest_refs(scans: Array, first: Array) -> Array:
-    """Ref of each person's newest scan; of those at one instant the largest."""
-    newest = np.maximum.reduceat(scans["time_ms"], first)
-    size = np.diff(first, append=len(scans))
-    is_newest = scans["time_ms"] == np.repeat(newest, size)
-    return np.maximum.reduceat(np.where(is_newest, scans["ref"], 0), first)
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Scans that came together, and the visits that they brought about and no later ones ended."""
+
+    scans: ScanRun
+    visits: VisitTable
+
+
+def _merged(layers: tuple[Layer, ...]) -> Layer:
+    return Layer(
+        merge_runs([layer.scans for layer in layers]),
+        merge_tables([layer.visits for layer in layers]),
+    )
+
+
+def _first_due(layers: tuple[Layer, ...], scans_max: int | None) -> int:
+    """Where the youngest layers begin that are to be merged: the last one alone needs no merge."""
+    first = max(len(layers) - 1, 0)
+    total = sum(len(layer.scans) for layer in layers[first:])
+    while first > 0:
+        size = len(layers[first - 1].scans)
+        if size > MERGE_RATIO * total or (scans_max is not None and total + size > scans_max):
+            break
+        total += size
+        first -= 1
+    return first
 
 
 class Snapshot:
-    """One state of the index, complete up to `lsn`. Immutable; any thread may ask it."""
+    """One state of the index, complete up to `lsn`. Immutable; any thread may ask it.
+
+    Only the refs of newest rows follow what has come since.
+    """
 
     def __init__(
         self,
-        layers: tuple[_Layer, ...],
-        live: dict[int, int],
-        owner: Array,
-        keys: Array,
-        numbers: dict[bytes, int],
+        layers: tuple[Layer, ...],
+        epoch: int,
+        numbers: PersonNumbers,
         rules: VisitRules,
         lsn: int,
     ) -> None:
-        """live: scans still owned, by layer; owner: layer by person; keys: V16 by person."""
+        keys, newest = numbers.columns()
         self.layers = layers
-        self.live = live
-        self.owner = owner
-        self.keys = keys
+        self.epoch = epoch
         self.lsn = lsn
+        self._tables = [layer.visits for layer in layers]
+        self._count = len(numbers)
+        self._keys = np.frombuffer(keys, "V16", self._count)
+        self._newest = np.frombuffer(newest, NEWEST, self._count)["ref"]
         self._numbers = numbers
         self._rules = rules
 
-    def is_owned(self, layer: _Layer, persons: Array) -> Array:
-        """Mask of the persons whose scans and visits in a layer are the valid ones."""
-        mask: Array = self.owner[persons] == layer.ident
-        return mask
-
     def persons_of(self, keys: Collection[bytes]) -> list[int]:
         """Numbers of the keys that are known here, ascending."""
-        found = {self._numbers.get(key, NOBODY) for key in keys}
-        return sorted(number for number in found if 0 <= number < len(self.owner))
+        found = {self._numbers.find(key) for key in keys}
+        return sorted(number for number in found if 0 <= number < self._count)
 
     def venue(self, place: int, from_ms: int, to_ms: int, limit: int | None = None) -> Found:
         """Visits at a place that overlap [from_ms, to_ms)."""
         packed = []
         if 0 <= place < 1 << 32:
             span = _clamped(from_ms), _clamped(to_ms)
-            owner = self.owner.data
-            packed = [layer.table.at_place(place, *span, owner) for layer in self.layers]
-        return self._found(np.frombuffer(b"".join(packed), VISIT), limit)
+            packed = [table.at_place(place, *span, self.epoch) for table in self._tables]
+        return self._found(_joined(packed, VISIT), limit)
 
     def history(
         self,
@@ -243,58 +234,79 @@ class Snapshot:
         numbers = self.persons_of(persons)
         case = self._visits_of(numbers, from_ms, to_ms, places)
         shown, contacts, pairs, total, below = find_contacts(
-            [layer.table for layer in self.layers],
+            self._tables,
             case.tobytes(),
             np.array(numbers, np.uint32).data,
-            self.owner.data,
-            self.keys.data,
+            self._keys.data,
+            self.epoch,
             linger_ms=linger_ms,
             queue_ms=self._rules.queue_ms,
             min_ms=min_overlap_ms,
             window_ms=window_ms,
-            limit=len(self.keys) if limit is None else limit,
+            limit=self._count if limit is None else limit,
         )
         people = np.frombuffer(shown, np.uint32)
         return Met(
             np.frombuffer(contacts, CONTACT),
             np.frombuffer(pairs, PAIR),
-            self.keys[people],
-            self._newest(people),
+            self._keys[people],
+            self._newest[people],
             total,
             below,
             self.lsn,
         )
 
+    def people_at(self, place: int, from_ms: int, to_ms: int) -> set[bytes]:
+        """Keys of the persons with a visit at a place that overlaps [from_ms, to_ms)."""
+        span = _clamped(from_ms), _clamped(to_ms)
+        return people_at(self._tables, place, *span, self._keys.data, self.epoch)
+
+    def times_of(self, person: bytes, from_ms: int, to_ms: int) -> list[tuple[int, int, int]]:
+        """(start, length, place) in ms of a person's visits that overlap [from_ms, to_ms)."""
+        number = self._numbers.find(person)
+        if not 0 <= number < self._count:
+            return []
+        return times_of(self._tables, number, _clamped(from_ms), _clamped(to_ms), self.epoch)
+
+    def time_together(self, person: bytes, from_ms: int, to_ms: int) -> dict[bytes, int]:
+        """Milliseconds of overlap with others by key, summed over all pairs of visits.
+
+        Plain time, without the rules of engine.contacts.
+        """
+        number = self._numbers.find(person)
+        if not 0 <= number < self._count:
+            return {}
+        span = _clamped(from_ms), _clamped(to_ms)
+        return time_together(self._tables, number, *span, self._keys.data, self.epoch)
+
     def figures(self, day: int) -> Figures:
         """Counts of a civil day: distinct scans by their time, visits and passages by start."""
         low, high = day_to_ms(day), day_to_ms(day + 1)
-        scans: list[Array] = []
-        visits: list[Array] = []
-        for layer in self.layers:
-            for parts, rows, name in (
-                (scans, layer.scans, "time_ms"),
-                (visits, layer.visits, "start_ms"),
-            ):
-                rows = rows.compress((rows[name] >= low) & (rows[name] < high))
-                parts.append(rows.compress(self.is_owned(layer, rows["person"])))
-        return _figures(day, _joined(scans, SCAN), _joined(visits, VISIT), self.lsn)
+        # Copies that came at different times lie in different layers: a run joins them.
+        scans = ScanRun([layer.scans.between(low, high) for layer in self.layers])
+        visits = [table.begun(low, high, self.epoch) for table in self._tables]
+        today = np.frombuffer(scans.between(low, high), SCAN)
+        return _figures(day, today, _joined(visits, VISIT), self.lsn)
 
     def last_details_ref(self, person: bytes) -> tuple[int, int] | None:
         """(lsn, row) of the person's newest row, None for a person without any."""
-        numbers = [n for n in self.persons_of([person]) if self.owner[n] != NOBODY]
-        return ref_to_position(int(self._newest(np.array(numbers))[0])) if numbers else None
+        for number in self.persons_of([person]):
+            ref = int(self._newest[number])
+            return ref_to_position(ref) if ref else None
+        return None
 
     def _visits_of(
         self, numbers: list[int], from_ms: int, to_ms: int, places: Collection[int] | None
     ) -> Array:
         span = _clamped(from_ms), _clamped(to_ms)
-        by_ident = {layer.ident: layer for layer in self.layers}
-        packed = []
-        for number in numbers:
-            layer = by_ident.get(int(self.owner[number]))
-            if layer is not None:
-                packed.append(layer.table.of_person(number, *span))
-        visits = np.frombuffer(b"".join(packed), VISIT)
+        visits = _joined(
+            [
+                table.of_person(number, *span, self.epoch)
+                for number in numbers
+                for table in self._tables
+            ],
+            VISIT,
+        )
         if places is not None:
             allowed = np.array(sorted(places), np.int64)
             visits = visits.compress(np.isin(visits["place"], allowed))
@@ -303,31 +315,22 @@ class Snapshot:
     def _by_key(self, persons: Array) -> tuple[Array, Array]:
         """The different numbers in `persons` by ascending key, and of each person its position."""
         numbers, inverse = np.unique(persons, return_inverse=True)
-        halves = np.frombuffer(self.keys[numbers].tobytes(), ">u8").reshape(-1, 2)
+        halves = np.frombuffer(self._keys[numbers].tobytes(), ">u8").reshape(-1, 2)
         order = np.lexsort((halves[:, 1], halves[:, 0]))
         position = np.empty(len(order), np.int64)
         position[order] = np.arange(len(order))
         return numbers[order], position[inverse]
-
-    def _newest(self, persons: Array) -> Array:
-        """Ref of the newest row of each person that has rows."""
-        newest = np.zeros(len(persons), np.uint64)
-        owner = self.owner[persons]
-        for layer in self.layers:
-            at = np.flatnonzero(owner == layer.ident)
-            newest[at] = layer.newest_of(persons[at])
-        return newest
 
     def _found(self, visits: Array, limit: int | None) -> Found:
         _, position = self._by_key(visits["person"])
         order = np.lexsort((visits["place"], position, visits["end_ms"], visits["start_ms"]))
         shown = visits.take(order[:limit])
         people, shown["person"] = self._by_key(shown["person"])
-        return Found(shown, self.keys[people], self._newest(people), len(visits), self.lsn)
+        return Found(shown, self._keys[people], self._newest[people], len(visits), self.lsn)
 
 
 def _clamped(instant_ms: int) -> int:
-    return max(-NEVER // 2, min(instant_ms, NEVER // 2))
+    return max(-2 * SPAN_MAX_MS, min(instant_ms, 2 * SPAN_MAX_MS))
 
 
 def _figures(day: int, scans: Array, visits: Array, lsn: int) -> Figures:
@@ -350,7 +353,7 @@ def _figures(day: int, scans: Array, visits: Array, lsn: int) -> Figures:
         lanes[name] = visits[field][is_passage]
     if len(lanes):
         lanes = lanes[np.lexsort((lanes["direction"], lanes["lane"], lanes["place"]))]
-        first = np.flatnonzero(changes(lanes["place"], lanes["lane"], lanes["direction"]))
+        first = np.flatnonzero(_changes(lanes["place"], lanes["lane"], lanes["direction"]))
         size = np.diff(first, append=len(lanes))
         lanes = lanes[first]
         lanes["count"] = size
@@ -363,17 +366,20 @@ class CoLocationIndex:
     def __init__(self, place_rules: PlaceRules, visit_rules: VisitRules | None = None) -> None:
         self._places = place_rules
         self._rules = visit_rules or VisitRules()
-        self._refreshing = threading.Lock()  # taken before _writing, never after it
+        # Taken in this order: whoever merges or derives everything anew; whoever makes a snapshot;
+        # whoever applies.
+        self._shaping = threading.Lock()
+        self._refreshing = threading.Lock()
         self._writing = threading.Lock()
-        self._fresh: list[Array] = []
-        self._numbers: dict[bytes, int] = {}
-        self._new_keys: list[bytes] = []
-        self._key_room = np.zeros(1024, "V16")
-        self._key_count = 0
+        self._numbers = PersonNumbers()
+        self._fresh: list[bytes] = []
         self._applied = 0
-        self._next_ident = 0
-        empty = np.zeros(0, np.int32)
-        self._snapshot = Snapshot((), {}, empty, self._key_room[:0], self._numbers, self._rules, 0)
+        self._held = 0  # layers that the keeping thread is merging
+        self._ended: list[tuple[bytes, int]] = []  # and what ended meanwhile, with its epoch
+        self._snapshot = Snapshot((), 0, self._numbers, self._rules, 0)
+        self._keeper: threading.Thread | None = None
+        self._has_come = threading.Event()
+        self._stopping = threading.Event()
 
     @property
     def applied_lsn(self) -> int:
@@ -388,30 +394,19 @@ class CoLocationIndex:
 
         Raises ValueError for a group whose number or size no ref can hold.
         """
-        rows, lsn = group.rows, group.lsn
-        if not 0 < lsn < 1 << (64 - REF_ROW_BITS) or len(rows) > 1 << REF_ROW_BITS:
-            raise ValueError(f"group {lsn} with {len(rows)} rows does not fit a ref")
-        scans = np.zeros(len(rows), SCAN)
-        for name in SCAN.names or ():
-            if name not in ("ref", "person"):
-                scans[name] = rows[name]
-        scans["ref"] = np.arange(len(rows), dtype=np.uint64) + np.uint64(lsn << REF_ROW_BITS)
-        # A temperature says nothing of presence that its scan does not say.
-        is_scan = rows["kind"] != Kind.READING
-        rows, scans = rows[is_scan], scans[is_scan]
-        keys = rows["person"].tolist()
+        lsn = group.lsn
+        if not 0 < lsn < 1 << (64 - REF_ROW_BITS) or len(group.rows) > 1 << REF_ROW_BITS:
+            raise ValueError(f"group {lsn} with {len(group.rows)} rows does not fit a ref")
         with self._writing:
             if lsn <= self._applied:
                 return
-            numbers = self._numbers
-            for key in keys:
-                if key not in numbers:
-                    numbers[key] = len(numbers)
-                    self._new_keys.append(key)
-            scans["person"] = [numbers[key] for key in keys]
-            if len(scans):
+            # Readings stay out: a temperature says nothing of presence that its scan does not say.
+            scans = self._numbers.number(group.rows, lsn)
+            if scans:
                 self._fresh.append(scans)
             self._applied = lsn
+        if not self._has_come.is_set():
+            self._has_come.set()
 
     def snapshot(self) -> Snapshot:
         """The state with everything applied so far; derives what is new, at most once."""
@@ -453,117 +448,147 @@ class CoLocationIndex:
         self, place_rules: PlaceRules, visit_rules: VisitRules | None = None
     ) -> None:
         """Derives everything anew under other rules (the registry has changed)."""
-        with self._refreshing:
+        with self._shaping, self._refreshing:
+            self._refresh()
             self._places = place_rules
             self._rules = visit_rules or self._rules
-            self._refresh()
-            self._rebuild(self._all_scans())
+            self._rebuild(merge_runs([layer.scans for layer in self._snapshot.layers]))
 
     def expire(self, before_ms: int) -> int:
         """Forgets every scan before an instant; returns how many distinct ones.
 
         Snapshots still held by a question keep what they hold until the question is answered.
         """
-        with self._refreshing:
+        with self._shaping, self._refreshing:
             self._refresh()
-            scans = self._all_scans()
-            kept = scans.compress(scans["time_ms"] >= before_ms)
+            scans = merge_runs([layer.scans for layer in self._snapshot.layers])
+            kept = scans.since(before_ms)
             if len(kept) < len(scans):
+                self._numbers.forget_newest()
+                self._note_newest(kept)
                 self._rebuild(kept)
             return len(scans) - len(kept)
 
-    def _all_scans(self) -> Array:
-        current = self._snapshot
-        return _joined(
-            [
-                layer.scans.compress(current.is_owned(layer, layer.scans["person"]))
-                for layer in current.layers
-            ],
-            SCAN,
-        )
+    def compact(self) -> None:
+        """Refreshes and makes one layer of all: questions are quickest then."""
+        with self._shaping, self._refreshing:
+            self._refresh()
+            layers = self._snapshot.layers
+            if len(layers) > 1:
+                self._publish((_merged(layers),), self._snapshot.epoch, self._snapshot.lsn)
 
-    def _rebuild(self, scans: Array) -> None:
-        """A snapshot with one layer of all the given scans, which are those of the current one."""
-        current = self._snapshot
-        owner = np.full(len(current.owner), NOBODY, np.int32)
-        layers: tuple[_Layer, ...] = ()
-        live = {}
-        if len(scans):
-            layers = (self._layer(distinct(scans), owner),)
-            live = {layers[0].ident: len(scans)}
-        self._snapshot = self._with(layers, live, owner, current.keys, current.lsn)
+    # ---- refreshing ---------------------------------------------------------------------------
 
     def _refresh(self) -> None:
         """Makes a snapshot of everything applied; the caller holds `_refreshing`."""
         current = self._snapshot
         with self._writing:
             fresh, lsn = list(self._fresh), self._applied
-            keys = self._keys()
-        owner = np.full(len(keys), NOBODY, np.int32)
-        owner[: len(current.owner)] = current.owner
-        layers, live = list(current.layers), dict(current.live)
+        layers, epoch = current.layers, current.epoch
         if fresh:
-            scans = _joined(fresh, SCAN)
-            touched = np.unique(scans["person"])
-            parts = [scans]
-            for layer in layers:
-                moved = layer.scans_of(touched[owner[touched] == layer.ident])
-                live[layer.ident] -= len(moved)
-                parts.append(moved)
-            layers = [layer for layer in layers if live[layer.ident]]
-            scans = distinct(_joined(parts, SCAN))
-            layers.append(self._layer(scans, owner))
-            live[layers[-1].ident] = len(scans)
-            while len(layers) > 1 and (
-                live[layers[-2].ident] <= MERGE_RATIO * live[layers[-1].ident]
-            ):
-                younger, older = layers.pop(), layers.pop()
-                layers.append(self._merged(older, younger, owner))
-                live[layers[-1].ident] = live[older.ident] + live[younger.ident]
-        live = {layer.ident: live[layer.ident] for layer in layers}
-        self._snapshot = self._with(tuple(layers), live, owner, keys, lsn)
+            scans = ScanRun(fresh)
+            changes = derive_changes(
+                scans,
+                [layer.scans for layer in layers],
+                self._places.table,
+                **rule_spans(self._rules),
+            )
+            layer = Layer(scans, born_table(changes))
+            endings = changes.endings()
+            epoch += 1
+            ended = end_visits([layer.visits for layer in layers], endings, epoch)
+            if ended * ENDING_SIZE != len(endings):
+                # No scan can do that. Whatever did, answers must not be short of somebody.
+                _log.error("visits derived anew", missed=len(endings) // ENDING_SIZE - ended)
+                layers = (self._derived(merge_runs([*(old.scans for old in layers), scans])),)
+                self._held = 0
+            else:
+                if self._held and endings:
+                    self._ended.append((endings, epoch))
+                layers = self._with_layer(layers, layer)
+            self._note_newest(scans)
+        self._publish(layers, epoch, lsn)
         with self._writing:
             del self._fresh[: len(fresh)]
 
-    def _with(
-        self,
-        layers: tuple[_Layer, ...],
-        live: dict[int, int],
-        owner: Array,
-        keys: Array,
-        lsn: int,
-    ) -> Snapshot:
-        return Snapshot(layers, live, owner, keys, self._numbers, self._rules, lsn)
+    def _with_layer(self, layers: tuple[Layer, ...], layer: Layer) -> tuple[Layer, ...]:
+        """The layers with a new one, of which the small ones are merged at once.
 
-    def _keys(self) -> Array:
-        """V16 of every person so far. Grows in place behind what older snapshots can see."""
-        known, total = self._key_count, len(self._numbers)
-        if total > len(self._key_room):
-            room = np.zeros(2 * total, "V16")
-            room[:known] = self._key_room[:known]
-            self._key_room = room
-        self._key_room[known:total] = np.frombuffer(b"".join(self._new_keys), "V16")
-        self._new_keys.clear()
-        self._key_count = total
-        return self._key_room[:total]
+        All that are due, where no thread keeps up; it has those it holds to itself.
+        """
+        held, free = layers[: self._held], (*layers[self._held :], layer)
+        is_bounded = self._keeper is not None and len(free) < LAYERS_MAX
+        first = _first_due(free, INLINE_SCANS if is_bounded else None)
+        if len(free) - first > 1:
+            free = (*free[:first], _merged(free[first:]))
+        return held + free
 
-    def _layer(self, scans: Array, owner: Array) -> _Layer:
-        """A new layer of distinct scans; it becomes the owner of their persons."""
-        visits = derive_distinct(scans, self._places, self._rules)
-        return self._owning(scans, visits, owner)
+    def _note_newest(self, scans: ScanRun) -> None:
+        for first in range(0, len(scans), NEWEST_STEP):
+            self._numbers.note_newest(scans, first, first + NEWEST_STEP)
 
-    def _merged(self, older: _Layer, younger: _Layer, owner: Array) -> _Layer:
-        """Both layers in one. No visit is derived again: no person has scans in both."""
-        scans, visits = [], []
-        for layer in (older, younger):
-            scans.append(layer.scans.compress(owner[layer.scans["person"]] == layer.ident))
-            visits.append(layer.visits.compress(owner[layer.visits["person"]] == layer.ident))
-        both = _joined(scans, SCAN)
-        both = both.take(np.argsort(both["person"], kind="stable"))
-        return self._owning(both, _joined(visits, VISIT), owner)
+    def _derived(self, scans: ScanRun) -> Layer:
+        changes = derive_changes(scans, [], self._places.table, **rule_spans(self._rules))
+        return Layer(scans, born_table(changes))
 
-    def _owning(self, scans: Array, visits: Array, owner: Array) -> _Layer:
-        layer = _Layer(self._next_ident, scans, visits)
-        self._next_ident += 1
-        owner[layer.persons] = layer.ident
-        return layer
+    def _rebuild(self, scans: ScanRun) -> None:
+        """A snapshot of one layer of the given scans."""
+        layers = (self._derived(scans),) if len(scans) else ()
+        self._publish(layers, self._snapshot.epoch, self._snapshot.lsn)
+
+    def _publish(self, layers: tuple[Layer, ...], epoch: int, lsn: int) -> None:
+        self._snapshot = Snapshot(layers, epoch, self._numbers, self._rules, lsn)
+
+    # ---- keeping up ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the thread that keeps up; `stop` ends it. For who asks seldom, none is needed."""
+        self._keeper = threading.Thread(target=self._keep_up, name="index", daemon=True)
+        self._keeper.start()
+
+    def stop(self) -> None:
+        keeper = self._keeper
+        if keeper is not None:
+            self._stopping.set()
+            self._has_come.set()
+            keeper.join()
+            self._keeper = None
+            self._stopping.clear()
+
+    def _keep_up(self) -> None:
+        while True:
+            self._has_come.wait()
+            if self._stopping.wait(REFRESH_S):
+                return
+            self._has_come.clear()
+            try:
+                self.snapshot()
+                self._merge_due()
+            except Exception as error:
+                # The next question tries again, and whoever asks is told.
+                _log.error("the index is behind", fault=type(error).__name__)
+
+    def _merge_due(self) -> None:
+        """Merges what is due while others ask and refresh."""
+        with self._shaping:
+            with self._refreshing:
+                layers = self._snapshot.layers
+                first = _first_due(layers, None)
+                if len(layers) - first < 2:
+                    return
+                self._held = len(layers)
+                self._ended.clear()
+            merged = None
+            try:
+                merged = _merged(layers[first:])
+            finally:
+                with self._refreshing:
+                    held, self._held = self._held, 0
+                    current = self._snapshot
+                    if merged is not None and held:
+                        # What ended since the merge began may or may not have come into it.
+                        for endings, epoch in self._ended:
+                            end_visits([merged.visits], endings, epoch)
+                        layers = (*layers[:first], merged, *current.layers[held:])
+                        self._publish(layers, current.epoch, current.lsn)
+                    self._ended.clear()

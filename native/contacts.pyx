@@ -14,9 +14,13 @@ from libc.string cimport memcmp, memcpy, memset
 
 from native.checks cimport check_int
 from native.index cimport (
-    TIME_MAX, Owners, Place, Seat, Table, Visit, VisitTable, find_later, find_near, find_place,
-    is_in_range, is_owned, load_u32, load_visit, room_for, sort_seats, whole,
+    TIME_MAX, Place, Span, Table, VisitTable, find_later, find_near, find_place, is_alive,
+    is_in_range, load_visit, whole,
 )
+from native.visits cimport Seat, Visit, room_for, sort_seats
+
+cdef extern from "machine.h":
+    uint32_t load_u32(const uint8_t* at) noexcept nogil
 
 cdef extern from "stdlib.h":
     void qsort(
@@ -89,8 +93,9 @@ cdef struct Question:
     int64_t queue
     int64_t least              # candidates: best of this or more
     int64_t window
-    Owners owners
+    uint32_t epoch
     const uint8_t* keys        # 16 bytes by person
+    size_t key_count
     const uint8_t* aliases     # u32, ascending: the case itself
     size_t alias_count
     Visit* case
@@ -151,19 +156,17 @@ cdef bint collect(Question* question) noexcept nogil:
     """All pairs; False if memory is short."""
     cdef const Near* near
     cdef const Visit* mine
-    cdef Visit other
+    cdef const Span* span
     cdef Pair* grown
     cdef size_t n, i
     for n in range(question.near_count):
         near = &question.near[n]
         mine = &question.case[near.case]
         for i in range(near.low, near.high):
-            if near.table.spans[i].end <= mine.start:
+            span = &near.table.spans[i]
+            if span.end <= mine.start or not is_alive(span, question.epoch):
                 continue
-            other = load_visit(near.table.rows, i)
-            if not is_owned(&question.owners, other.person, near.table.ident):
-                continue
-            if is_alias(question, other.person):
+            if span.person >= question.key_count or is_alias(question, span.person):
                 continue
             if question.pair_count == question.pair_room:
                 if question.pair_room > UINT32_MAX // 2:
@@ -173,11 +176,9 @@ cdef bint collect(Question* question) noexcept nogil:
                     return False
                 question.pairs = grown
                 question.pair_room *= 2
-            # The table was checked by its spans; a row that has been changed since does no harm.
-            other.start = near.table.spans[i].start
-            other.end = near.table.spans[i].end
             question.pair_count += pair_up(
-                mine, &other, question.linger, question.queue, &question.pairs[question.pair_count]
+                mine, &near.table.rows[i], question.linger, question.queue,
+                &question.pairs[question.pair_count],
             )
     return True
 
@@ -442,7 +443,7 @@ cdef int read_case(Question* question, const Py_buffer* view) except -1:
 
 
 cdef int read_people(
-    Question* question, const Py_buffer* persons, const Py_buffer* owner, const Py_buffer* keys
+    Question* question, const Py_buffer* persons, const Py_buffer* keys
 ) except -1:
     cdef size_t i
     question.aliases = <const uint8_t*> persons.buf
@@ -450,11 +451,8 @@ cdef int read_people(
     for i in range(1, question.alias_count):
         if load_u32(question.aliases + 4 * (i - 1)) >= load_u32(question.aliases + 4 * i):
             raise ValueError("persons do not ascend")
-    question.owners.idents = <const uint8_t*> owner.buf
-    question.owners.count = <size_t> whole(owner, 4, "owner")
     question.keys = <const uint8_t*> keys.buf
-    if <size_t> whole(keys, 16, "keys") < question.owners.count:
-        raise ValueError("owner and keys differ in length")
+    question.key_count = <size_t> whole(keys, 16, "keys")
     return 0
 
 
@@ -488,36 +486,38 @@ cdef tuple listed(const Question* question, size_t limit):
 
 
 def find_contacts(
-    tables, case, persons, owner, keys, *, linger_ms, queue_ms, min_ms, window_ms, limit
+    tables, case, persons, keys, epoch, *, linger_ms, queue_ms, min_ms, window_ms, limit
 ) -> tuple[bytes, bytes, bytes, int, int]:
     """Who met the case, ranked: (numbers, contacts, pairs, total, below).
 
-    tables: VisitTable of every layer. case: packed VISIT of the case. persons: its numbers (u32,
-    ascending), never contacts themselves. owner: i32 by person, see VisitTable. keys: 16 bytes by
-    person. linger_ms, queue_ms, window_ms: of 0 .. 2**62-1. min_ms: the threshold of K4. limit:
-    most contacts given. numbers: u32 of each contact; contacts: CONTACT; pairs: PAIR, in the order
-    of the contacts; total: contacts without the limit; below: persons under the threshold.
+    tables: VisitTable, all there are. case: packed VISIT of the case. persons: its numbers (u32,
+    ascending), never contacts themselves. keys: 16 bytes by person; who has none is not there.
+    epoch: see VisitTable. linger_ms, queue_ms, window_ms: of 0 .. 2**62-1. min_ms: the threshold
+    of K4. limit: most contacts given. numbers: u32 of each contact; contacts: CONTACT; pairs: PAIR,
+    in the order of the contacts; total: contacts without the limit; below: persons under the
+    threshold.
     Raises ValueError for a buffer of a broken size, for visits out of range, for numbers out of
     theirs; TypeError for what is no VisitTable; MemoryError.
     """
     cdef tuple held_tables = tuple(tables)
-    cdef Py_buffer views[4]
+    cdef Py_buffer views[3]
     cdef int held = 0
     cdef Question question
     cdef size_t near = 0, shown
     cdef bint is_done
     memset(&question, 0, sizeof(Question))
+    question.epoch = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
     question.linger = check_int(linger_ms, 0, TIME_MAX, "linger_ms")
     question.queue = check_int(queue_ms, 0, TIME_MAX, "queue_ms")
     question.least = check_int(min_ms, INT64_MIN, INT64_MAX, "min_ms")
     question.window = check_int(window_ms, 0, TIME_MAX, "window_ms")
     shown = <size_t> check_int(limit, 0, INT64_MAX, "limit")
     try:
-        for column in (case, persons, owner, keys):
+        for column in (case, persons, keys):
             PyObject_GetBuffer(column, &views[held], PyBUF_SIMPLE)
             held += 1
         read_case(&question, &views[0])
-        read_people(&question, &views[1], &views[2], &views[3])
+        read_people(&question, &views[1], &views[2])
         question.near = <Near*> room_for(
             question.case_count * <size_t> len(held_tables), sizeof(Near)
         )

@@ -1,38 +1,29 @@
-"""C face of native.index: a layer's visits as structs, and the searches in them."""
+"""C face of native.index: visits that can be searched, and the searches in them."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
-cdef extern from "machine.h":
-    uint32_t load_u32(const uint8_t* at) noexcept nogil
+from native.visits cimport Seat, Visit
 
 cdef extern from *:
     """
     #define TIME_MAX (INT64_MAX / 2)
+    #define ALIVE UINT32_MAX
+    #define load_relaxed(at) __atomic_load_n(at, __ATOMIC_RELAXED)
+    #define store_relaxed(at, value) __atomic_store_n(at, value, __ATOMIC_RELAXED)
     """
     # Instants lie within +-TIME_MAX, and so do lengths that are asked for: no sum of two overflows.
     const int64_t TIME_MAX
+    const uint32_t ALIVE
+    uint32_t load_relaxed(const uint32_t* at) noexcept nogil
+    void store_relaxed(uint32_t* at, uint32_t value) noexcept nogil
 
 
-cdef struct Visit:             # 48 bytes, engine.visits.VISIT
+cdef struct Span:              # of a visit what is walked, apart from the rest
     int64_t start
     int64_t end
-    uint64_t ref
     uint32_t person
-    uint32_t place
-    uint32_t vehicle
-    uint16_t room
-    uint16_t scans
-    uint8_t rule
-    uint8_t flags
-    uint8_t direction
-    uint8_t spare[5]
-
-
-cdef struct Span:
-    int64_t start
-    int64_t end
+    uint32_t ended             # the first epoch without it, ALIVE while there is none
 
 
 cdef struct Place:             # visits [first, stop) of a table
@@ -42,42 +33,29 @@ cdef struct Place:             # visits [first, stop) of a table
     uint32_t number
 
 
-cdef struct Seat:              # where something of a person is
-    uint32_t person
-    uint32_t at
-
-
 cdef struct Table:
-    Span* spans                # of every visit, apart from the rest: they are what is walked
+    Span* spans                # of every visit
+    Visit* rows                # the same visits whole
     Place* places              # ascending by number
-    Seat* seats                # of every visit, sorted by person
-    const uint8_t* rows        # Visit, in no alignment
+    Seat* seats                # of every visit, sorted by person, then as the rows are
     size_t count
     size_t place_count
-    int32_t ident
-
-
-cdef struct Owners:            # i32 by person: ident of the table whose visits are valid
-    const uint8_t* idents
-    size_t count
+    size_t ended_count
 
 
 cdef class VisitTable:
-    cdef Table table           # spans, places and seats are owned
-    cdef Py_buffer view        # of the rows
-    cdef bint is_held          # the view is there to be released
+    cdef Table table           # all of it is owned
+
+
+cdef inline bint is_alive(const Span* span, uint32_t epoch) noexcept nogil:
+    """Whether a visit counts in that epoch. It may end meanwhile, in a later one."""
+    return load_relaxed(&span.ended) > epoch
 
 
 cdef inline Visit load_visit(const uint8_t* rows, size_t at) noexcept nogil:
     cdef Visit visit
     memcpy(&visit, rows + at * sizeof(Visit), sizeof(Visit))
     return visit
-
-
-cdef inline bint is_owned(const Owners* owners, uint32_t person, int32_t ident) noexcept nogil:
-    if person >= owners.count:
-        return False
-    return <int32_t> load_u32(owners.idents + 4 * <size_t> person) == ident
 
 
 cdef inline const Place* find_place(const Table* table, uint32_t number) noexcept nogil:
@@ -120,29 +98,16 @@ cdef inline size_t find_later(
     return low
 
 
-cdef inline Seat* sort_seats(Seat* seats, Seat* spare, size_t count, uint32_t last) noexcept nogil:
-    """Sort by person, none above `last`; the answer is the one of both that holds the result.
-
-    Radix sort, a byte a pass: comparing would take most of the time of a question.
-    """
-    cdef size_t stop[256]
-    cdef size_t i, total
-    cdef int digit, shift = 0
-    while shift < 32 and last >> shift:
-        memset(stop, 0, sizeof(stop))
-        for i in range(count):
-            stop[seats[i].person >> shift & 0xFF] += 1
-        total = 0
-        for digit in range(256):
-            total += stop[digit]
-            stop[digit] = total
-        for i in range(count, 0, -1):
-            digit = seats[i - 1].person >> shift & 0xFF
-            stop[digit] -= 1
-            spare[stop[digit]] = seats[i - 1]
-        seats, spare = spare, seats
-        shift += 8
-    return seats
+cdef inline size_t find_seat(const Table* table, size_t low, uint64_t person) noexcept nogil:
+    """The first seat from `low` on of that person or of one behind."""
+    cdef size_t high = table.count, middle
+    while low < high:
+        middle = (low + high) // 2
+        if table.seats[middle].person < person:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 cdef inline bint is_in_range(const Visit* visit) noexcept nogil:
@@ -154,10 +119,3 @@ cdef inline Py_ssize_t whole(const Py_buffer* view, Py_ssize_t size, str name) e
     if view.len % size:
         raise ValueError(f"{name} has a broken size")
     return view.len // size
-
-
-cdef inline void* room_for(size_t count, size_t size) except NULL:
-    cdef void* room = calloc(count + 1, size)
-    if room is NULL:
-        raise MemoryError
-    return room

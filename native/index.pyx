@@ -1,184 +1,427 @@
 """The search behind the co-location index: who was at a place, and where a person was.
 
-Visits of a layer stand sorted by place and start; with the longest stay of each place as the bound
+Visits of a table stand sorted by place and start; with the longest stay of each place as the bound
 on how far back to look, an overlap is two binary searches and a short walk, at every CPU level
 alike: it waits for memory, and the machine walks ahead by itself.
+
+A visit that later scans have changed ends with an epoch and stays where it is: who asks names an
+epoch and sees the visits of that one, whatever happens meanwhile. Merging leaves the ended out.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport INT32_MAX, INT32_MIN, UINT32_MAX
-from libc.stdlib cimport free, realloc
+from libc.stdint cimport UINT32_MAX
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
 
 from native.checks cimport check_int
+from native.visits cimport Changes, Ending, room_for, sort_seats
+
+cdef enum:
+    TABLES_MAX = 64
 
 
-cdef bint is_in_order(const Visit* before, const Visit* visit) noexcept nogil:
-    if before.place != visit.place:
-        return before.place < visit.place
-    return before.start <= visit.start
+# ---- building -----------------------------------------------------------------------------------
+
+cdef struct Key:               # what visits are sorted by
+    int64_t start
+    uint32_t place
+    uint32_t at
 
 
-cdef bint read_visits(Table* table) noexcept nogil:
-    """Fill spans and places from the rows; False where these are out of order or of range."""
-    cdef Visit before, visit
-    cdef Place* place = NULL
+cdef inline uint8_t digit_of(const Key* key, int digit) noexcept nogil:
+    """Byte of a key: 0-7 of the start, 8-11 of the place."""
+    if digit < 8:
+        # Negative starts come first.
+        return <uint8_t> ((<uint64_t> key.start ^ <uint64_t> 1 << 63) >> 8 * digit & 0xFF)
+    return <uint8_t> (key.place >> 8 * (digit - 8) & 0xFF)
+
+
+cdef Key* sort_keys(Key* keys, Key* spare, size_t count) noexcept nogil:
+    """By place and start, stable; the answer is the one of both that holds the result.
+
+    Radix sort over the bytes in which keys differ: five of twelve for a month of visits.
+    """
+    cdef size_t stop[256]
+    cdef size_t i, total
+    cdef int64_t varied = 0
+    cdef uint32_t varied_place = 0
+    cdef int digit, value
+    for i in range(1, count):
+        varied |= keys[i].start ^ keys[0].start
+        varied_place |= keys[i].place ^ keys[0].place
+    for digit in range(12):
+        if digit < 8 and not varied >> 8 * digit & 0xFF:
+            continue
+        if digit >= 8 and not varied_place >> 8 * (digit - 8) & 0xFF:
+            continue
+        memset(stop, 0, sizeof(stop))
+        for i in range(count):
+            stop[digit_of(&keys[i], digit)] += 1
+        total = 0
+        for value in range(256):
+            total += stop[value]
+            stop[value] = total
+        for i in range(count, 0, -1):
+            value = digit_of(&keys[i - 1], digit)
+            stop[value] -= 1
+            spare[stop[value]] = keys[i - 1]
+        keys, spare = spare, keys
+    return keys
+
+
+cdef bint sort_visits(const Visit* visits, size_t count, Visit* into) noexcept nogil:
+    """Copy by place and start, stable; False if memory is short."""
+    cdef Key* keys = <Key*> malloc(2 * (count + 1) * sizeof(Key))
+    cdef Key* by_place
     cdef size_t i
-    for i in range(table.count):
-        visit = load_visit(table.rows, i)
-        if not is_in_range(&visit) or (i > 0 and not is_in_order(&before, &visit)):
-            return False
-        if i == 0 or visit.place != before.place:
-            place = &table.places[table.place_count]
-            place[0] = Place(i, i, 0, visit.place)
-            table.place_count += 1
-        place.stop = i + 1
-        place.longest = max(place.longest, visit.end - visit.start)
-        table.spans[i] = Span(visit.start, visit.end)
-        before = visit
+    if keys is NULL:
+        return False
+    for i in range(count):
+        keys[i] = Key(visits[i].start, visits[i].place, <uint32_t> i)
+    by_place = sort_keys(keys, keys + count, count)
+    for i in range(count):
+        into[i] = visits[by_place[i].at]
+    free(keys)
     return True
 
 
-cdef int seat_visits(Table* table) except -1:
-    """Fill the seats, sorted by person."""
-    cdef Seat* spare = <Seat*> room_for(table.count, sizeof(Seat))
-    cdef Seat* sorted_seats
+cdef bint index_rows(Table* table) noexcept nogil:
+    """Fill spans, places and seats from the sorted rows; False if memory is short."""
+    cdef size_t count = table.count, i
     cdef uint32_t last = 0
-    cdef size_t i
-    for i in range(table.count):
-        table.seats[i] = Seat(load_visit(table.rows, i).person, <uint32_t> i)
-        last = max(last, table.seats[i].person)
-    sorted_seats = sort_seats(table.seats, spare, table.count, last)
-    if sorted_seats == spare:
+    cdef Visit* visit
+    cdef Place* place = NULL
+    cdef Seat* spare
+    cdef Seat* seats
+    for i in range(count):
+        if i == 0 or table.rows[i].place != table.rows[i - 1].place:
+            table.place_count += 1
+    table.spans = <Span*> malloc((count + 1) * sizeof(Span))
+    table.places = <Place*> malloc((table.place_count + 1) * sizeof(Place))
+    table.seats = <Seat*> malloc((count + 1) * sizeof(Seat))
+    spare = <Seat*> malloc((count + 1) * sizeof(Seat))
+    if table.spans is NULL or table.places is NULL or table.seats is NULL or spare is NULL:
+        free(spare)
+        return False
+    for i in range(count):
+        visit = &table.rows[i]
+        if i == 0 or visit.place != place.number:
+            place = table.places if i == 0 else place + 1
+            place[0] = Place(i, i, 0, visit.place)
+        place.stop = i + 1
+        place.longest = max(place.longest, visit.end - visit.start)
+        table.spans[i] = Span(visit.start, visit.end, visit.person, ALIVE)
+        table.seats[i] = Seat(visit.person, <uint32_t> i)
+        last = max(last, visit.person)
+    seats = sort_seats(table.seats, spare, count, last)
+    if seats == spare:
         spare = table.seats
-        table.seats = sorted_seats
+        table.seats = seats
     free(spare)
-    return 0
+    return True
 
 
-cdef size_t find_seat(const Table* table, uint64_t person) noexcept nogil:
-    """The first seat of that person or of one behind."""
-    cdef size_t low = 0, high = table.count, middle
-    while low < high:
-        middle = (low + high) // 2
-        if table.seats[middle].person < person:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+cdef VisitTable make_table(const Visit* visits, size_t count):
+    """A table of visits in any order, all of them in range. Raises MemoryError."""
+    cdef VisitTable made = VisitTable(b"")
+    cdef bint is_done
+    free_table(&made.table)
+    if count > UINT32_MAX:
+        raise ValueError("visits are too many for one table")
+    made.table.rows = <Visit*> room_for(count, sizeof(Visit))
+    with nogil:
+        is_done = sort_visits(visits, count, made.table.rows)
+        if is_done:
+            made.table.count = count
+            is_done = index_rows(&made.table)
+    if not is_done:
+        raise MemoryError
+    return made
 
 
-cdef size_t copy_owned(
-    const Table* table, const Owners* owners, size_t low, size_t high, int64_t start, uint8_t* found
-) noexcept nogil:
-    """Copy the visits of [low, high) that end after `start` and are valid; how many."""
-    cdef size_t i, count = 0
-    cdef Visit visit
-    for i in range(low, high):
-        if table.spans[i].end > start:
-            visit = load_visit(table.rows, i)
-            if is_owned(owners, visit.person, table.ident):
-                memcpy(found + count * sizeof(Visit), &visit, sizeof(Visit))
-                count += 1
-    return count
+cdef void free_table(Table* table) noexcept:
+    free(table.spans)
+    free(table.rows)
+    free(table.places)
+    free(table.seats)
+    memset(table, 0, sizeof(Table))
 
 
 cdef class VisitTable:
-    """Visits sorted by place and start, ready to be searched. Immutable; any thread may ask.
+    """Visits sorted by place and start, ready to be searched. Any thread may ask.
 
-    ident: what `owner` says of the persons whose visits here are the valid ones, i32. visits:
-    packed VISIT; held, not copied, so nobody may change them. Raises ValueError when they are no
-    whole number of visits, are not sorted, end before they start, or leave the range of +-2**62.
+    visits: packed VISIT in any order. Raises ValueError when they are no whole number of visits,
+    end before they start, or leave the range of +-2**62; MemoryError.
     """
 
-    def __cinit__(self, ident, visits):
-        cdef Table* table = &self.table
-        cdef Place* places
-        table.ident = <int32_t> check_int(ident, INT32_MIN, INT32_MAX, "ident")
-        PyObject_GetBuffer(visits, &self.view, PyBUF_SIMPLE)
-        self.is_held = True
-        table.rows = <const uint8_t*> self.view.buf
-        table.count = <size_t> whole(&self.view, sizeof(Visit), "visits")
-        if table.count > UINT32_MAX:
-            raise ValueError("visits are too many for one table")
-        table.spans = <Span*> room_for(table.count, sizeof(Span))
-        # Room for as many places as visits, which costs nothing until it is written to.
-        table.places = <Place*> room_for(table.count, sizeof(Place))
-        if not read_visits(table):
-            raise ValueError("visits are not sorted by place and start, or out of range")
-        places = <Place*> realloc(table.places, (table.place_count + 1) * sizeof(Place))
-        if places is not NULL:
-            table.places = places
-        table.seats = <Seat*> room_for(table.count, sizeof(Seat))
-        seat_visits(table)
+    def __cinit__(self, visits):
+        cdef Py_buffer view
+        cdef Visit* copied
+        cdef size_t count, i
+        cdef bint is_done = True
+        PyObject_GetBuffer(visits, &view, PyBUF_SIMPLE)
+        try:
+            count = <size_t> whole(&view, sizeof(Visit), "visits")
+            copied = <Visit*> room_for(count, sizeof(Visit))
+            memcpy(copied, view.buf, count * sizeof(Visit))
+        finally:
+            PyBuffer_Release(&view)
+        try:
+            for i in range(count):
+                if not is_in_range(&copied[i]):
+                    raise ValueError("a visit is out of range")
+            self.table.rows = <Visit*> room_for(count, sizeof(Visit))
+            is_done = sort_visits(copied, count, self.table.rows)
+        finally:
+            free(copied)
+        self.table.count = count
+        if not is_done or not index_rows(&self.table):
+            raise MemoryError
 
     def __dealloc__(self):
-        free(self.table.spans)
-        free(self.table.places)
-        free(self.table.seats)
-        if self.is_held:
-            PyBuffer_Release(&self.view)
+        free_table(&self.table)
 
     def __reduce__(self):
         raise TypeError("a VisitTable cannot be pickled")
 
     def __len__(self) -> int:
-        return self.table.count
+        """Visits that have not ended."""
+        return self.table.count - self.table.ended_count
 
-    def at_place(self, place, from_ms, to_ms, owner) -> bytes:
-        """Packed VISIT of the owned visits at a place (u32) that overlap [from_ms, to_ms).
+    def at_place(self, place, from_ms, to_ms, epoch) -> bytes:
+        """Packed VISIT of the visits at a place (u32) that overlap [from_ms, to_ms).
 
-        In order of start. owner: i32 by person, see `ident`. Raises ValueError for a number out of
-        range (instants are within +-2**62).
+        In order of start. epoch: u32, see above. Raises ValueError for a number out of range
+        (instants are within +-2**62).
         """
         cdef uint32_t number = <uint32_t> check_int(place, 0, UINT32_MAX, "place")
         cdef int64_t start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
         cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
+        cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
         cdef const Place* here = find_place(&self.table, number)
-        cdef Py_buffer owners_view
-        cdef Owners owners
-        cdef size_t low, high, count
+        cdef const Span* spans = self.table.spans
+        cdef size_t low, high, i, count = 0
         cdef bytes found
+        cdef uint8_t* packed
         if here is NULL:
             return b""
-        low = find_near(self.table.spans, here, start)
-        high = find_later(self.table.spans, low, here.stop, end)
-        PyObject_GetBuffer(owner, &owners_view, PyBUF_SIMPLE)
-        try:
-            owners.count = <size_t> whole(&owners_view, 4, "owner")
-            owners.idents = <const uint8_t*> owners_view.buf
-            # Room for all that are near, cut afterwards to those that count.
-            found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> ((high - low) * sizeof(Visit)))
-            count = copy_owned(
-                &self.table, &owners, low, high, start, <uint8_t*> PyBytes_AS_STRING(found)
-            )
-        finally:
-            PyBuffer_Release(&owners_view)
+        low = find_near(spans, here, start)
+        high = find_later(spans, low, here.stop, end)
+        # Room for all that are near, cut afterwards to those that count.
+        found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> ((high - low) * sizeof(Visit)))
+        packed = <uint8_t*> PyBytes_AS_STRING(found)
+        for i in range(low, high):
+            if spans[i].end > start and is_alive(&spans[i], when):
+                memcpy(packed + count * sizeof(Visit), &self.table.rows[i], sizeof(Visit))
+                count += 1
         return found if count == high - low else found[:count * sizeof(Visit)]
 
-    def of_person(self, person, from_ms, to_ms) -> bytes:
+    def of_person(self, person, from_ms, to_ms, epoch) -> bytes:
         """Packed VISIT of a person (u32) that overlap [from_ms, to_ms), by place and start.
 
-        Whether the person's visits here are the valid ones is for the caller to know. Raises
-        ValueError as `at_place`.
+        Raises ValueError as `at_place`.
         """
         cdef uint32_t number = <uint32_t> check_int(person, 0, UINT32_MAX, "person")
         cdef int64_t start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
         cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
-        cdef size_t low = find_seat(&self.table, number)
-        cdef size_t high = find_seat(&self.table, <uint64_t> number + 1)
-        cdef size_t i, at, count = 0
+        cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
+        cdef size_t low = find_seat(&self.table, 0, number)
+        cdef size_t high = find_seat(&self.table, low, <uint64_t> number + 1)
+        cdef const Span* span
+        cdef size_t i, count = 0
         cdef bytes found = PyBytes_FromStringAndSize(
             NULL, <Py_ssize_t> ((high - low) * sizeof(Visit))
         )
         cdef uint8_t* packed = <uint8_t*> PyBytes_AS_STRING(found)
         for i in range(low, high):
-            at = self.table.seats[i].at
-            if self.table.spans[at].start < end and self.table.spans[at].end > start:
+            span = &self.table.spans[self.table.seats[i].at]
+            if span.start < end and span.end > start and is_alive(span, when):
                 memcpy(
                     packed + count * sizeof(Visit),
-                    self.table.rows + at * sizeof(Visit),
+                    &self.table.rows[self.table.seats[i].at],
                     sizeof(Visit),
                 )
                 count += 1
         return found if count == high - low else found[:count * sizeof(Visit)]
+
+    def begun(self, from_ms, to_ms, epoch) -> bytes:
+        """Packed VISIT of all visits that begin within [from_ms, to_ms). Raises ValueError."""
+        cdef int64_t start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
+        cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
+        cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
+        cdef size_t count
+        cdef bytes found
+        cdef uint8_t* packed
+        with nogil:
+            count = copy_begun(&self.table, start, end, when, NULL)
+        found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (count * sizeof(Visit)))
+        packed = <uint8_t*> PyBytes_AS_STRING(found)
+        with nogil:
+            count = copy_begun(&self.table, start, end, when, packed)
+        return found[:count * sizeof(Visit)]
+
+
+cdef size_t copy_begun(
+    const Table* table, int64_t start, int64_t end, uint32_t epoch, uint8_t* found
+) noexcept nogil:
+    """How many visits begin within [start, end); they are copied unless `found` is NULL."""
+    cdef size_t p, low, high, i, count = 0
+    for p in range(table.place_count):
+        low = find_later(table.spans, table.places[p].first, table.places[p].stop, start)
+        high = find_later(table.spans, low, table.places[p].stop, end)
+        for i in range(low, high):
+            if is_alive(&table.spans[i], epoch):
+                if found is not NULL:
+                    memcpy(found + count * sizeof(Visit), &table.rows[i], sizeof(Visit))
+                count += 1
+    return count
+
+
+def born_table(Changes changes not None) -> VisitTable:
+    """The visits that came with some changes, as a table. Raises ValueError, MemoryError."""
+    return make_table(changes.born, changes.born_count)
+
+
+# ---- ending and merging -------------------------------------------------------------------------
+
+cdef size_t read_tables(object tables, Table** found) except? 0:
+    """Pointers to at most TABLES_MAX tables; they live as long as the list that was given."""
+    cdef size_t count = 0
+    for table in tables:
+        if count == TABLES_MAX:
+            raise ValueError("tables are too many")
+        found[count] = &(<VisitTable?> table).table
+        count += 1
+    return count
+
+
+cdef size_t seek_seat(const Table* table, size_t low, uint32_t person) noexcept nogil:
+    """As find_seat, sooner where the seat is near."""
+    cdef size_t step = 1
+    while step < table.count - low and table.seats[low + step].person < person:
+        low += step
+        step *= 2
+    return find_seat(table, low, person)
+
+
+cdef Span* find_visit(Table* table, size_t* cursor, const Ending* ending) noexcept nogil:
+    """That visit if the table has it and it has not ended, else NULL. Moves the cursor."""
+    cdef size_t i = seek_seat(table, cursor[0], ending.person)
+    cdef const Place* place
+    cdef Span* span
+    cdef size_t at
+    cursor[0] = i
+    if i == table.count or table.seats[i].person != ending.person:
+        return NULL
+    place = find_place(table, ending.place)
+    if place is NULL:
+        return NULL
+    while i < table.count and table.seats[i].person == ending.person:
+        at = table.seats[i].at
+        if place.first <= at < place.stop:
+            span = &table.spans[at]
+            if span.start == ending.start and load_relaxed(&span.ended) == ALIVE:
+                return span
+        i += 1
+    return NULL
+
+
+cdef size_t end_all(
+    Table** tables, size_t count, const Ending* endings, size_t ending_count, uint32_t epoch
+) noexcept nogil:
+    cdef size_t cursors[TABLES_MAX]
+    cdef size_t ended = 0, i, t
+    cdef Span* span
+    memset(cursors, 0, sizeof(cursors))
+    for i in range(ending_count):
+        # The youngest table first: what changes was mostly written not long ago.
+        for t in range(count, 0, -1):
+            span = find_visit(tables[t - 1], &cursors[t - 1], &endings[i])
+            if span is not NULL:
+                store_relaxed(&span.ended, epoch)
+                tables[t - 1].ended_count += 1
+                ended += 1
+                break
+    return ended
+
+
+def end_visits(tables, endings, epoch) -> int:
+    """Ends visits with an epoch (1 .. 2**32-2); how many of them were there and had not ended.
+
+    tables: at most 64. endings: as Changes gives them, by person. One thread at a time. Raises
+    ValueError for sizes and numbers out of range, TypeError for what is no VisitTable.
+    """
+    cdef list held = list(tables)
+    cdef Table* found[TABLES_MAX]
+    cdef size_t count = read_tables(held, found)
+    cdef uint32_t when = <uint32_t> check_int(epoch, 1, UINT32_MAX - 1, "epoch")
+    cdef Py_buffer view
+    cdef Ending* copied
+    cdef size_t ending_count, ended
+    PyObject_GetBuffer(endings, &view, PyBUF_SIMPLE)
+    try:
+        ending_count = <size_t> whole(&view, sizeof(Ending), "endings")
+        copied = <Ending*> room_for(ending_count, sizeof(Ending))
+        memcpy(copied, view.buf, ending_count * sizeof(Ending))
+    finally:
+        PyBuffer_Release(&view)
+    with nogil:
+        ended = end_all(found, count, copied, ending_count, when)
+    free(copied)
+    return ended
+
+
+cdef inline bint is_before(const Visit* a, const Visit* b) noexcept nogil:
+    if a.place != b.place:
+        return a.place < b.place
+    return a.start < b.start
+
+
+cdef void merge_rows(Table** tables, size_t count, Table* into) noexcept nogil:
+    """Rows of all tables that have not ended, by place and start."""
+    cdef size_t at[TABLES_MAX]
+    cdef size_t i, least
+    memset(at, 0, sizeof(at))
+    while True:
+        least = count
+        for i in range(count):
+            while at[i] < tables[i].count and load_relaxed(&tables[i].spans[at[i]].ended) != ALIVE:
+                at[i] += 1
+            if at[i] < tables[i].count and (
+                least == count or is_before(&tables[i].rows[at[i]], &tables[least].rows[at[least]])
+            ):
+                least = i
+        if least == count:
+            return
+        into.rows[into.count] = tables[least].rows[at[least]]
+        into.count += 1
+        at[least] += 1
+
+
+def merge_tables(tables) -> VisitTable:
+    """All visits of at most 64 tables that have not ended, in one. Raises ValueError, MemoryError.
+
+    Other threads may end visits meanwhile: of these each may still be there or not.
+    """
+    cdef list held = list(tables)
+    cdef Table* found[TABLES_MAX]
+    cdef size_t count = read_tables(held, found), total = 0, i
+    cdef VisitTable made = VisitTable(b"")
+    cdef Visit* rows
+    cdef bint is_done
+    for i in range(count):
+        total += found[i].count
+    if total > UINT32_MAX:
+        raise ValueError("visits are too many for one table")
+    free_table(&made.table)
+    made.table.rows = <Visit*> room_for(total, sizeof(Visit))
+    with nogil:
+        merge_rows(found, count, &made.table)
+        rows = <Visit*> realloc(made.table.rows, (made.table.count + 1) * sizeof(Visit))
+        if rows is not NULL:
+            made.table.rows = rows
+        is_done = index_rows(&made.table)
+    if not is_done:
+        raise MemoryError
+    return made

@@ -19,7 +19,6 @@ from engine.visits import (
     VisitFlag,
     VisitRules,
     derive,
-    latest_so_far,
 )
 from tests.reference.visits import Scan, Visit, reference_visits
 
@@ -289,15 +288,3 @@ def test_equals_the_oracle_on_ordinary_days():
     rng.shuffle(scans)
     assert array_to_visits(derive(scans_to_array(scans), PLACES, RULES)) == expected
     assert {v.rule for v in expected} == {0, 1, 2, 3}
-
-
-@given(st.lists(st.tuples(st.integers(-50, 50), st.booleans()), min_size=1))
-def test_latest_so_far(rows):
-    mask = np.array([first for _, first in rows])
-    mask[0] = True
-    expected, best = [], 0
-    for (value, _), first in zip(rows, mask, strict=True):
-        best = value if first else max(best, value)
-        expected.append(best)
-    ends = np.array([value for value, _ in rows], np.int64)
-    assert latest_so_far(ends, mask).tolist() == expected

@@ -1,0 +1,227 @@
+"""Persons as dense numbers: a person key of 16 bytes in, a u32 out, and rows made scans with it.
+
+A number is given once and never taken back. Keys are pseudonyms that nobody outside can choose, so
+their own bytes are their hash.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport UINT32_MAX
+from libc.stdlib cimport free
+from libc.string cimport memcmp, memcpy
+
+from native.checks cimport check_int
+from native.rows cimport Row
+from native.visits cimport Scan, ScanRun, room_for
+
+cdef extern from "machine.h":
+    uint64_t load_u64(const uint8_t* at) noexcept nogil
+
+cdef extern from *:
+    """
+    #define TIME_LIMIT ((int64_t) 1 << 61)
+    #define SPREAD UINT64_C(0x9E3779B97F4A7C15)
+    #define FOLD UINT64_C(0xD6E8FEB86659FD93)
+    #define prefetch(at) __builtin_prefetch(at)
+    """
+    const int64_t TIME_LIMIT
+    const uint64_t SPREAD
+    const uint64_t FOLD
+    void prefetch(const void* at) noexcept nogil
+
+cdef enum:
+    ROOM_FIRST = 1 << 10
+    KEY_SIZE = 16
+    READING = 4                # engine.rows.Kind
+    REF_ROW_BITS = 20          # engine.visits
+    AHEAD = 12                 # rows that are looked up before their turn
+
+
+cdef inline uint64_t hash_key(const uint8_t* key) noexcept nogil:
+    return (load_u64(key) ^ load_u64(key + 8) * FOLD) * SPREAD
+
+
+cdef class PersonNumbers:
+    """The number of every person met so far. One thread at a time, which the GIL sees to.
+
+    `keys` and `newest` are arrays by number: 16 bytes of key; time (i64) and ref (u64) of the
+    newest row, ref 0 where there is none. They are replaced when they grow: who holds an old one
+    keeps what it held, and what is written behind the count it knew.
+    """
+
+    def __cinit__(self):
+        self.slots = <Slot*> room_for(2 * ROOM_FIRST, sizeof(Slot))
+        self.mask = 2 * ROOM_FIRST - 1
+        self.room = ROOM_FIRST
+        self.keys = bytearray(KEY_SIZE * ROOM_FIRST)
+        self.newest = bytearray(sizeof(Newest) * ROOM_FIRST)
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    def __reduce__(self):
+        raise TypeError("PersonNumbers cannot be pickled")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def columns(self) -> tuple[bytearray, bytearray]:
+        """(keys, newest), see above. They must not be changed in size."""
+        return self.keys, self.newest
+
+    def find(self, bytes key not None) -> int:
+        """The number of a key, -1 where it is not known or no key."""
+        cdef Slot* slot
+        if len(key) != KEY_SIZE:
+            return -1
+        slot = find_slot(self, <const uint8_t*> PyBytes_AS_STRING(key))
+        return <int64_t> slot.taken - 1
+
+    def number(self, rows, lsn) -> bytes:
+        """Packed SCAN of packed ROW (a journal group), without readings; new persons get numbers.
+
+        lsn: the group's number, 1 .. 2**44-1. A time beyond +-2**61 ms is taken for that. Raises
+        ValueError for a broken size, an lsn out of range, more than 2**20 rows or 2**32-2 persons.
+        """
+        cdef uint64_t ref = <uint64_t> check_int(lsn, 1, (1 << 44) - 1, "lsn") << REF_ROW_BITS
+        cdef Py_buffer view
+        cdef bytes packed
+        cdef size_t count, made = 0
+        PyObject_GetBuffer(rows, &view, PyBUF_SIMPLE)
+        try:
+            count = <size_t> view.len // sizeof(Row)
+            if count * sizeof(Row) != <size_t> view.len:
+                raise ValueError("rows has a broken size")
+            if count > 1 << REF_ROW_BITS:
+                raise ValueError("rows are too many")
+            grow(self, count)
+            packed = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (count * sizeof(Scan)))
+            made = number_rows(
+                self, <const uint8_t*> view.buf, count, ref,
+                <uint8_t*> PyBytes_AS_STRING(packed),
+            )
+        finally:
+            PyBuffer_Release(&view)
+        return packed if made == count else packed[:made * sizeof(Scan)]
+
+    def note_newest(self, ScanRun run not None, first, stop) -> None:
+        """Takes the scans [first, stop) of a run into `newest`, as far as there are so many.
+
+        Raises ValueError for a person whose number was never given.
+        """
+        cdef size_t low = <size_t> check_int(first, 0, UINT32_MAX, "first")
+        cdef size_t high = min(<size_t> check_int(stop, 0, UINT32_MAX, "stop"), run.count)
+        cdef Newest* newest = <Newest*> PyByteArray_AS_STRING(self.newest)
+        cdef const Scan* scan
+        cdef Newest* known
+        cdef size_t i
+        if run.count and run.scans[run.count - 1].person >= self.count:
+            raise ValueError("a person has no number")
+        for i in range(low, high):
+            scan = &run.scans[i]
+            known = &newest[scan.person]
+            if known.ref == 0 or scan.time > known.time or (
+                scan.time == known.time and scan.ref > known.ref
+            ):
+                known.time = scan.time
+                known.ref = scan.ref
+
+    def forget_newest(self) -> None:
+        """Nobody has a newest row any more. What others hold of `newest` stays as it is."""
+        self.newest = bytearray(sizeof(Newest) * self.room)
+
+
+cdef inline Slot* find_slot(PersonNumbers numbers, const uint8_t* key) noexcept:
+    """The slot of a key, or the free one where it belongs."""
+    cdef uint64_t hashed = hash_key(key)
+    cdef size_t at = hashed >> 32 & numbers.mask
+    cdef const uint8_t* keys = <const uint8_t*> PyByteArray_AS_STRING(numbers.keys)
+    cdef Slot* slot = &numbers.slots[at]
+    while slot.taken:
+        if slot.tag == <uint32_t> hashed:
+            if memcmp(keys + KEY_SIZE * <size_t> (slot.taken - 1), key, KEY_SIZE) == 0:
+                break
+        at = (at + 1) & numbers.mask
+        slot = &numbers.slots[at]
+    return slot
+
+
+cdef size_t number_rows(
+    PersonNumbers numbers, const uint8_t* rows, size_t count, uint64_t ref, uint8_t* packed
+) noexcept:
+    """Write the scans; how many. There must be room for `count` new persons."""
+    cdef uint8_t* keys = <uint8_t*> PyByteArray_AS_STRING(numbers.keys)
+    cdef Row row
+    cdef Scan scan
+    cdef Slot* slot
+    cdef size_t i, made = 0
+    for i in range(count):
+        if i + AHEAD < count:
+            prefetch(
+                &numbers.slots[hash_key(rows + sizeof(Row) * (i + AHEAD)) >> 32 & numbers.mask]
+            )
+        memcpy(&row, rows + sizeof(Row) * i, sizeof(Row))
+        if row.kind == READING:
+            continue
+        slot = find_slot(numbers, row.person)
+        if not slot.taken:
+            memcpy(keys + KEY_SIZE * <size_t> numbers.count, row.person, KEY_SIZE)
+            numbers.count += 1
+            slot.taken = numbers.count
+            slot.tag = <uint32_t> hash_key(row.person)
+        scan.time = max(-TIME_LIMIT, min(row.time_ms, TIME_LIMIT))
+        scan.ref = ref + i
+        scan.person = slot.taken - 1
+        scan.place = row.place
+        scan.vehicle = row.vehicle
+        scan.stay = row.stay_ms
+        scan.lane = row.lane
+        scan.direction = row.direction
+        scan.kind = row.kind
+        memcpy(packed + sizeof(Scan) * made, &scan, sizeof(Scan))
+        made += 1
+    return made
+
+
+cdef int grow(PersonNumbers numbers, size_t more) except -1:
+    """Make room for so many new persons."""
+    cdef size_t needed = numbers.count + more, room = numbers.room
+    cdef size_t slots = numbers.mask + 1, i, at, mask
+    cdef bytearray keys, newest
+    cdef Slot* grown
+    cdef const uint8_t* key
+    cdef uint64_t hashed
+    if needed >= UINT32_MAX:
+        raise ValueError("persons are too many")
+    if needed > room:
+        while room < needed:
+            room *= 2
+        keys = bytearray(KEY_SIZE * room)
+        newest = bytearray(sizeof(Newest) * room)
+        memcpy(
+            PyByteArray_AS_STRING(keys), PyByteArray_AS_STRING(numbers.keys),
+            KEY_SIZE * <size_t> numbers.count,
+        )
+        memcpy(
+            PyByteArray_AS_STRING(newest), PyByteArray_AS_STRING(numbers.newest),
+            sizeof(Newest) * <size_t> numbers.count,
+        )
+        numbers.keys, numbers.newest, numbers.room = keys, newest, room
+    if 3 * needed > 2 * slots:
+        while 3 * needed > 2 * slots:
+            slots *= 2
+        grown = <Slot*> room_for(slots, sizeof(Slot))
+        mask = slots - 1
+        for i in range(numbers.count):
+            key = <const uint8_t*> PyByteArray_AS_STRING(numbers.keys) + KEY_SIZE * i
+            hashed = hash_key(key)
+            at = hashed >> 32 & mask
+            while grown[at].taken:
+                at = (at + 1) & mask
+            grown[at].taken = <uint32_t> (i + 1)
+            grown[at].tag = <uint32_t> hashed
+        free(numbers.slots)
+        numbers.slots = grown
+        numbers.mask = mask
+    return 0

@@ -1,0 +1,891 @@
+"""Visits out of scans, person by person: the rules D to C of engine.visits.
+
+A run holds distinct scans sorted by person and time. What new scans change is found by deriving a
+person twice, without and with them, and only around them: between two scans that no rule can
+connect the person's time falls apart, and what lies beyond stays as it was.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport INT64_MAX, INT64_MIN, UINT32_MAX
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy
+
+from native.checks cimport check_int
+
+cdef extern from "stdlib.h":
+    void qsort(
+        void* items, size_t count, size_t size,
+        int (*compare)(const void* a, const void* b) noexcept nogil,
+    ) noexcept nogil
+
+cdef extern from *:
+    """
+    #define TIME_LIMIT ((int64_t) 1 << 61)
+    #define SPAN_LIMIT ((int64_t) 1 << 60)
+    #define NEVER ((int64_t) 1 << 62)
+    #define SPREAD UINT64_C(0x9E3779B97F4A7C15)
+    """
+    # Instants lie within +-TIME_LIMIT and spans within SPAN_LIMIT: a sum of four cannot overflow.
+    const int64_t TIME_LIMIT
+    const int64_t SPAN_LIMIT
+    const int64_t NEVER
+    const uint64_t SPREAD
+
+cdef enum:
+    RUNS_MAX = 64
+    SHORT = 64                 # up to so many are sorted by insertion: nearly sorted they come
+    OBSERVED = 0               # engine.visits.EndRule
+    INFERRED_NEXT = 1
+    DEFAULT = 2
+    CAPPED = 3
+    PASSAGE = 1                # engine.visits.VisitFlag
+    START_INFERRED = 2
+    ROOM_FIRST = 64
+
+
+# ---- scans: order and copies (rules D and O) ----------------------------------------------------
+
+cdef inline uint64_t minor(const Scan* scan) noexcept nogil:
+    """Rule O: at one instant at one place check-outs first, then lane, direction and kind."""
+    return (
+        <uint64_t> (scan.direction != OUT) << 32
+        | <uint64_t> scan.lane << 16
+        | <uint64_t> scan.direction << 8
+        | scan.kind
+    )
+
+
+cdef inline int compare(const Scan* a, const Scan* b) noexcept nogil:
+    """By person, time, place and rule O; 0 for copies."""
+    if a.person != b.person:
+        return -1 if a.person < b.person else 1
+    if a.time != b.time:
+        return -1 if a.time < b.time else 1
+    if a.place != b.place:
+        return -1 if a.place < b.place else 1
+    cdef uint64_t x = minor(a), y = minor(b)
+    return (x > y) - (x < y)
+
+
+cdef int compare_scans(const void* a, const void* b) noexcept nogil:
+    return compare(<const Scan*> a, <const Scan*> b)
+
+
+cdef int compare_places(const void* a, const void* b) noexcept nogil:
+    cdef uint64_t x = (<const uint64_t*> a)[0], y = (<const uint64_t*> b)[0]
+    return (x > y) - (x < y)
+
+
+cdef bint absorb(Scan* kept, const Scan* copy) noexcept nogil:
+    """Rule D: what two copies are together; whether that changed the first."""
+    cdef bint is_changed = False
+    if copy.vehicle and (not kept.vehicle or copy.vehicle < kept.vehicle):
+        kept.vehicle = copy.vehicle
+        is_changed = True
+    if copy.stay > kept.stay:
+        kept.stay = copy.stay
+        is_changed = True
+    if copy.ref < kept.ref:
+        kept.ref = copy.ref
+        is_changed = True
+    return is_changed
+
+
+cdef void sort_scans(Scan* scans, size_t count) noexcept nogil:
+    """The scans of one person by `compare`."""
+    cdef Scan moved
+    cdef size_t i, at
+    if count > SHORT:
+        qsort(scans, count, sizeof(Scan), compare_scans)
+        return
+    for i in range(1, count):
+        if compare(&scans[i - 1], &scans[i]) > 0:
+            moved = scans[i]
+            at = i
+            while at > 0 and compare(&scans[at - 1], &moved) > 0:
+                scans[at] = scans[at - 1]
+                at -= 1
+            scans[at] = moved
+
+
+cdef size_t join_copies(Scan* scans, size_t count) noexcept nogil:
+    """Rule D over sorted scans, in place; how many are left."""
+    cdef size_t i, kept = 0
+    for i in range(1, count):
+        if compare(&scans[kept], &scans[i]) == 0:
+            absorb(&scans[kept], &scans[i])
+        else:
+            kept += 1
+            scans[kept] = scans[i]
+    return kept + 1 if count else 0
+
+
+cdef size_t merge_scans(
+    const Scan** heads, const Scan** stops, size_t count, Scan* into
+) noexcept nogil:
+    """Merge sorted runs [head, stop) and join copies; how many scans. Moves the heads."""
+    cdef size_t i, least, made = 0
+    cdef int order
+    while True:
+        least = count
+        for i in range(count):
+            if heads[i] < stops[i] and (least == count or compare(heads[i], heads[least]) < 0):
+                least = i
+        if least == count:
+            return made
+        order = compare(&into[made - 1], heads[least]) if made else -1
+        if order == 0:
+            absorb(&into[made - 1], heads[least])
+        else:
+            into[made] = heads[least][0]
+            made += 1
+        heads[least] += 1
+
+
+cdef size_t seek(const Scan* scans, size_t low, size_t count, uint64_t person) noexcept nogil:
+    """The first scan from `low` on of that person or of one behind; near ones are found sooner."""
+    cdef size_t step = 1, high, middle
+    if low >= count or scans[low].person >= person:
+        return low
+    while step < count - low and scans[low + step].person < person:
+        low += step
+        step *= 2
+    high = min(low + step, count)
+    low += 1
+    while low < high:
+        middle = (low + high) // 2
+        if scans[middle].person < person:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef class ScanRun:
+    """Distinct scans sorted by person, time, place and rule O. Immutable; any thread may read it.
+
+    chunks: buffers of packed SCAN, in any order. Raises ValueError for a broken size or a time
+    beyond +-2**61 ms; MemoryError.
+    """
+
+    def __cinit__(self, chunks):
+        cdef list held = [bytes(memoryview(chunk)) for chunk in chunks]
+        cdef size_t count = 0, at = 0
+        cdef bytes packed
+        cdef Scan* raw
+        cdef bint is_done
+        for packed in held:
+            if len(packed) % sizeof(Scan):
+                raise ValueError("scans has a broken size")
+            count += <size_t> len(packed) // sizeof(Scan)
+        if count > UINT32_MAX:
+            raise ValueError("scans are too many for one run")
+        raw = <Scan*> room_for(count, sizeof(Scan))
+        try:
+            for packed in held:
+                memcpy(raw + at, PyBytes_AS_STRING(packed), <size_t> len(packed))
+                at += <size_t> len(packed) // sizeof(Scan)
+            for at in range(count):
+                if not -TIME_LIMIT <= raw[at].time <= TIME_LIMIT:
+                    raise ValueError("a scan is out of range")
+            self.scans = <Scan*> room_for(count, sizeof(Scan))
+            with nogil:
+                is_done = sort_run(self, raw, count)
+            if not is_done:
+                raise MemoryError
+        finally:
+            free(raw)
+
+    def __dealloc__(self):
+        free(self.scans)
+
+    def __reduce__(self):
+        raise TypeError("a ScanRun cannot be pickled")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def between(self, from_ms, to_ms) -> bytes:
+        """Packed SCAN of the scans within [from_ms, to_ms), in the order of the run."""
+        cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
+        cdef int64_t high = check_int(to_ms, INT64_MIN, INT64_MAX, "to_ms")
+        cdef size_t count
+        cdef bytes found
+        cdef uint8_t* packed
+        with nogil:
+            count = copy_between(self.scans, self.count, low, high, NULL)
+        found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (count * sizeof(Scan)))
+        packed = <uint8_t*> PyBytes_AS_STRING(found)
+        with nogil:
+            copy_between(self.scans, self.count, low, high, packed)
+        return found
+
+    def since(self, from_ms) -> ScanRun:
+        """The scans at `from_ms` and later."""
+        cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
+        cdef ScanRun kept = empty_run(self.count)
+        with nogil:
+            kept.count = copy_between(
+                self.scans, self.count, low, INT64_MAX, <uint8_t*> kept.scans
+            )
+        fit_run(kept)
+        return kept
+
+
+cdef size_t copy_between(
+    const Scan* scans, size_t count, int64_t low, int64_t high, uint8_t* found
+) noexcept nogil:
+    """How many scans lie within [low, high); they are copied unless `found` is NULL."""
+    cdef size_t i, made = 0
+    for i in range(count):
+        if low <= scans[i].time < high:
+            if found is not NULL:
+                memcpy(found + made * sizeof(Scan), &scans[i], sizeof(Scan))
+            made += 1
+    return made
+
+
+cdef bint sort_run(ScanRun run, const Scan* raw, size_t count) noexcept nogil:
+    """By person through their seats, then each person; False if memory is short."""
+    cdef Seat* seats = <Seat*> malloc(2 * (count + 1) * sizeof(Seat))
+    cdef Seat* by_person
+    cdef uint32_t last = 0
+    cdef size_t i, first = 0
+    if seats is NULL:
+        return False
+    for i in range(count):
+        seats[i].person = raw[i].person
+        seats[i].at = <uint32_t> i
+        last = max(last, raw[i].person)
+    by_person = sort_seats(seats, seats + count, count, last)
+    for i in range(count):
+        run.scans[i] = raw[by_person[i].at]
+    free(seats)
+    for i in range(1, count + 1):
+        if i == count or run.scans[i].person != run.scans[first].person:
+            sort_scans(run.scans + first, i - first)
+            first = i
+    run.count = join_copies(run.scans, count)
+    return True
+
+
+cdef ScanRun empty_run(size_t room):
+    """A run without scans that has room for so many."""
+    cdef ScanRun run = ScanRun(())
+    free(run.scans)
+    run.scans = NULL
+    run.scans = <Scan*> room_for(room, sizeof(Scan))
+    return run
+
+
+cdef void fit_run(ScanRun run) noexcept:
+    """Give back the room that was not needed."""
+    cdef Scan* scans = <Scan*> realloc(run.scans, (run.count + 1) * sizeof(Scan))
+    if scans is not NULL:
+        run.scans = scans
+
+
+def merge_runs(runs) -> ScanRun:
+    """All scans of at most 64 runs in one, copies joined. Raises ValueError, MemoryError."""
+    cdef list held = list(runs)
+    cdef const Scan* heads[RUNS_MAX]
+    cdef const Scan* stops[RUNS_MAX]
+    cdef size_t count = len(held), total = 0, i
+    cdef ScanRun run, merged
+    if count > RUNS_MAX:
+        raise ValueError("runs are too many")
+    for i in range(count):
+        run = <ScanRun?> held[i]
+        heads[i] = run.scans
+        stops[i] = run.scans + run.count
+        total += run.count
+    merged = empty_run(total)
+    with nogil:
+        merged.count = merge_scans(heads, stops, count, merged.scans)
+    fit_run(merged)
+    return merged
+
+
+# ---- places and rules ---------------------------------------------------------------------------
+
+cdef struct PlaceRule:
+    int64_t stay
+    uint32_t number
+    uint8_t is_used
+    uint8_t is_post
+
+
+cdef struct Places:            # open addressing, half full at most
+    PlaceRule* slots
+    uint32_t mask
+    PlaceRule unknown
+
+
+cdef struct Rules:
+    int64_t window
+    int64_t gap
+    int64_t travel
+    int64_t longest
+    int64_t margin             # the longer of gap and window
+
+
+cdef inline uint32_t slot_of(uint32_t number, uint32_t mask) noexcept nogil:
+    return <uint32_t> (number * SPREAD >> 32) & mask
+
+
+cdef inline const PlaceRule* find_rule(const Places* places, uint32_t number) noexcept nogil:
+    cdef uint32_t at = slot_of(number, places.mask)
+    while places.slots[at].is_used:
+        if places.slots[at].number == number:
+            return &places.slots[at]
+        at = (at + 1) & places.mask
+    return &places.unknown
+
+
+cdef class PlaceTable:
+    """What the rules need to know of places, to be looked up by number. Immutable.
+
+    rules: (number u32, is_post, default stay in ms, 1 or more) of each place, numbers once each;
+    unknown: (is_post, default stay) of all others. Raises ValueError.
+    """
+
+    cdef Places places
+
+    def __cinit__(self, rules, unknown):
+        cdef list listed = list(rules)
+        cdef size_t room = 16
+        cdef uint32_t at
+        cdef PlaceRule rule
+        while room < 2 * <size_t> len(listed):
+            room *= 2
+        self.places.slots = <PlaceRule*> room_for(room, sizeof(PlaceRule))
+        self.places.mask = <uint32_t> (room - 1)
+        self.places.unknown = PlaceRule(read_stay(unknown[1]), 0, 1, 1 if unknown[0] else 0)
+        for number, is_post, stay_ms in listed:
+            rule.number = <uint32_t> check_int(number, 0, UINT32_MAX, "place")
+            rule.stay = read_stay(stay_ms)
+            rule.is_post = 1 if is_post else 0
+            rule.is_used = 1
+            at = slot_of(rule.number, self.places.mask)
+            while self.places.slots[at].is_used:
+                at = (at + 1) & self.places.mask
+            self.places.slots[at] = rule
+
+    def __dealloc__(self):
+        free(self.places.slots)
+
+    def __reduce__(self):
+        raise TypeError("a PlaceTable cannot be pickled")
+
+
+cdef int64_t read_stay(object stay_ms) except -1:
+    return check_int(min(stay_ms, NEVER), 1, NEVER, "default stay")
+
+
+# ---- the rules, of one person -------------------------------------------------------------------
+
+cdef struct Presence:
+    int64_t start
+    int64_t end
+    uint8_t rule
+    uint8_t is_inferred
+
+
+cdef struct Work:              # room for the scans of one person, used again for the next
+    Rules rules
+    const Places* places
+    size_t room
+    Scan* old                  # without the new scans
+    Scan* now                  # with them
+    uint32_t* old_before       # of each of `now`: how many of `old` stand before it
+    uint8_t* is_fresh          # of each of `now`: it is new, or a copy changed it
+    int64_t* touched           # of each of `now`: the last instant anything up to it can matter
+    int64_t* previous          # of each scan: the person's previous instant anywhere
+    int64_t* elsewhere         # and the next one at another place
+    uint64_t* order            # place << 32 | scan, ascending
+    Presence* presences
+    Visit* visits              # twice the room: without and with
+
+
+cdef void close_work(Work* work) noexcept nogil:
+    free(work.old)
+    free(work.now)
+    free(work.old_before)
+    free(work.is_fresh)
+    free(work.touched)
+    free(work.previous)
+    free(work.elsewhere)
+    free(work.order)
+    free(work.presences)
+    free(work.visits)
+
+
+cdef bint make_room(Work* work, size_t count) noexcept nogil:
+    """For so many scans; False if memory is short."""
+    cdef size_t room = max(count, 2 * work.room)
+    if count <= work.room:
+        return True
+    room = max(room, <size_t> ROOM_FIRST)
+    if room > UINT32_MAX:
+        return False
+    cdef Rules rules = work.rules
+    cdef const Places* places = work.places
+    close_work(work)
+    memset(work, 0, sizeof(Work))
+    work.rules = rules
+    work.places = places
+    work.old = <Scan*> malloc(room * sizeof(Scan))
+    work.now = <Scan*> malloc(room * sizeof(Scan))
+    work.old_before = <uint32_t*> malloc(room * sizeof(uint32_t))
+    work.is_fresh = <uint8_t*> malloc(room)
+    work.touched = <int64_t*> malloc(room * sizeof(int64_t))
+    work.previous = <int64_t*> malloc(room * sizeof(int64_t))
+    work.elsewhere = <int64_t*> malloc(room * sizeof(int64_t))
+    work.order = <uint64_t*> malloc(room * sizeof(uint64_t))
+    work.presences = <Presence*> malloc(room * sizeof(Presence))
+    work.visits = <Visit*> malloc(2 * room * sizeof(Visit))
+    if (
+        work.old is NULL or work.now is NULL or work.old_before is NULL or work.is_fresh is NULL
+        or work.touched is NULL or work.previous is NULL or work.elsewhere is NULL
+        or work.order is NULL or work.presences is NULL or work.visits is NULL
+    ):
+        return False
+    work.room = room
+    return True
+
+
+cdef void look_around(Work* work, const Scan* scans, size_t count) noexcept nogil:
+    """The person's previous instant anywhere and next one elsewhere, of every scan."""
+    cdef size_t first, stop, i
+    cdef int64_t before = -NEVER
+    # The nearest later scan, its place, and the nearest later one that is not at that place.
+    cdef int64_t near = NEVER, other = NEVER
+    cdef uint32_t place = 0
+    first = 0
+    while first < count:
+        stop = first + 1
+        while stop < count and scans[stop].time == scans[first].time:
+            stop += 1
+        for i in range(first, stop):
+            work.previous[i] = before
+        before = scans[first].time
+        first = stop
+    stop = count
+    while stop > 0:
+        first = stop - 1
+        while first > 0 and scans[first - 1].time == scans[stop - 1].time:
+            first -= 1
+        for i in range(first, stop):
+            work.elsewhere[i] = near if scans[i].place != place else other
+        # Scans of one instant stand by place: two places differ at the ends if anywhere.
+        if scans[first].place != scans[stop - 1].place:
+            other = scans[first].time
+        elif scans[first].place != place:
+            other = near
+        near = scans[first].time
+        place = scans[first].place
+        stop = first
+
+
+cdef void find_presences(
+    Work* work, const Scan* scans, const uint64_t* order, size_t count, const PlaceRule* place
+) noexcept nogil:
+    """Rules S1, S2 and the scans of P for the scans of one place. The starts never fall."""
+    cdef Presence* found = work.presences
+    cdef int64_t longest = work.rules.longest
+    cdef int64_t stay = min(place.stay, longest)
+    cdef int64_t next_out = NEVER, moved
+    cdef const Scan* scan
+    cdef const Scan* near
+    cdef Presence* presence
+    cdef size_t i, at = 0
+    if place.is_post:
+        for i in range(count):
+            scan = &scans[<uint32_t> order[i]]
+            found[i] = Presence(scan.time, scan.time + 1, OBSERVED, 0)
+        return
+    # Check-outs lead their instant, so the last scan of the instant before tells whether it has a
+    # check-in, and the first scan of the next instant whether that has a check-out.
+    for i in range(count):
+        scan = &scans[<uint32_t> order[i]]
+        if i > 0 and scans[<uint32_t> order[i - 1]].time != scan.time:
+            at = i
+        presence = &found[i]
+        presence.start = scan.time
+        presence.is_inferred = 0
+        if scan.direction != OUT:
+            continue
+        presence.end = scan.time
+        presence.rule = OBSERVED
+        if at > 0:
+            near = &scans[<uint32_t> order[at - 1]]
+            if near.direction != OUT and scan.time - near.time <= longest:
+                presence.start = near.time
+                continue
+        presence.start = max(scan.time - stay, work.previous[<uint32_t> order[i]])
+        presence.is_inferred = 1
+    at = count
+    for i in range(count, 0, -1):
+        scan = &scans[<uint32_t> order[i - 1]]
+        if i < count and scans[<uint32_t> order[i]].time != scan.time:
+            at = i
+        presence = &found[i - 1]
+        if scan.direction == OUT:
+            next_out = scan.time
+            continue
+        if scan.stay:
+            presence.end = scan.time + min(<int64_t> scan.stay, longest)
+            presence.rule = CAPPED if scan.stay > longest else OBSERVED
+            continue
+        if at < count:
+            near = &scans[<uint32_t> order[at]]
+            if near.direction == OUT and near.time - scan.time <= longest:
+                presence.end = near.time
+                presence.rule = OBSERVED
+                continue
+        presence.end = scan.time + stay
+        presence.rule = CAPPED if place.stay > longest else DEFAULT
+        if work.elsewhere[<uint32_t> order[i - 1]] != NEVER:
+            moved = max(work.elsewhere[<uint32_t> order[i - 1]] - work.rules.travel, scan.time + 1)
+            if moved <= presence.end:
+                presence.end = moved
+                presence.rule = INFERRED_NEXT
+        if next_out <= presence.end:
+            presence.end = next_out
+            presence.rule = OBSERVED
+
+
+cdef size_t join_presences(
+    Work* work, const Scan* scans, const uint64_t* order, size_t count, const PlaceRule* place,
+    Visit* visits,
+) noexcept nogil:
+    """Rules S3, P and C: the visits of one place out of its presences; how many."""
+    cdef const Rules* rules = &work.rules
+    # A post chains on scan times: [t, t + 1) at most window - 1 apart is t' - t <= window.
+    cdef int64_t gap = rules.window - 1 if place.is_post else rules.gap
+    cdef int64_t stay = min(place.stay, rules.longest)
+    cdef int64_t reach = 0
+    cdef const Presence* presence
+    cdef const Scan* scan
+    cdef Visit* visit = NULL
+    cdef size_t i, made = 0
+    for i in range(count):
+        presence = &work.presences[i]
+        scan = &scans[<uint32_t> order[i]]
+        if (
+            i == 0
+            or presence.start - reach > gap
+            or presence.end - visit.start > rules.longest
+        ):
+            if visit is not NULL:
+                end_visit(visit, place, stay, rules.longest, presence.start)
+            visit = &visits[made]
+            made += 1
+            memset(visit, 0, sizeof(Visit))
+            visit.start = presence.start
+            visit.end = presence.end
+            visit.rule = presence.rule
+            visit.ref = scan.ref
+            visit.person = scan.person
+            visit.place = scan.place
+            visit.room = scan.lane
+            visit.direction = scan.direction
+            visit.flags = PASSAGE if place.is_post else 0
+            if presence.is_inferred:
+                visit.flags |= START_INFERRED
+        elif presence.end > visit.end:
+            visit.end = presence.end
+            visit.rule = presence.rule
+        elif presence.end == visit.end:
+            visit.rule = min(visit.rule, presence.rule)
+        reach = max(reach, presence.end) if i else presence.end
+        visit.scans += visit.scans < 0xFFFF
+        if not visit.vehicle:
+            visit.vehicle = scan.vehicle
+    end_visit(visit, place, stay, rules.longest, NEVER)
+    return made
+
+
+cdef void end_visit(
+    Visit* visit, const PlaceRule* place, int64_t stay, int64_t longest, int64_t following
+) noexcept nogil:
+    """following: start of the next visit there, NEVER where there is none."""
+    if place.is_post and visit.start + stay >= visit.end:
+        visit.end = visit.start + stay
+        visit.rule = CAPPED if place.stay > longest else DEFAULT
+    if visit.end > following:
+        visit.end = following
+        visit.rule = CAPPED
+
+
+cdef size_t derive(Work* work, const Scan* scans, size_t count, Visit* visits) noexcept nogil:
+    """All visits of scans of one person, sorted by time; by place and start; how many."""
+    cdef uint64_t* order = work.order
+    cdef uint64_t moved
+    cdef const PlaceRule* place
+    cdef size_t i, at, first = 0, made = 0
+    if count == 0:
+        return 0
+    look_around(work, scans, count)
+    for i in range(count):
+        order[i] = <uint64_t> scans[i].place << 32 | i
+    if count > SHORT:
+        qsort(order, count, sizeof(uint64_t), compare_places)
+    else:
+        for i in range(1, count):
+            moved = order[i]
+            at = i
+            while at > 0 and order[at - 1] > moved:
+                order[at] = order[at - 1]
+                at -= 1
+            order[at] = moved
+    for i in range(1, count + 1):
+        if i == count or order[i] >> 32 != order[first] >> 32:
+            place = find_rule(work.places, <uint32_t> (order[first] >> 32))
+            find_presences(work, scans, order + first, i - first, place)
+            made += join_presences(
+                work, scans, order + first, i - first, place, visits + made
+            )
+            first = i
+    return made
+
+
+# ---- what new scans change ----------------------------------------------------------------------
+
+cdef int64_t last_touch(const Work* work, const Scan* scan) noexcept nogil:
+    """No scan after that instant has to do with the presence of this scan."""
+    cdef const PlaceRule* place = find_rule(work.places, scan.place)
+    cdef int64_t span = min(place.stay, work.rules.longest)
+    if not place.is_post:
+        if scan.direction == OUT:
+            span = 0
+        elif scan.stay:
+            span = min(<int64_t> scan.stay, work.rules.longest)
+        else:
+            span += work.rules.travel
+    return scan.time + span + work.rules.margin
+
+
+cdef inline int64_t first_touch(const Work* work, const Scan* scan) noexcept nogil:
+    """No presence that ends before that instant has to do with this scan."""
+    return scan.time - (work.rules.longest if scan.direction == OUT else 0)
+
+
+cdef size_t add_fresh(
+    Work* work, const Scan* old, size_t old_count, const Scan* fresh, size_t fresh_count
+) noexcept nogil:
+    """Fill `now` with both, and mark what is new in it; how many."""
+    cdef size_t o = 0, f = 0, made = 0
+    cdef int found
+    while o < old_count or f < fresh_count:
+        if f == fresh_count:
+            found = -1
+        elif o == old_count:
+            found = 1
+        else:
+            found = compare(&old[o], &fresh[f])
+        work.old_before[made] = <uint32_t> o
+        work.is_fresh[made] = found > 0
+        work.now[made] = fresh[f] if found > 0 else old[o]
+        if found == 0:
+            work.is_fresh[made] = absorb(&work.now[made], &fresh[f])
+        o += found <= 0
+        f += found >= 0
+        made += 1
+    return made
+
+
+cdef bint keep_born(Changes changes, const Visit* visit) noexcept nogil:
+    cdef Visit* grown
+    if changes.born_count == changes.born_room:
+        grown = <Visit*> realloc(changes.born, 2 * changes.born_room * sizeof(Visit))
+        if grown is NULL:
+            return False
+        changes.born = grown
+        changes.born_room *= 2
+    changes.born[changes.born_count] = visit[0]
+    changes.born_count += 1
+    return True
+
+
+cdef bint keep_ended(Changes changes, const Visit* visit) noexcept nogil:
+    cdef Ending* grown
+    if changes.ended_count == changes.ended_room:
+        grown = <Ending*> realloc(changes.ended, 2 * changes.ended_room * sizeof(Ending))
+        if grown is NULL:
+            return False
+        changes.ended = grown
+        changes.ended_room *= 2
+    changes.ended[changes.ended_count] = Ending(visit.start, visit.person, visit.place)
+    changes.ended_count += 1
+    return True
+
+
+cdef bint compare_visits(
+    Changes changes, const Visit* old, size_t old_count, const Visit* now, size_t now_count
+) noexcept nogil:
+    """Note what differs between two lists by place and start; False if memory is short."""
+    cdef size_t o = 0, n = 0
+    cdef int found
+    while o < old_count or n < now_count:
+        if n == now_count:
+            found = -1
+        elif o == old_count:
+            found = 1
+        elif old[o].place != now[n].place:
+            found = -1 if old[o].place < now[n].place else 1
+        else:
+            found = (old[o].start > now[n].start) - (old[o].start < now[n].start)
+        if found != 0 or memcmp(&old[o], &now[n], sizeof(Visit)) != 0:
+            if found <= 0 and not keep_ended(changes, &old[o]):
+                return False
+            if found >= 0 and not keep_born(changes, &now[n]):
+                return False
+        o += found <= 0
+        n += found >= 0
+    return True
+
+
+cdef bint change_person(
+    Work* work, Changes changes, const Scan* old, size_t old_count, size_t count
+) noexcept nogil:
+    """Derive anew each stretch of the person's time that has something new in it."""
+    cdef size_t first, stop, low, high, i, old_made, now_made
+    cdef int64_t touched = -NEVER, touching
+    cdef Visit* before = work.visits
+    cdef Visit* after = work.visits + work.room
+    cdef bint is_fresh
+    for i in range(count):
+        touched = max(touched, last_touch(work, &work.now[i]))
+        work.touched[i] = touched
+    touching = NEVER
+    stop = count
+    is_fresh = False
+    for first in range(count, 0, -1):
+        # Is there a seam before scan first - 1?
+        i = first - 1
+        touching = min(touching, first_touch(work, &work.now[i]))
+        is_fresh |= work.is_fresh[i]
+        if i > 0 and work.touched[i - 1] >= touching:
+            continue
+        if is_fresh:
+            low = work.old_before[i]
+            high = work.old_before[stop] if stop < count else old_count
+            old_made = derive(work, old + low, high - low, before)
+            now_made = derive(work, work.now + i, stop - i, after)
+            if not compare_visits(changes, before, old_made, after, now_made):
+                return False
+        stop = i
+        is_fresh = False
+    return True
+
+
+def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
+                   passage_window_ms, gap_ms, travel_ms, stay_max_ms) -> Changes:
+    """What the scans of `fresh` change in the visits of those in `runs` (at most 64), see Changes.
+
+    Raises ValueError for a span that is negative or beyond 2**60 ms; MemoryError.
+    """
+    cdef list held = list(runs)
+    cdef const Scan* scans[RUNS_MAX]
+    cdef size_t counts[RUNS_MAX]
+    cdef size_t run_count = len(held), i
+    cdef Changes changes = Changes()
+    cdef ScanRun run
+    cdef Work work
+    cdef bint is_done
+    memset(&work, 0, sizeof(Work))
+    work.places = &places.places
+    work.rules.window = check_int(passage_window_ms, 0, SPAN_LIMIT, "passage_window_ms")
+    work.rules.gap = check_int(gap_ms, 0, SPAN_LIMIT, "gap_ms")
+    work.rules.travel = check_int(travel_ms, 0, SPAN_LIMIT, "travel_ms")
+    work.rules.longest = check_int(stay_max_ms, 1, SPAN_LIMIT, "stay_max_ms")
+    work.rules.margin = max(work.rules.gap, work.rules.window)
+    if run_count > RUNS_MAX:
+        raise ValueError("runs are too many")
+    for i in range(run_count):
+        run = <ScanRun?> held[i]
+        scans[i] = run.scans
+        counts[i] = run.count
+    with nogil:
+        is_done = change_persons(
+            changes, &work, fresh.scans, fresh.count, scans, counts, run_count
+        )
+        close_work(&work)
+    if not is_done:
+        raise MemoryError
+    return changes
+
+
+cdef bint change_persons(
+    Changes changes, Work* work, const Scan* fresh, size_t fresh_count,
+    const Scan** scans, const size_t* counts, size_t run_count,
+) noexcept nogil:
+    """Person by person of the fresh scans; False if memory is short."""
+    cdef const Scan* heads[RUNS_MAX]
+    cdef const Scan* stops[RUNS_MAX]
+    cdef size_t at[RUNS_MAX]
+    cdef const Scan* old
+    cdef size_t first = 0, stop, i, low, found, old_count, total
+    cdef uint32_t person
+    memset(at, 0, sizeof(at))
+    while first < fresh_count:
+        person = fresh[first].person
+        stop = first + 1
+        while stop < fresh_count and fresh[stop].person == person:
+            stop += 1
+        found = 0
+        total = 0
+        for i in range(run_count):
+            low = seek(scans[i], at[i], counts[i], person)
+            at[i] = seek(scans[i], low, counts[i], <uint64_t> person + 1)
+            if at[i] > low:
+                heads[found] = scans[i] + low
+                stops[found] = scans[i] + at[i]
+                total += at[i] - low
+                found += 1
+        if not make_room(work, total + stop - first):
+            return False
+        old = work.old
+        old_count = total
+        if found == 1:
+            old = heads[0]
+        elif found > 1:
+            old_count = merge_scans(heads, stops, found, work.old)
+        total = add_fresh(work, old, old_count, fresh + first, stop - first)
+        if not change_person(work, changes, old, old_count, total):
+            return False
+        first = stop
+    return True
+
+
+cdef class Changes:
+    """What new scans made of the visits: those that came, and those that are no more.
+
+    A visit that only looks different is one of each.
+    """
+
+    def __cinit__(self):
+        self.born_room = ROOM_FIRST
+        self.ended_room = ROOM_FIRST
+        self.born = <Visit*> room_for(self.born_room, sizeof(Visit))
+        self.ended = <Ending*> room_for(self.ended_room, sizeof(Ending))
+
+    def __dealloc__(self):
+        free(self.born)
+        free(self.ended)
+
+    def __reduce__(self):
+        raise TypeError("Changes cannot be pickled")
+
+    def visits(self) -> bytes:
+        """Packed VISIT of those that came, by person; of one person in no order."""
+        return PyBytes_FromStringAndSize(
+            <char*> self.born, <Py_ssize_t> (self.born_count * sizeof(Visit))
+        )
+
+    def endings(self) -> bytes:
+        """Of those that are no more start (i64), person and place (u32 each), by person."""
+        return PyBytes_FromStringAndSize(
+            <char*> self.ended, <Py_ssize_t> (self.ended_count * sizeof(Ending))
+        )
