@@ -112,6 +112,8 @@ class Engine:
         self.tallies = Tallies()
         self.alerts = Alerts()
         self.past_lights = PastLights()
+        self.index.start()
+        self._exits.push_async_callback(asyncio.to_thread, self.index.stop)
         await self._recover()
         self.pool = DecodePool(
             self.settings.decode_threads,

@@ -39,8 +39,9 @@ from engine.visits import (
 from native.contacts import find_contacts
 from native.index import VisitTable, born_table, end_visits, merge_tables
 from native.numbers import PersonNumbers
+from native.scans import ScanRun, merge_runs
 from native.together import people_at, time_together, times_of
-from native.visits import ScanRun, derive_changes, merge_runs
+from native.visits import derive_changes
 
 MERGE_RATIO: Final = 2
 REFRESH_S: Final = 0.05  # the keeping thread lets so much time's scans come together
@@ -401,7 +402,7 @@ class CoLocationIndex:
             if lsn <= self._applied:
                 return
             # Readings stay out: a temperature says nothing of presence that its scan does not say.
-            scans = self._numbers.number(group.rows, lsn)
+            scans = self._numbers.number(group.rows.data, lsn)
             if scans:
                 self._fresh.append(scans)
             self._applied = lsn
@@ -499,7 +500,7 @@ class CoLocationIndex:
             ended = end_visits([layer.visits for layer in layers], endings, epoch)
             if ended * ENDING_SIZE != len(endings):
                 # No scan can do that. Whatever did, answers must not be short of somebody.
-                _log.error("visits derived anew", missed=len(endings) // ENDING_SIZE - ended)
+                _log.error("visits derived anew", count=len(endings) // ENDING_SIZE - ended)
                 layers = (self._derived(merge_runs([*(old.scans for old in layers), scans])),)
                 self._held = 0
             else:
@@ -566,7 +567,7 @@ class CoLocationIndex:
                 self._merge_due()
             except Exception as error:
                 # The next question tries again, and whoever asks is told.
-                _log.error("the index is behind", fault=type(error).__name__)
+                _log.error("the index is behind", problem=type(error).__name__)
 
     def _merge_due(self) -> None:
         """Merges what is due while others ask and refresh."""

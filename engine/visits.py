@@ -42,7 +42,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.clock import DAY_MS, MINUTE_MS
-from native.visits import PlaceTable, ScanRun, derive_changes
+from native.scans import ScanRun
+from native.visits import PlaceTable, derive_changes
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -145,6 +146,6 @@ def derive(scans: Array, places: PlaceRules, rules: VisitRules) -> Array:
 
     Times must stay within ±2**61 ms; ingest refuses clocks far outside of that.
     """
-    changes = derive_changes(ScanRun([scans]), [], places.table, **rule_spans(rules))
+    changes = derive_changes(ScanRun([scans.data]), [], places.table, **rule_spans(rules))
     visits = np.frombuffer(changes.visits(), VISIT)
     return visits.take(np.lexsort([visits[name] for name in ("start_ms", "place", "person")]))

@@ -17,7 +17,8 @@ from native.index cimport (
     TIME_MAX, Place, Span, Table, VisitTable, find_later, find_near, find_place, is_alive,
     is_in_range, load_visit, whole,
 )
-from native.visits cimport Seat, Visit, room_for, sort_seats
+from native.scans cimport Seat, room_for, sort_seats
+from native.visits cimport Visit
 
 cdef extern from "machine.h":
     uint32_t load_u32(const uint8_t* at) noexcept nogil

@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from native.visits cimport Seat, Visit
+from native.scans cimport Seat
+from native.visits cimport Visit
 
 cdef extern from *:
     """

@@ -15,7 +15,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from native.checks cimport check_int
-from native.visits cimport Changes, Ending, room_for, sort_seats
+from native.scans cimport room_for, sort_seats
+from native.visits cimport Changes, Ending
 
 cdef enum:
     TABLES_MAX = 64

@@ -2,7 +2,7 @@ from typing import final
 
 from typing_extensions import Buffer
 
-from native.visits import ScanRun
+from native.scans import ScanRun
 
 @final
 class PersonNumbers:

@@ -13,19 +13,17 @@ from libc.string cimport memcmp, memcpy
 
 from native.checks cimport check_int
 from native.rows cimport Row
-from native.visits cimport Scan, ScanRun, room_for
+from native.scans cimport TIME_LIMIT, Scan, ScanRun, room_for
 
 cdef extern from "machine.h":
     uint64_t load_u64(const uint8_t* at) noexcept nogil
 
 cdef extern from *:
     """
-    #define TIME_LIMIT ((int64_t) 1 << 61)
     #define SPREAD UINT64_C(0x9E3779B97F4A7C15)
     #define FOLD UINT64_C(0xD6E8FEB86659FD93)
     #define prefetch(at) __builtin_prefetch(at)
     """
-    const int64_t TIME_LIMIT
     const uint64_t SPREAD
     const uint64_t FOLD
     void prefetch(const void* at) noexcept nogil

@@ -17,7 +17,7 @@ from native.index cimport (
     TIME_MAX, Place, Span, Table, VisitTable, find_later, find_near, find_place, find_seat,
     is_alive, whole,
 )
-from native.visits cimport room_for
+from native.scans cimport room_for
 
 cdef extern from *:
     """

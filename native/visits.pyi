@@ -1,14 +1,7 @@
 from collections.abc import Iterable
 from typing import final
 
-from typing_extensions import Buffer
-
-@final
-class ScanRun:
-    def __new__(cls, chunks: Iterable[Buffer]) -> ScanRun: ...
-    def __len__(self) -> int: ...
-    def between(self, from_ms: int, to_ms: int) -> bytes: ...
-    def since(self, from_ms: int) -> ScanRun: ...
+from native.scans import ScanRun
 
 @final
 class PlaceTable:
@@ -21,7 +14,6 @@ class Changes:
     def visits(self) -> bytes: ...
     def endings(self) -> bytes: ...
 
-def merge_runs(runs: Iterable[ScanRun]) -> ScanRun: ...
 def derive_changes(
     fresh: ScanRun,
     runs: Iterable[ScanRun],

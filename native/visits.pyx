@@ -5,12 +5,15 @@ person twice, without and with them, and only around them: between two scans tha
 connect the person's time falls apart, and what lies beyond stays as it was.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport INT64_MAX, INT64_MIN, UINT32_MAX
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport UINT32_MAX
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memset
 
 from native.checks cimport check_int
+from native.scans cimport (
+    OUT, RUNS_MAX, Scan, ScanRun, absorb, compare, merge_scans, room_for, seek,
+)
 
 cdef extern from "stdlib.h":
     void qsort(
@@ -20,20 +23,17 @@ cdef extern from "stdlib.h":
 
 cdef extern from *:
     """
-    #define TIME_LIMIT ((int64_t) 1 << 61)
     #define SPAN_LIMIT ((int64_t) 1 << 60)
     #define NEVER ((int64_t) 1 << 62)
     #define SPREAD UINT64_C(0x9E3779B97F4A7C15)
     """
-    # Instants lie within +-TIME_LIMIT and spans within SPAN_LIMIT: a sum of four cannot overflow.
-    const int64_t TIME_LIMIT
+    # Of instants within +-TIME_LIMIT and spans within SPAN_LIMIT a sum of four cannot overflow.
     const int64_t SPAN_LIMIT
     const int64_t NEVER
     const uint64_t SPREAD
 
 cdef enum:
-    RUNS_MAX = 64
-    SHORT = 64                 # up to so many are sorted by insertion: nearly sorted they come
+    SHORT = 64                 # up to so many are sorted by insertion
     OBSERVED = 0               # engine.visits.EndRule
     INFERRED_NEXT = 1
     DEFAULT = 2
@@ -41,269 +41,6 @@ cdef enum:
     PASSAGE = 1                # engine.visits.VisitFlag
     START_INFERRED = 2
     ROOM_FIRST = 64
-
-
-# ---- scans: order and copies (rules D and O) ----------------------------------------------------
-
-cdef inline uint64_t minor(const Scan* scan) noexcept nogil:
-    """Rule O: at one instant at one place check-outs first, then lane, direction and kind."""
-    return (
-        <uint64_t> (scan.direction != OUT) << 32
-        | <uint64_t> scan.lane << 16
-        | <uint64_t> scan.direction << 8
-        | scan.kind
-    )
-
-
-cdef inline int compare(const Scan* a, const Scan* b) noexcept nogil:
-    """By person, time, place and rule O; 0 for copies."""
-    if a.person != b.person:
-        return -1 if a.person < b.person else 1
-    if a.time != b.time:
-        return -1 if a.time < b.time else 1
-    if a.place != b.place:
-        return -1 if a.place < b.place else 1
-    cdef uint64_t x = minor(a), y = minor(b)
-    return (x > y) - (x < y)
-
-
-cdef int compare_scans(const void* a, const void* b) noexcept nogil:
-    return compare(<const Scan*> a, <const Scan*> b)
-
-
-cdef int compare_places(const void* a, const void* b) noexcept nogil:
-    cdef uint64_t x = (<const uint64_t*> a)[0], y = (<const uint64_t*> b)[0]
-    return (x > y) - (x < y)
-
-
-cdef bint absorb(Scan* kept, const Scan* copy) noexcept nogil:
-    """Rule D: what two copies are together; whether that changed the first."""
-    cdef bint is_changed = False
-    if copy.vehicle and (not kept.vehicle or copy.vehicle < kept.vehicle):
-        kept.vehicle = copy.vehicle
-        is_changed = True
-    if copy.stay > kept.stay:
-        kept.stay = copy.stay
-        is_changed = True
-    if copy.ref < kept.ref:
-        kept.ref = copy.ref
-        is_changed = True
-    return is_changed
-
-
-cdef void sort_scans(Scan* scans, size_t count) noexcept nogil:
-    """The scans of one person by `compare`."""
-    cdef Scan moved
-    cdef size_t i, at
-    if count > SHORT:
-        qsort(scans, count, sizeof(Scan), compare_scans)
-        return
-    for i in range(1, count):
-        if compare(&scans[i - 1], &scans[i]) > 0:
-            moved = scans[i]
-            at = i
-            while at > 0 and compare(&scans[at - 1], &moved) > 0:
-                scans[at] = scans[at - 1]
-                at -= 1
-            scans[at] = moved
-
-
-cdef size_t join_copies(Scan* scans, size_t count) noexcept nogil:
-    """Rule D over sorted scans, in place; how many are left."""
-    cdef size_t i, kept = 0
-    for i in range(1, count):
-        if compare(&scans[kept], &scans[i]) == 0:
-            absorb(&scans[kept], &scans[i])
-        else:
-            kept += 1
-            scans[kept] = scans[i]
-    return kept + 1 if count else 0
-
-
-cdef size_t merge_scans(
-    const Scan** heads, const Scan** stops, size_t count, Scan* into
-) noexcept nogil:
-    """Merge sorted runs [head, stop) and join copies; how many scans. Moves the heads."""
-    cdef size_t i, least, made = 0
-    cdef int order
-    while True:
-        least = count
-        for i in range(count):
-            if heads[i] < stops[i] and (least == count or compare(heads[i], heads[least]) < 0):
-                least = i
-        if least == count:
-            return made
-        order = compare(&into[made - 1], heads[least]) if made else -1
-        if order == 0:
-            absorb(&into[made - 1], heads[least])
-        else:
-            into[made] = heads[least][0]
-            made += 1
-        heads[least] += 1
-
-
-cdef size_t seek(const Scan* scans, size_t low, size_t count, uint64_t person) noexcept nogil:
-    """The first scan from `low` on of that person or of one behind; near ones are found sooner."""
-    cdef size_t step = 1, high, middle
-    if low >= count or scans[low].person >= person:
-        return low
-    while step < count - low and scans[low + step].person < person:
-        low += step
-        step *= 2
-    high = min(low + step, count)
-    low += 1
-    while low < high:
-        middle = (low + high) // 2
-        if scans[middle].person < person:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-cdef class ScanRun:
-    """Distinct scans sorted by person, time, place and rule O. Immutable; any thread may read it.
-
-    chunks: buffers of packed SCAN, in any order. Raises ValueError for a broken size or a time
-    beyond +-2**61 ms; MemoryError.
-    """
-
-    def __cinit__(self, chunks):
-        cdef list held = [bytes(memoryview(chunk)) for chunk in chunks]
-        cdef size_t count = 0, at = 0
-        cdef bytes packed
-        cdef Scan* raw
-        cdef bint is_done
-        for packed in held:
-            if len(packed) % sizeof(Scan):
-                raise ValueError("scans has a broken size")
-            count += <size_t> len(packed) // sizeof(Scan)
-        if count > UINT32_MAX:
-            raise ValueError("scans are too many for one run")
-        raw = <Scan*> room_for(count, sizeof(Scan))
-        try:
-            for packed in held:
-                memcpy(raw + at, PyBytes_AS_STRING(packed), <size_t> len(packed))
-                at += <size_t> len(packed) // sizeof(Scan)
-            for at in range(count):
-                if not -TIME_LIMIT <= raw[at].time <= TIME_LIMIT:
-                    raise ValueError("a scan is out of range")
-            self.scans = <Scan*> room_for(count, sizeof(Scan))
-            with nogil:
-                is_done = sort_run(self, raw, count)
-            if not is_done:
-                raise MemoryError
-        finally:
-            free(raw)
-
-    def __dealloc__(self):
-        free(self.scans)
-
-    def __reduce__(self):
-        raise TypeError("a ScanRun cannot be pickled")
-
-    def __len__(self) -> int:
-        return self.count
-
-    def between(self, from_ms, to_ms) -> bytes:
-        """Packed SCAN of the scans within [from_ms, to_ms), in the order of the run."""
-        cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
-        cdef int64_t high = check_int(to_ms, INT64_MIN, INT64_MAX, "to_ms")
-        cdef size_t count
-        cdef bytes found
-        cdef uint8_t* packed
-        with nogil:
-            count = copy_between(self.scans, self.count, low, high, NULL)
-        found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (count * sizeof(Scan)))
-        packed = <uint8_t*> PyBytes_AS_STRING(found)
-        with nogil:
-            copy_between(self.scans, self.count, low, high, packed)
-        return found
-
-    def since(self, from_ms) -> ScanRun:
-        """The scans at `from_ms` and later."""
-        cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
-        cdef ScanRun kept = empty_run(self.count)
-        with nogil:
-            kept.count = copy_between(
-                self.scans, self.count, low, INT64_MAX, <uint8_t*> kept.scans
-            )
-        fit_run(kept)
-        return kept
-
-
-cdef size_t copy_between(
-    const Scan* scans, size_t count, int64_t low, int64_t high, uint8_t* found
-) noexcept nogil:
-    """How many scans lie within [low, high); they are copied unless `found` is NULL."""
-    cdef size_t i, made = 0
-    for i in range(count):
-        if low <= scans[i].time < high:
-            if found is not NULL:
-                memcpy(found + made * sizeof(Scan), &scans[i], sizeof(Scan))
-            made += 1
-    return made
-
-
-cdef bint sort_run(ScanRun run, const Scan* raw, size_t count) noexcept nogil:
-    """By person through their seats, then each person; False if memory is short."""
-    cdef Seat* seats = <Seat*> malloc(2 * (count + 1) * sizeof(Seat))
-    cdef Seat* by_person
-    cdef uint32_t last = 0
-    cdef size_t i, first = 0
-    if seats is NULL:
-        return False
-    for i in range(count):
-        seats[i].person = raw[i].person
-        seats[i].at = <uint32_t> i
-        last = max(last, raw[i].person)
-    by_person = sort_seats(seats, seats + count, count, last)
-    for i in range(count):
-        run.scans[i] = raw[by_person[i].at]
-    free(seats)
-    for i in range(1, count + 1):
-        if i == count or run.scans[i].person != run.scans[first].person:
-            sort_scans(run.scans + first, i - first)
-            first = i
-    run.count = join_copies(run.scans, count)
-    return True
-
-
-cdef ScanRun empty_run(size_t room):
-    """A run without scans that has room for so many."""
-    cdef ScanRun run = ScanRun(())
-    free(run.scans)
-    run.scans = NULL
-    run.scans = <Scan*> room_for(room, sizeof(Scan))
-    return run
-
-
-cdef void fit_run(ScanRun run) noexcept:
-    """Give back the room that was not needed."""
-    cdef Scan* scans = <Scan*> realloc(run.scans, (run.count + 1) * sizeof(Scan))
-    if scans is not NULL:
-        run.scans = scans
-
-
-def merge_runs(runs) -> ScanRun:
-    """All scans of at most 64 runs in one, copies joined. Raises ValueError, MemoryError."""
-    cdef list held = list(runs)
-    cdef const Scan* heads[RUNS_MAX]
-    cdef const Scan* stops[RUNS_MAX]
-    cdef size_t count = len(held), total = 0, i
-    cdef ScanRun run, merged
-    if count > RUNS_MAX:
-        raise ValueError("runs are too many")
-    for i in range(count):
-        run = <ScanRun?> held[i]
-        heads[i] = run.scans
-        stops[i] = run.scans + run.count
-        total += run.count
-    merged = empty_run(total)
-    with nogil:
-        merged.count = merge_scans(heads, stops, count, merged.scans)
-    fit_run(merged)
-    return merged
 
 
 # ---- places and rules ---------------------------------------------------------------------------
@@ -616,6 +353,11 @@ cdef void end_visit(
     if visit.end > following:
         visit.end = following
         visit.rule = CAPPED
+
+
+cdef int compare_places(const void* a, const void* b) noexcept nogil:
+    cdef uint64_t x = (<const uint64_t*> a)[0], y = (<const uint64_t*> b)[0]
+    return (x > y) - (x < y)
 
 
 cdef size_t derive(Work* work, const Scan* scans, size_t count, Visit* visits) noexcept nogil:

@@ -13,7 +13,22 @@ from types import ModuleType
 import pytest
 
 import native
-from native import cards, contacts, cpu, dedup, hmac, index, people, plain, rows, wire
+from native import (
+    cards,
+    contacts,
+    cpu,
+    dedup,
+    hmac,
+    index,
+    numbers,
+    people,
+    plain,
+    rows,
+    scans,
+    together,
+    visits,
+    wire,
+)  # fmt: skip
 from native.jpeg import luma
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +52,23 @@ def package_root() -> Path:
 
 @pytest.mark.parametrize(
     "module",
-    [cards, contacts, cpu, dedup, hmac, index, luma, people, plain, rows, wire],
+    [
+        cards,
+        contacts,
+        cpu,
+        dedup,
+        hmac,
+        index,
+        luma,
+        numbers,
+        people,
+        plain,
+        rows,
+        scans,
+        together,
+        visits,
+        wire,
+    ],
     ids=lambda m: m.__name__,
 )
 def test_the_extension_is_loaded(module: ModuleType) -> None:

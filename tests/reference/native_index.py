@@ -12,45 +12,69 @@ from engine.contacts import CONTACT, PAIR, PairFlag, Tier
 from engine.visits import VISIT, VisitFlag
 
 Spans = list[tuple[int, int]]
+NEVER = 2**32 - 1
 
 
 class Table:
-    """Of VisitTable: `visits` is an array of VISIT, sorted alike."""
+    """Of VisitTable: `visits` is an array of VISIT. ended: by row, NEVER for those that are."""
 
-    def __init__(self, ident: int, visits: np.ndarray) -> None:
-        self.ident = ident
+    def __init__(self, visits: np.ndarray) -> None:
+        self.rows = visits[np.lexsort((visits["start_ms"], visits["place"]))]
         self.visits = [
-            dict(zip(VISIT.names or (), visit, strict=True)) for visit in visits.tolist()
+            dict(zip(VISIT.names or (), visit, strict=True)) for visit in self.rows.tolist()
         ]
-        self.rows = visits
+        self.ended = [NEVER] * len(visits)
 
-    def is_owned(self, visit: dict[str, Any], owner: np.ndarray) -> bool:
-        return visit["person"] < len(owner) and owner[visit["person"]] == self.ident
+    def at_place(self, place: int, from_ms: int, to_ms: int, epoch: int) -> bytes:
+        return self._packed(from_ms, to_ms, epoch, place=place)
 
-    def at_place(self, place: int, from_ms: int, to_ms: int, owner: np.ndarray) -> bytes:
+    def of_person(self, person: int, from_ms: int, to_ms: int, epoch: int) -> bytes:
+        return self._packed(from_ms, to_ms, epoch, person=person)
+
+    def begun(self, from_ms: int, to_ms: int, epoch: int) -> bytes:
         return b"".join(
             row.tobytes()
-            for row, visit in zip(self.rows, self.visits, strict=True)
-            if visit["place"] == place
+            for row, visit in self.alive(epoch)
+            if from_ms <= visit["start_ms"] < to_ms
+        )
+
+    def alive(self, epoch: int) -> list[tuple[np.void, dict[str, Any]]]:
+        found = zip(self.rows, self.visits, self.ended, strict=True)
+        return [(row, visit) for row, visit, ended in found if ended > epoch]
+
+    def _packed(self, from_ms: int, to_ms: int, epoch: int, **asked: int) -> bytes:
+        return b"".join(
+            row.tobytes()
+            for row, visit in self.alive(epoch)
+            if all(visit[name] == value for name, value in asked.items())
             and visit["start_ms"] < to_ms
             and visit["end_ms"] > from_ms
-            and self.is_owned(visit, owner)
         )
 
-    def of_person(self, person: int, from_ms: int, to_ms: int) -> bytes:
-        return b"".join(
-            row.tobytes()
-            for row, visit in zip(self.rows, self.visits, strict=True)
-            if visit["person"] == person and visit["start_ms"] < to_ms and visit["end_ms"] > from_ms
-        )
+
+def end_visits(tables: list[Table], endings: list[tuple[int, int, int]], epoch: int) -> int:
+    """endings: (start, person, place). Each ends one visit, of the last table that has it."""
+    count = 0
+    for ending in endings:
+        for table in reversed(tables):
+            for at, visit in enumerate(table.visits):
+                is_it = (visit["start_ms"], visit["person"], visit["place"]) == ending
+                if is_it and table.ended[at] == NEVER:
+                    table.ended[at] = epoch
+                    count += 1
+                    break
+            else:
+                continue
+            break
+    return count
 
 
 def find_contacts(
     tables: Iterable[Table],
     case: np.ndarray,
     persons: list[int],
-    owner: np.ndarray,
     keys: list[bytes],
+    epoch: int,
     *,
     linger_ms: int,
     queue_ms: int,
@@ -60,9 +84,9 @@ def find_contacts(
 ) -> tuple[bytes, bytes, bytes, int, int]:
     met = defaultdict(list)
     for table in tables:
-        for other in table.visits:
-            if table.is_owned(other, owner) and other["person"] not in persons:
-                for mine in Table(0, case).visits:
+        for _, other in table.alive(epoch):
+            if other["person"] < len(keys) and other["person"] not in persons:
+                for mine in Table(case).visits:
                     pair = pair_up(mine, other, linger_ms, queue_ms)
                     if pair:
                         met[other["person"]].append(pair)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import engine.index
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms, ms_to_day
 from engine.contacts import CONTACT, PAIR, PairFlag, Tier
 from engine.index import CoLocationIndex, ref_to_position
@@ -396,3 +398,113 @@ def test_readings_are_no_presence_and_leave_refs_alone():
     assert [int(visit["scans"]) for visit in found.visits] == [1, 1]
     assert [int(visit["ref"]) for visit in found.visits] == [7 << 20 | 1, 7 << 20 | 3]
     assert index.person_count == 2
+
+
+def test_a_thread_keeps_up_while_others_apply_and_ask(monkeypatch):
+    """Small layers, so that merges run beside refreshes; what ends meanwhile stays ended."""
+    monkeypatch.setattr("engine.index.REFRESH_S", 0.001)
+    monkeypatch.setattr("engine.index.INLINE_SCANS", 20)
+    rng = random.Random(12)
+    scans = random_scans(rng, 3000, persons=60, span=200)
+    groups = groups_of(scans, rng)
+    index = CoLocationIndex(PLACES, RULES)
+    index.start()
+    faults, done = [], threading.Event()
+
+    def ask():
+        lsn = 0
+        while not done.is_set():
+            found = index.venue(3, -1000, 1000)
+            visits = found_visits(found)
+            if found.lsn < lsn or len({(v.person, v.start) for v in visits}) != len(visits):
+                faults.append(found.lsn)
+            lsn = found.lsn
+
+    readers = [threading.Thread(target=ask) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for number, group in enumerate(groups):
+        index.apply(group)
+        if number % 20 == 0:
+            index.snapshot()
+    done.set()
+    for reader in readers:
+        reader.join(timeout=30)
+    persons = {scan.person for scan in scans}
+    expected = in_order(reference_visits(scans, POSTS, STAYS, RULES))
+    assert found_visits(index.history(persons, -1000, 1000)) == expected
+    index.stop()
+    index.stop()
+    assert not faults
+    assert len(index.snapshot().layers) <= 32
+    index.compact()
+    assert len(index.snapshot().layers) == 1
+    assert found_visits(index.history(persons, -1000, 1000)) == expected
+    index.start()
+    index.apply(Group(groups[-1].lsn + 1, groups[0].rows))
+    deadline = time.monotonic() + 20
+    while index._snapshot.lsn != index.applied_lsn:
+        assert time.monotonic() < deadline, "nobody asked, and nobody kept up"
+        time.sleep(0.005)
+    index.stop()
+
+
+def test_what_ends_during_a_merge_has_ended_in_what_it_gives(monkeypatch):
+    index = CoLocationIndex(PLACES, RULES)
+    monkeypatch.setattr("engine.index.MERGE_RATIO", 0)
+    for lsn, start in ((1, 0), (2, 20)):
+        index.apply(Group(lsn, scans_to_rows([Scan(KEYS[0], start, 3, 0, 1, 2)])))
+        index.snapshot()
+    monkeypatch.undo()
+    merge = engine.index._merged
+
+    def merge_slowly(layers):
+        merged = merge(layers)
+        monkeypatch.undo()
+        # Two scans come while the merge is at work: each makes a visit another.
+        for lsn, at in ((3, 21), (4, 22)):
+            index.apply(Group(lsn, scans_to_rows([Scan(KEYS[0], at, 3, 0, 1, 2)])))
+            index.snapshot()
+        return merged
+
+    monkeypatch.setattr("engine.index._merged", merge_slowly)
+    index._keeper = threading.current_thread()
+    index._merge_due()
+    found = index.snapshot()
+    assert [len(layer.scans) for layer in found.layers] == [2, 2]
+    assert found.venue(3, 0, 100).visits["end_ms"].tolist() == [6, 28]
+    index._keeper = None
+    index.compact()
+    assert index.venue(3, 0, 100).visits["scans"].tolist() == [1, 3]
+
+
+def test_a_lost_visit_is_derived_anew(monkeypatch, caplog):
+    index = CoLocationIndex(PLACES, RULES)
+    index.apply(Group(1, scans_to_rows([Scan(key, 0, 3, 0, 1, 2) for key in KEYS])))
+    before = index.snapshot()
+    monkeypatch.setattr("engine.index.end_visits", lambda *_: 0)
+    index.apply(Group(2, scans_to_rows([Scan(KEYS[0], 1, 3, 0, 1, 2)])))
+    found = index.venue(3, 0, 100)
+    assert sorted(found.visits["scans"].tolist()) == [1, 1, 1, 1, 2]
+    assert "visits derived anew" in caplog.text
+    assert len(before.venue(3, 0, 100).visits) == len(KEYS)
+
+
+def test_plain_answers():
+    scans = [
+        Scan(KEYS[0], 0, 4, 0, 1, 2),
+        Scan(KEYS[1], 5, 4, 0, 1, 2),
+        Scan(KEYS[2], 1, 3, 0, 1, 2),
+    ]
+    index = CoLocationIndex(PLACES, RULES)
+    index.apply(Group(1, scans_to_rows(scans)))
+    found = index.snapshot()
+    assert found.people_at(4, 0, 5) == {KEYS[0]}
+    assert found.people_at(4, 0, 6) == {KEYS[0], KEYS[1]}
+    assert found.times_of(KEYS[1], 0, 100) == [(5, 12, 4)]
+    assert found.time_together(KEYS[0], -(1 << 63), 1 << 63) == {KEYS[1]: 7}
+    later = index.snapshot()
+    index.apply(Group(2, scans_to_rows([Scan(KEYS[3], 0, 4, 0, 1, 2)])))
+    assert index.snapshot().times_of(KEYS[3], 0, 100) == [(0, 12, 4)]
+    assert later.times_of(KEYS[3], 0, 100) == []
+    assert later.time_together(KEYS[3], 0, 100) == {}

@@ -1,0 +1,133 @@
+"""C face of native.scans: the scan as a struct, how scans are ordered and joined, runs of them."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
+from libc.string cimport memset
+
+cdef extern from *:
+    """
+    #define TIME_LIMIT ((int64_t) 1 << 61)
+    """
+    # Instants of scans lie within +-TIME_LIMIT.
+    const int64_t TIME_LIMIT
+
+cdef enum:
+    RUNS_MAX = 64
+    OUT = 2                    # engine.rows.Direction
+
+
+cdef packed struct Scan:       # 36 bytes, engine.visits.SCAN
+    int64_t time
+    uint64_t ref
+    uint32_t person
+    uint32_t place
+    uint32_t vehicle
+    uint32_t stay
+    uint16_t lane
+    uint8_t direction
+    uint8_t kind
+
+
+cdef struct Seat:              # where something of a person is
+    uint32_t person
+    uint32_t at
+
+
+cdef class ScanRun:
+    cdef Scan* scans           # owned: distinct, by person, time, place and rule O
+    cdef size_t count
+
+
+cdef size_t merge_scans(
+    const Scan** heads, const Scan** stops, size_t count, Scan* into
+) noexcept nogil
+
+
+cdef inline uint64_t minor(const Scan* scan) noexcept nogil:
+    """Rule O: at one instant at one place check-outs first, then lane, direction and kind."""
+    return (
+        <uint64_t> (scan.direction != OUT) << 32
+        | <uint64_t> scan.lane << 16
+        | <uint64_t> scan.direction << 8
+        | scan.kind
+    )
+
+
+cdef inline int compare(const Scan* a, const Scan* b) noexcept nogil:
+    """By person, time, place and rule O; 0 for copies."""
+    if a.person != b.person:
+        return -1 if a.person < b.person else 1
+    if a.time != b.time:
+        return -1 if a.time < b.time else 1
+    if a.place != b.place:
+        return -1 if a.place < b.place else 1
+    cdef uint64_t x = minor(a), y = minor(b)
+    return (x > y) - (x < y)
+
+
+cdef inline bint absorb(Scan* kept, const Scan* copy) noexcept nogil:
+    """Rule D: what two copies are together; whether that changed the first."""
+    cdef bint is_changed = False
+    if copy.vehicle and (not kept.vehicle or copy.vehicle < kept.vehicle):
+        kept.vehicle = copy.vehicle
+        is_changed = True
+    if copy.stay > kept.stay:
+        kept.stay = copy.stay
+        is_changed = True
+    if copy.ref < kept.ref:
+        kept.ref = copy.ref
+        is_changed = True
+    return is_changed
+
+
+cdef inline size_t seek(
+    const Scan* scans, size_t low, size_t count, uint64_t person
+) noexcept nogil:
+    """The first scan from `low` on of that person or of one behind; near ones are found sooner."""
+    cdef size_t step = 1, high, middle
+    if low >= count or scans[low].person >= person:
+        return low
+    while step < count - low and scans[low + step].person < person:
+        low += step
+        step *= 2
+    high = min(low + step, count)
+    low += 1
+    while low < high:
+        middle = (low + high) // 2
+        if scans[middle].person < person:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline void* room_for(size_t count, size_t size) except NULL:
+    cdef void* room = calloc(count + 1, size)
+    if room is NULL:
+        raise MemoryError
+    return room
+
+
+cdef inline Seat* sort_seats(Seat* seats, Seat* spare, size_t count, uint32_t last) noexcept nogil:
+    """Sort by person, none above `last`; the answer is the one of both that holds the result.
+
+    Radix sort, a byte a pass: comparing would take most of the time of a question.
+    """
+    cdef size_t stop[256]
+    cdef size_t i, total
+    cdef int digit, shift = 0
+    while shift < 32 and last >> shift:
+        memset(stop, 0, sizeof(stop))
+        for i in range(count):
+            stop[seats[i].person >> shift & 0xFF] += 1
+        total = 0
+        for digit in range(256):
+            total += stop[digit]
+            stop[digit] = total
+        for i in range(count, 0, -1):
+            digit = seats[i - 1].person >> shift & 0xFF
+            stop[digit] -= 1
+            spare[stop[digit]] = seats[i - 1]
+        seats, spare = spare, seats
+        shift += 8
+    return seats
