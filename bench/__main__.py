@@ -11,12 +11,30 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from bench import case_commit, case_contacts, case_decode, case_lanes, live, qr, receipt
+from bench import (
+    case_commit,
+    case_contacts,
+    case_decode,
+    case_ingest,
+    case_lanes,
+    case_records,
+    live,
+    qr,
+    receipt,
+)
 from bench.harness import Case, UsageError, run_case
 
 CASES: dict[str, Case] = {
     case.name: case
-    for case in (case_decode.CASE, case_lanes.CASE, *case_commit.CASES, case_contacts.CASE)
+    for case in (
+        case_decode.CASE,
+        case_lanes.CASE,
+        case_records.CASE,
+        case_ingest.CHECKINS,
+        case_ingest.CARDS,
+        *case_commit.CASES,
+        case_contacts.CASE,
+    )
 }
 
 

@@ -43,6 +43,7 @@ from engine.group import (
     walk_details,
 )
 from engine.rows import ROW_SIZE
+from native.rows import longest_details
 
 __all__ = [  # the seam's whole vocabulary, with the values of engine.group
     "RUN",
@@ -199,9 +200,8 @@ def check_batch(batch: RecordBatch) -> None:
             raise ValueError("day is out of range")
         if part.details:
             count = len(part.rows) // ROW_SIZE
-            for entry in walk_details(part.details, count):
-                if len(entry) > DETAILS_LIMIT_BYTES:
-                    raise ValueError("details of a row are too large")
+            if longest_details(part.details, count) > DETAILS_LIMIT_BYTES:
+                raise ValueError("details of a row are too large")
 
 
 class Packer:

@@ -126,8 +126,9 @@ class Judge:
                 alarms["two_posts" if sighting & ROAD else "two_lanes"] += 1
         verdicts = []
         columns = (rows[column].tolist() for column in _SIGHTED)
-        for *scan, flags, sighting, name in zip(*columns, sightings, names, strict=True):
-            person, time_ms, place, lane, n = scan
+        for person, time_ms, place, lane, n, flags, sighting, name in zip(
+            *columns, sightings, names, strict=True
+        ):
             ref = (*message, n) if message else None
             self._readings.note(place, lane, Sighted(ref, time_ms, person, name))
             verdict, reason = light(flags, sighting) if flags or sighting else ("accepted", None)

@@ -109,13 +109,18 @@ def seal(public: bytes, plaintext: bytes, aad: bytes) -> bytes:
 
 def open_sealed(private: bytes, sealed: bytes, aad: bytes) -> bytes:
     """Open what `seal` made for the public half of `private`. Raises SealBroken."""
-    if len(sealed) < SEAL_OVERHEAD or sealed[0] != SEAL_VERSION:
-        raise SealBroken("not sealed bytes of a known version")
-    ephemeral_public = bytes(sealed[1 : 1 + KEY_SIZE])
     try:
         holder = X25519PrivateKey.from_private_bytes(private)
     except ValueError as error:
         raise SealBroken("the private key has the wrong size") from error
+    return _open_held(holder, sealed, aad)
+
+
+def _open_held(holder: X25519PrivateKey, sealed: bytes, aad: bytes) -> bytes:
+    """As open_sealed. To make a holder of a key takes as long as all else together."""
+    if len(sealed) < SEAL_OVERHEAD or sealed[0] != SEAL_VERSION:
+        raise SealBroken("not sealed bytes of a known version")
+    ephemeral_public = bytes(sealed[1 : 1 + KEY_SIZE])
     public = holder.public_key().public_bytes_raw()
     key, nonce = _seal_secrets(holder, ephemeral_public, ephemeral_public + public)
     try:
@@ -180,18 +185,16 @@ class FileKeyRing:
         if create:
             _check_directory(self._desk, group=True)
             self._make_long_lived()
-        self._ingest_private = _load_key(self._root / "ingest.key")
-        self._ingest_public = private_to_public(self._ingest_private)
+        ingest = _load_key(self._root / "ingest.key")
+        self._ingest = X25519PrivateKey.from_private_bytes(ingest)
+        self._ingest_public = self._ingest.public_key().public_bytes_raw()
         self._audit_public = _load_key(self._root / "audit.pub")
         self._person = Hmac(_load_key(self._root / "province.key"), _PERSON_LABEL)
+        self.person_mac: Hmac | None = self._person
         self._vehicle = Hmac(_load_key(self._root / "province.key"), _VEHICLE_LABEL)
         self._venue = Hmac(_load_key(self._root / "venue.key"), _VENUE_LABEL)
         self._destroyed: set[int] = set()
         self._finish_destroying()
-
-    @property
-    def person_mac(self) -> Hmac:
-        return self._person
 
     def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
         if "\0" in kind or "\0" in issuer:
@@ -242,7 +245,7 @@ class FileKeyRing:
         return self._ingest_public
 
     def open_ingest(self, sealed: bytes, aad: bytes) -> bytes:
-        return open_sealed(self._ingest_private, sealed, aad)
+        return _open_held(self._ingest, sealed, aad)
 
     def audit_public(self) -> bytes:
         return self._audit_public

@@ -91,6 +91,7 @@ class _Work:
         self.alarms: Counter[str] = Counter()
         self.pieces: list[tuple[int, bytes, bytes]] = []  # (day, rows, details)
         self.waiting: list[Candidate] = []  # read, not yet judged
+        self.is_mixed = False  # verdicts may not be in the order of the records
         self.times_unsure = 0
         self.times_corrected = 0
 
@@ -272,6 +273,7 @@ class Pipeline:
 
     def _take_entry(self, work: _Work, entry: Entry, body: bytes) -> None:
         """A record of any kind."""
+        work.is_mixed = True
         time_ms, unsure = work.event_time(entry.time_ms)
         try:
             work.check_time(time_ms)
@@ -316,7 +318,8 @@ class Pipeline:
     def _finish(self, work: _Work) -> Outcome:
         self._judge_waiting(work)
         outcome, origin = work.outcome, work.origin
-        outcome.verdicts.sort(key=_by_n)
+        if work.is_mixed:
+            outcome.verdicts.sort(key=_by_n)
         if not origin.is_repeat:
             if work.pieces or work.tallies or not origin.cls:
                 outcome.batch = _batch(work)

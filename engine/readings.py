@@ -113,7 +113,10 @@ class Readings:
 
     def _lane(self, place: int, lane: int) -> _Lane:
         # Only lanes that the registry gave to a gateway come here, so there are few.
-        return self._lanes.setdefault((place, lane), _Lane())
+        found = self._lanes.get((place, lane))
+        if found is None:
+            found = self._lanes[place, lane] = _Lane()
+        return found
 
 
 def report_to_reading(report: Report) -> Reading:

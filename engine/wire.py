@@ -356,9 +356,10 @@ def _frame(
     return _HEADER.pack(kind, flags, channel, len(body), seq) + body
 
 
-def _encode_image(m: FrameImage) -> bytes:
-    head = _FRAME_HEAD.pack(m.codec, m.rotation, m.width, m.height, m.stride, m.ts_ns, m.frame_no)
-    return _frame(m.type, head + m.image, seq=m.seq, flags=m.flags, channel=m.channel)
+def encode_result(cls: int, seq: int, verdict: Verdict) -> bytes:
+    """A RESULT frame."""
+    body = _pack(verdict)
+    return _HEADER.pack(FrameType.RESULT, cls, verdict.lane, len(body), seq) + body
 
 
 def encode(message: Message) -> bytes:
@@ -367,12 +368,13 @@ def encode(message: Message) -> bytes:
         case Scans() as m:
             return _frame(m.type, m.body, seq=m.seq, flags=m.flags, channel=m.channel)
         case FrameImage() as m:
-            return _encode_image(m)
+            head = (m.codec, m.rotation, m.width, m.height, m.stride, m.ts_ns, m.frame_no)
+            body = _FRAME_HEAD.pack(*head) + m.image
+            return _frame(m.type, body, seq=m.seq, flags=m.flags, channel=m.channel)
         case Ack() | Credit() as m:
             return _frame(m.type, _PAIR.pack(m.limit, m.byte_limit), seq=m.seq, flags=m.cls)
         case Result() as m:
-            lane = m.verdict.lane
-            return _frame(m.type, _pack(m.verdict), seq=m.seq, flags=m.cls, channel=lane)
+            return encode_result(m.cls, m.seq, m.verdict)
         case Nack() as m:
             nack = _NackBody(code=m.code, index=m.index, text=m.text[:TEXT_MAX])
             return _frame(m.type, _pack(nack), seq=m.seq, flags=m.cls)

@@ -1,5 +1,9 @@
 from typing import final
 
+from typing_extensions import Buffer
+
+def longest_details(details: Buffer, count: int) -> int: ...
+
 @final
 class RowBuffer:
     def __len__(self) -> int: ...

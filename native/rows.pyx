@@ -1,11 +1,15 @@
 """The row writer: packed rows of 48 bytes (engine.rows.ROW), no Python object a scan."""
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport INT16_MAX, INT16_MIN, INT64_MAX, INT64_MIN, UINT32_MAX
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from native.checks cimport check_int
+
+cdef extern from "machine.h":
+    uint32_t load_u32(const uint8_t* at) noexcept nogil
 
 cdef enum:
     ROOM_FIRST = 64
@@ -98,3 +102,28 @@ cdef int make_room(RowBuffer buffer) except -1:
     buffer.rows = rows
     buffer.room = room
     return 0
+
+
+def longest_details(details, count) -> int:
+    """Bytes of the longest of the details of `count` rows, each u32 size and that many bytes.
+
+    Raises ValueError when there are not exactly so many.
+    """
+    cdef Py_buffer view
+    cdef size_t at = 0, size, left, longest = 0
+    cdef int64_t rows = check_int(count, 0, INT64_MAX, "count")
+    cdef bint is_whole = True
+    PyObject_GetBuffer(details, &view, PyBUF_SIMPLE)
+    size = view.len
+    for _ in range(rows):
+        left = size - at
+        if left < 4 or load_u32(<const uint8_t*> view.buf + at) > left - 4:
+            is_whole = False
+            break
+        left = load_u32(<const uint8_t*> view.buf + at)
+        longest = max(longest, left)
+        at += 4 + left
+    PyBuffer_Release(&view)
+    if not is_whole or at != size:
+        raise ValueError("details are not one entry for each row")
+    return longest

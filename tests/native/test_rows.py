@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.group import pack_details, walk_details
 from engine.rows import ROW, ROW_SIZE
-from native.rows import RowBuffer
+from native.rows import RowBuffer, longest_details
 from tests.reference.native_rows import FIELDS, row_bytes
 
 NUMBERS = [name for name in FIELDS if name != "person"]
@@ -71,6 +72,22 @@ def test_both_ends_of_a_field_fit_and_the_next_numbers_do_not(name: str) -> None
 def test_a_person_key_has_16_bytes(person: bytes) -> None:
     with pytest.raises(ValueError, match="person is not 16 bytes"):
         RowBuffer().append(**{**zeros(), "person": person})
+
+
+@given(st.lists(st.binary(max_size=40), max_size=6), st.binary(max_size=6), st.integers(-1, 1))
+def test_the_longest_details(entries: list[bytes], more: bytes, off: int) -> None:
+    packed = pack_details(entries)
+    assert longest_details(packed, len(entries)) == max(map(len, entries), default=0)
+    for data, count in ((packed + more, len(entries) + off), (packed[: len(more)], len(entries))):
+        try:
+            expected = max(map(len, walk_details(data, max(0, count))), default=0)
+        except ValueError:
+            expected = -1
+        if count < 0 or expected < 0:
+            with pytest.raises(ValueError):
+                longest_details(data, count)
+        else:
+            assert longest_details(data, count) == expected
 
 
 @pytest.mark.parametrize("person", [None, "p" * 16, bytearray(16)])

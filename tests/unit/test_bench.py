@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKSUMS = {
     "decode": "942b6b95c81fdf88",
     "lanes": "e1e550e3daf16534",
+    "records": "dcd36498c96921ff",
+    "ingest": "fd98f71712e31a8f",
+    "cards": "7c05150ed0e683eb",
     "commit": "e10364f0339e7f29",
     "commit_100": "e10364f0339e7f29",
     "commit_1": "660b53b899e15624",
