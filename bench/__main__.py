@@ -30,8 +30,7 @@ CASES: dict[str, Case] = {
         case_decode.CASE,
         case_lanes.CASE,
         case_records.CASE,
-        case_ingest.CHECKINS,
-        case_ingest.CARDS,
+        *case_ingest.CASES,
         *case_commit.CASES,
         case_contacts.CASE,
     )
@@ -84,7 +83,8 @@ def run(names: list[str], size: str, data: Path | None = None) -> int:
 
 
 def _with_sizes(names: list[str]) -> list[str]:
-    """`commit` stands for `commit_100` and `commit_1` too: the same work in other pieces."""
+    """`commit` stands for `commit_100` and `commit_1` too: the same work in other pieces; and
+    `ingest` for all of ingest."""
     found = (case for name in names for case in CASES if f"{case}_".startswith(f"{name}_"))
     return list(dict.fromkeys(found))
 
@@ -95,7 +95,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         if chosen.action == "list":
             for case in CASES.values():
-                print(f"{case.name:<10} {case.what}")
+                print(f"{case.name:<15} {case.what}")
             return 0
         if chosen.action == "smoke":
             return run(list(CASES), "smoke")

@@ -255,9 +255,21 @@ CHECKINS: Final = Case(
     set_up=lambda params, place: set_up(params, place, checkin, ""),
 )
 CARDS: Final = Case(
-    name="cards",
+    name="ingest_cards",
     what="ID cards held up in lanes, from wire to durable with their verdicts, CPU a record",
     unit="record",
     params=PARAMS,
     set_up=lambda params, place: set_up(params, place, card, "VL"),
 )
+SINGLE: Final = Case(
+    name="ingest_cards_1",
+    what="the same, each card a message by itself, as a lane sends them",
+    unit="record",
+    params={
+        "smoke": {"groups": 1, "messages": 64, "records": 1, "repetitions": 2},
+        "small": {"groups": 16, "messages": 64, "records": 1, "repetitions": 5},
+        "large": {"groups": 256, "messages": 64, "records": 1, "repetitions": 9},
+    },
+    set_up=lambda params, place: set_up(params, place, card, "VL"),
+)
+CASES: Final = (CHECKINS, CARDS, SINGLE)

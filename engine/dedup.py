@@ -68,7 +68,8 @@ class SeenWindow:
         """
         if not times_ms:
             return b""
-        times = np.frombuffer(times_ms, "<i8")
+        times = memoryview(times_ms).cast("q")
+        first, last = min(times), max(times)
         answers = b"".join(
             self._table.see(
                 persons[16 * low : 16 * high],
@@ -77,9 +78,9 @@ class SeenWindow:
                 times_ms[8 * low : 8 * high],
                 rules,
             )
-            for low, high, rules in self._runs(times)
+            for low, high, rules in self._runs(times, first, last)
         )
-        self._newest_ms = max(self._newest_ms, int(times.max()))
+        self._newest_ms = max(self._newest_ms, last)
         self._sweep()
         return answers
 
@@ -92,21 +93,19 @@ class SeenWindow:
         answers = np.zeros(len(rows), np.uint8)
         at_post = (rows["kind"] == Kind.SCAN) | (rows["kind"] == Kind.MANUAL)
         rows = rows[at_post]
-        answers[at_post] = np.frombuffer(self.see_rows(rows), np.uint8)
+        columns = (rows["person"], rows["place"], rows["lane"], rows["time_ms"])
+        answers[at_post] = np.frombuffer(self.see(*(c.tobytes() for c in columns)), np.uint8)
         return answers
 
-    def see_rows(self, rows: np.ndarray) -> bytes:
-        """As see, of ROW of scans."""
-        columns = (rows["person"], rows["place"], rows["lane"], rows["time_ms"])
-        return self.see(*(column.tobytes() for column in columns))
-
-    def _runs(self, times: np.ndarray) -> Iterator[tuple[int, int, SeenRules]]:
+    def _runs(
+        self, times: memoryview, first_ms: int, last_ms: int
+    ) -> Iterator[tuple[int, int, SeenRules]]:
         """(low, high, rules): scans that follow each other under the same rules."""
-        first, last = (bisect_right(self._begins, int(t)) for t in (times.min(), times.max()))
+        first, last = bisect_right(self._begins, first_ms), bisect_right(self._begins, last_ms)
         if first == last:
             yield 0, len(times), self._rules[first]
             return
-        which = np.searchsorted(self._begins, times, side="right")
+        which = np.searchsorted(self._begins, np.frombuffer(times, "<i8"), side="right")
         edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(times)]
         for low, high in pairwise(edges):
             yield low, high, self._rules[which[low]]

@@ -32,7 +32,7 @@ from engine.ingest import IngestServer
 from engine.judge import light
 from engine.pipeline import Origin, Outcome
 from engine.questions import Deliver, Delivered, DeliveryFault
-from engine.records import ENTRY, decode_scans
+from engine.records import decode_scans, newest_ms
 from engine.registry import Gateway
 from engine.session import DURABLE
 from engine.streams import StreamState
@@ -219,9 +219,8 @@ class Deliveries:
         """In steps, so that lanes get their turn between them (CP-3)."""
         server = self._server
         packed, fault = decode_scans(delivery.body)
-        entries = np.frombuffer(packed, ENTRY)
-        if len(entries):
-            server.gateways.note_time(gateway.name, int(entries["time_ms"].max()))
+        if packed:
+            server.gateways.note_time(gateway.name, newest_ms(packed))
         post = server.registry.post(gateway.post) if gateway.post else None
         origin = Origin(
             gateway.number, delivery.epoch, DURABLE, delivery.seq, delivery.seq,

@@ -34,6 +34,7 @@ from engine.held import HeldCodes
 from engine.journal import RecordBatch
 from engine.keys import KeyRing
 from engine.pipeline import Origin, Outcome, Pipeline
+from engine.records import newest_ms
 from engine.registry import Gateway, Registry
 from engine.rows import Flag
 from engine.session import DURABLE, VOLATILE
@@ -419,7 +420,7 @@ class Link:
             return
         assert self.gateway is not None
         if message.packed:
-            self._note_time(DURABLE, message.seq, int(message.entries["time_ms"].max()))
+            self._note_time(DURABLE, message.seq, newest_ms(message.packed))
         origin = self._origin(DURABLE, message.seq, message.seq)
         steps = pipeline.record_steps(origin, message.packed, message.body, message.fault)
         outcome = next(steps)

@@ -7,25 +7,29 @@ docs/verdicts.md has the table.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import struct
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
-
-import numpy as np
 
 from engine import people
 from engine.dedup import HERE, LANES, ROAD, SeenWindow
 from engine.people import Details
 from engine.readings import Reading, Readings, Sighted, note_report
-from engine.rows import NO_TEMPERATURE, Flag, Kind, Source
+from engine.rows import NO_TEMPERATURE, ROW, ROW_SIZE, Flag, Kind, Source
 from engine.watch import WatchList
 from engine.wire import Verdict
 
 # Reasons of an alert as the lane sees them, the most urgent first.
 ALERTS: Final = ("call_desk", "fever", "two_posts", "two_lanes")
 
-_SIGHTED: Final = ("person", "time_ms", "place", "lane", "n", "flags")
+# Of a ROW: person, time_ms, place, lane, n and flags; and its person alone.
+_SCAN: Final = struct.Struct("<16sqIHH3xB12x")
+_PERSON: Final = struct.Struct("16s32x")
+_FLAGS_AT: Final = 35
+assert _SCAN.size == _PERSON.size == ROW_SIZE
+assert ROW.fields is not None and ROW.fields["flags"][1] == _FLAGS_AT
 
 Light = Literal["accepted", "seen", "alert"]
 Message = tuple[int, int, int]  # gateway, epoch, seq of class 0
@@ -95,11 +99,12 @@ class Judge:
                 at_post.append(candidate)
         if not at_post:
             return verdicts
-        persons = b"".join([c.person for c in at_post])
-        places = np.array([c.place for c in at_post], "<u4").tobytes()
-        lanes = np.array([c.lane for c in at_post], "<u2").tobytes()
-        times = np.array([c.time_ms for c in at_post], "<i8").tobytes()
-        sightings = self._seen.see(persons, places, lanes, times)
+        sightings = self._see(
+            [c.person for c in at_post],
+            [c.place for c in at_post],
+            [c.lane for c in at_post],
+            [c.time_ms for c in at_post],
+        )
         for candidate, sighting in zip(at_post, sightings, strict=True):
             name = people.mask_name(candidate.details.name)
             self._tie(candidate, name, message)
@@ -107,33 +112,50 @@ class Judge:
         return verdicts
 
     def judge_rows(
-        self, rows: np.ndarray, names: Sequence[str], message: Message | None
-    ) -> tuple[list[Verdict], Counter[str]]:
-        """As judge, of ROW: check-ins, or scans of lanes that `is_plain` let through.
+        self, rows: bytearray, names: Sequence[str], message: Message | None
+    ) -> tuple[list[Verdict], list[str]]:
+        """As judge, of packed ROW: check-ins, or scans of lanes that `is_plain` let through.
 
-        names: masked, of each scan; none of check-ins. (verdicts, how often each alarm was raised).
+        names: masked, of each scan; none of check-ins. (verdicts, alarms); sets flags in the rows.
         """
-        alarms: Counter[str] = Counter()
-        for i in self._watch.find_rows(rows):
-            rows["flags"][i] |= Flag.LISTED
-            alarms["call_desk"] += 1
+        alarms = []
+        for i in self._listed(rows) if self._watch else ():
+            rows[i * ROW_SIZE + _FLAGS_AT] |= Flag.LISTED
+            alarms.append("call_desk")
         if not names:
             return [], alarms
-        sightings = self._seen.see_rows(rows)
-        for i, sighting in enumerate(sightings):
-            if sighting & (ROAD | LANES):
-                rows["flags"][i] |= Flag.COPIED
-                alarms["two_posts" if sighting & ROAD else "two_lanes"] += 1
+        scans = list(_SCAN.iter_unpack(rows))
+        persons, times_ms, places, lanes, *_ = zip(*scans, strict=True)
+        sightings = self._see(persons, places, lanes, times_ms)
         verdicts = []
-        columns = (rows[column].tolist() for column in _SIGHTED)
-        for person, time_ms, place, lane, n, flags, sighting, name in zip(
-            *columns, sightings, names, strict=True
-        ):
+        for i, (scan, sighting, name) in enumerate(zip(scans, sightings, names, strict=True)):
+            person, time_ms, place, lane, n, flags = scan
+            if sighting & (ROAD | LANES):
+                rows[i * ROW_SIZE + _FLAGS_AT] |= Flag.COPIED
+                alarms.append("two_posts" if sighting & ROAD else "two_lanes")
             ref = (*message, n) if message else None
             self._readings.note(place, lane, Sighted(ref, time_ms, person, name))
             verdict, reason = light(flags, sighting) if flags or sighting else ("accepted", None)
             verdicts.append(Verdict(verdict=verdict, lane=lane, n=n, reason=reason, name=name))
         return verdicts, alarms
+
+    def _listed(self, rows: bytearray) -> list[int]:
+        """Positions of those who are on the watch list at the time of their row."""
+        persons = [person for (person,) in _PERSON.iter_unpack(rows)]
+        if not self._watch.may_find(persons):
+            return []
+        times_ms = [scan[1] for scan in _SCAN.iter_unpack(rows)]
+        return [i for i, person in enumerate(persons) if self._watch.find(person, times_ms[i])]
+
+    def _see(
+        self,
+        persons: Iterable[bytes],
+        places: Iterable[int],
+        lanes: Iterable[int],
+        times_ms: Iterable[int],
+    ) -> bytes:
+        columns = array("I", places), array("H", lanes), array("q", times_ms)
+        return self._seen.see(b"".join(persons), *(column.tobytes() for column in columns))
 
     def is_plain(self, place: int, lane: int) -> bool:
         """Whether no temperature waits there that a scan would have to carry."""

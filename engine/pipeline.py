@@ -14,9 +14,10 @@ same batch, in the order of the records.
 from __future__ import annotations
 
 import struct
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -53,7 +54,7 @@ STEP_RECORDS = 16
 STEP_PLAIN = 512
 _SLOW = STEP_PLAIN // STEP_RECORDS
 
-Tallies = Counter[tuple[int, int, str, int]]  # (place, lane, reason, instant) -> how many
+Tallies = defaultdict[tuple[int, int, str, int], int]  # (place, lane, reason, instant) -> how many
 
 
 @dataclass(slots=True)
@@ -87,8 +88,8 @@ class _Work:
         self.newest_ms = now_ms + settings.clock_ahead_max_s * 1000  # later times are refused
         self.oldest_day = ms_to_day(now_ms) - settings.retention_days
         self.outcome = Outcome()
-        self.tallies: Tallies = Counter()
-        self.alarms: Counter[str] = Counter()
+        self.tallies: Tallies = defaultdict(int)
+        self.alarms: list[str] = []
         self.pieces: list[tuple[int, bytes, bytes]] = []  # (day, rows, details)
         self.waiting: list[Candidate] = []  # read, not yet judged
         self.is_mixed = False  # verdicts may not be in the order of the records
@@ -240,7 +241,7 @@ class Pipeline:
     def _rules(self, work: _Work) -> PlainRules:
         origin = work.origin
         lanes = [lane for lane in origin.lanes if self._judge.is_plain(origin.post, lane)]
-        today = int(day_to_date(ms_to_day(work.now_ms)).replace("-", ""))
+        today = _day_to_number(ms_to_day(work.now_ms))
         return PlainRules(
             origin.post, lanes, day_to_ms(work.oldest_day), work.newest_ms, origin.correction_ms,
             origin.flags, today,
@@ -258,17 +259,16 @@ class Pipeline:
         """Takes plain records from `at` on, none from `last` on, of one day; how many they were."""
         if self._plain is None:
             return 0
-        count, day, data, details, names = self._plain.take(entries, body, at, last, rules)
+        count, day, rows, details, names = self._plain.take(entries, body, at, last, rules)
         if not count:
             return 0
         self._judge_waiting(work)
-        rows = np.frombuffer(data, ROW)
         verdicts, alarms = self._judge.judge_rows(rows, names, work.message)
         work.outcome.verdicts += verdicts
         work.alarms += alarms
-        work.pieces.append((day, bytes(data), details))
+        work.pieces.append((day, bytes(rows), details))
         if work.origin.flags:
-            work.count_times(rows["flags"].tolist())
+            work.count_times(np.frombuffer(rows, ROW)["flags"].tolist())
         return count
 
     def _take_entry(self, work: _Work, entry: Entry, body: bytes) -> None:
@@ -291,7 +291,7 @@ class Pipeline:
             return
         work.outcome.verdicts += self._judge.judge(candidates, work.message)
         for candidate in candidates:
-            work.alarms.update(candidate.alarms)
+            work.alarms += candidate.alarms
             if not candidate.flags & Flag.CLOCK_UNSURE:
                 candidate.flags |= work.origin.flags
         if work.origin.flags:
@@ -328,16 +328,25 @@ class Pipeline:
 
     def _count(self, work: _Work) -> None:
         count = self._metrics.count
-        for verdict, times in Counter(v.verdict for v in work.outcome.verdicts).items():
-            count("chot_verdicts", verdict, by=times)
-        for reason, times in work.alarms.items():
-            count("chot_alerts", reason, by=times)
+        lights: dict[str, int] = {}
+        for verdict in work.outcome.verdicts:
+            lights[verdict.verdict] = lights.get(verdict.verdict, 0) + 1
+        for light, times in lights.items():
+            count("chot_verdicts", light, by=times)
+        for reason in work.alarms:
+            count("chot_alerts", reason)
         for (_, _, reason, _), times in work.tallies.items():
             count("chot_refused", reason, by=times)
         if work.times_unsure:
             count("chot_times_unsure", by=work.times_unsure)
         if work.times_corrected:
             count("chot_times_corrected", by=work.times_corrected)
+
+
+@lru_cache(maxsize=1)
+def _day_to_number(day: int) -> int:
+    """20210701 of 2021-07-01."""
+    return int(day_to_date(day).replace("-", ""))
 
 
 def _batch(work: _Work) -> RecordBatch:

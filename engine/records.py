@@ -149,6 +149,11 @@ def decode_scans(body: bytes) -> tuple[bytes, int]:
     return packed, index if status else -1
 
 
+def newest_ms(packed: bytes) -> int:
+    """The latest event time of packed ENTRY, one at least."""
+    return max(memoryview(packed).cast("q")[1::8])
+
+
 def decode_credential(raw: bytes) -> Credential:
     """The who of a check-in in FORM_RAW. Raises WireMalformed."""
     return decode_map(Credential, raw)

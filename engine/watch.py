@@ -9,10 +9,10 @@ a lane asks before the disk is touched.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Annotated, Final, Protocol
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from engine.clock import DAY_MS
@@ -192,13 +192,9 @@ class WatchList:
     def get(self, number: int) -> WatchEntry | None:
         return self._entries.get(number)
 
-    def find_rows(self, rows: np.ndarray) -> list[int]:
-        """Positions of the ROW whose person has an entry in force at the time of the row."""
-        persons = rows["person"].tolist() if self._by_person else []
-        if self._by_person.keys().isdisjoint(persons):
-            return []
-        times_ms = rows["time_ms"].tolist()
-        return [i for i, person in enumerate(persons) if self.find(person, times_ms[i])]
+    def may_find(self, persons: Iterable[bytes]) -> bool:
+        """Whether there is an entry about any of them, in force or not."""
+        return not self._by_person.keys().isdisjoint(persons)
 
     def find(self, person: bytes, at_ms: int) -> list[WatchEntry]:
         """Entries about this person in force at the instant."""

@@ -24,6 +24,7 @@ from engine.records import (
     encode_manual,
     encode_scan,
     encode_scans,
+    newest_ms,
 )
 from engine.rows import Direction, Kind
 from tests.reference.ckp import pack
@@ -124,6 +125,12 @@ def test_bodies_of_all_sizes(count: int) -> None:
     packed, fault = decode_scans(body)
     assert fault == -1
     assert np.frombuffer(packed, ENTRY)["n"].tolist() == list(range(count))
+
+
+@given(st.lists(st.integers(0, (1 << 63) - 1), min_size=1, max_size=20))
+def test_the_newest_record(times_ms: list[int]) -> None:
+    packed, _ = decode_scans(encode_scans([encode_scan(at, 1, b"x") for at in times_ms]))
+    assert newest_ms(packed) == max(times_ms)
 
 
 def test_too_many_records() -> None:
