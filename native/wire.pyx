@@ -12,6 +12,7 @@ from libc.string cimport memset
 from native.checks cimport check_int
 
 cdef extern from "machine.h":
+    uint64_t load_u64(const uint8_t* at) noexcept nogil
     uint16_t load_be16(const uint8_t* at) noexcept nogil
     uint32_t load_be32(const uint8_t* at) noexcept nogil
     uint64_t load_be64(const uint8_t* at) noexcept nogil
@@ -26,6 +27,8 @@ cdef enum:
     RECORDS_MAX = 4096
     DEPTH_MAX = 8              # arrays and maps open at once, the array of records included
     NOGIL_SIZE = 1 << 14       # some 7 us of records: above that the GIL is worth releasing
+
+cdef uint64_t ASCII_MASK = <uint64_t> 0x80808080 << 32 | 0x80808080
 
 cdef enum:
     FORM_ABSENT = 0
@@ -147,6 +150,9 @@ cdef bint is_utf8(const uint8_t* text, size_t size) noexcept nogil:
     cdef size_t more, k
     cdef uint8_t lead, low, high
     while i < size:
+        if size - i >= 8 and load_u64(text + i) & ASCII_MASK == 0:
+            i += 8
+            continue
         lead = text[i]
         if lead < 0x80:
             i += 1
@@ -300,16 +306,34 @@ cdef bint skip_elements(Cursor* c, Head* head, int depth) noexcept nogil:
             left[depth] = inner.value * 2 if is_map[depth] else inner.value
 
 
-cdef bint read_uint(Cursor* c, uint64_t max_value, uint64_t* value) noexcept nogil:
+cdef inline bint read_uint(Cursor* c, uint64_t max_value, uint64_t* value) noexcept nogil:
     cdef Head head
+    cdef const uint8_t* at = c.data + c.pos
+    # What most records hold: numbers below 128, and times.
+    if c.pos < c.size and at[0] < 0x80:
+        c.pos += 1
+        value[0] = at[0]
+        return value[0] <= max_value
+    if c.size - c.pos >= 9 and at[0] == 0xCF:
+        c.pos += 9
+        value[0] = load_be64(at + 1)
+        return value[0] <= max_value
     if not read_head(c, &head) or head.family != UINT or head.value > max_value:
         return False
     value[0] = head.value
     return True
 
 
-cdef bint read_str(Cursor* c) noexcept nogil:
+cdef inline bint read_str(Cursor* c) noexcept nogil:
     cdef Head head
+    cdef size_t size
+    if c.pos < c.size and c.data[c.pos] & 0xE0 == 0xA0:
+        size = c.data[c.pos] & 0x1F
+        c.pos += 1
+        if size > c.size - c.pos or not is_utf8(c.data + c.pos, size):
+            return False
+        c.pos += size
+        return True
     return read_head(c, &head) and head.family == STR
 
 

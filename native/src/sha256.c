@@ -8,30 +8,39 @@
 
 static inline uint32_t turn(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
+/* A round with the eight words of the state at the turns they have in it. */
+#define ROUND(a, b, c, d, e, f, g, h, i)                                                         \
+    do {                                                                                         \
+        h += (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + (g ^ (e & (f ^ g))) + SHA256_K[i] + w[i]; \
+        d += h;                                                                                  \
+        h += (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) | (c & (a | b)));               \
+    } while (0)
+
 static void blocks_scalar(uint32_t state[8], const uint8_t *at, size_t count)
 {
-    uint32_t w[64], s[8];
+    uint32_t w[64];
     while (count--) {
+        uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+        uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
         for (int i = 0; i < 16; i++)
             w[i] = load_be32(at + 4 * i);
         for (int i = 16; i < 64; i++) {
-            uint32_t a = w[i - 15], b = w[i - 2];
-            w[i] = w[i - 16] + w[i - 7] + (turn(a, 7) ^ turn(a, 18) ^ a >> 3) +
-                   (turn(b, 17) ^ turn(b, 19) ^ b >> 10);
+            uint32_t early = w[i - 15], late = w[i - 2];
+            w[i] = w[i - 16] + w[i - 7] + (turn(early, 7) ^ turn(early, 18) ^ early >> 3) +
+                   (turn(late, 17) ^ turn(late, 19) ^ late >> 10);
         }
-        memcpy(s, state, sizeof s);
-        for (int i = 0; i < 64; i++) {
-            uint32_t e = s[4], a = s[0];
-            uint32_t one = s[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) +
-                           ((e & s[5]) ^ (~e & s[6])) + SHA256_K[i] + w[i];
-            uint32_t two = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) +
-                           ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
-            memmove(s + 1, s, 7 * sizeof *s);
-            s[4] += one;
-            s[0] = one + two;
+        for (int i = 0; i < 64; i += 8) {
+            ROUND(a, b, c, d, e, f, g, h, i);
+            ROUND(h, a, b, c, d, e, f, g, i + 1);
+            ROUND(g, h, a, b, c, d, e, f, i + 2);
+            ROUND(f, g, h, a, b, c, d, e, i + 3);
+            ROUND(e, f, g, h, a, b, c, d, i + 4);
+            ROUND(d, e, f, g, h, a, b, c, i + 5);
+            ROUND(c, d, e, f, g, h, a, b, i + 6);
+            ROUND(b, c, d, e, f, g, h, a, i + 7);
         }
-        for (int i = 0; i < 8; i++)
-            state[i] += s[i];
+        state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+        state[4] += e, state[5] += f, state[6] += g, state[7] += h;
         at += SHA256_BLOCK;
     }
 }

@@ -168,7 +168,7 @@ def test_own_frames_can_be_decoded(tmp_path: Path, capsys: pytest.CaptureFixture
         ([], "list|run|smoke"),
         (["walk"], "walk"),
         (["run"], "NAME"),
-        (["run", "nothing"], "decode, lanes, commit, commit_100, commit_1, contacts"),
+        (["run", "nothing"], ", ".join(command.CASES)),
         (["run", "decode", "--data", "/nowhere/at/all"], "no folder"),
         (["run", "decode", "--data", str(ROOT / "bench")], "no .jpg"),
         (["run", "commit", "--data", "."], "takes no --data"),
