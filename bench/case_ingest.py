@@ -120,7 +120,7 @@ class Ours(Contender):
         province.write_bytes(hashlib.sha256(b"province").digest())
         self._ring = FileKeyRing(self._keys, create=True)
         if not self.is_native:
-            self._ring.person_mac = None
+            self._ring.person_mac = self._ring.vehicle_mac = None
         self._clock = ManualClock(NOW_MS)
         self._registry = Registry()
         self._registry.take(Post(number=1, code="VL", name="Chốt"))

@@ -58,6 +58,10 @@ class KeyRing(Protocol):
     def person_mac(self) -> Hmac | None:
         """Makes person keys where no Python runs (native.plain); None where the key is not here."""
 
+    @property
+    def vehicle_mac(self) -> Hmac | None:
+        """As person_mac, of the numbers of vehicles."""
+
     def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
         """16 bytes. Raises ValueError when kind or issuer holds a NUL."""
 
@@ -190,8 +194,9 @@ class FileKeyRing:
         self._ingest_public = self._ingest.public_key().public_bytes_raw()
         self._audit_public = _load_key(self._root / "audit.pub")
         self._person = Hmac(_load_key(self._root / "province.key"), _PERSON_LABEL)
-        self.person_mac: Hmac | None = self._person
         self._vehicle = Hmac(_load_key(self._root / "province.key"), _VEHICLE_LABEL)
+        self.person_mac: Hmac | None = self._person
+        self.vehicle_mac: Hmac | None = self._vehicle
         self._venue = Hmac(_load_key(self._root / "venue.key"), _VENUE_LABEL)
         self._destroyed: set[int] = set()
         self._finish_destroying()

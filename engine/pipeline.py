@@ -155,8 +155,8 @@ class Pipeline:
         self._judge = judge
         self._metrics = metrics
         self._reader = CandidateReader(settings, clock, registry, keyring)
-        mac = keyring.person_mac
-        self._plain = PlainReader(mac, registry.venues) if mac is not None else None
+        person, vehicle = keyring.person_mac, keyring.vehicle_mac
+        self._plain = PlainReader(person, vehicle, registry.venues) if person and vehicle else None
         self._rows = RowBuffer()
 
     # ---- doors ------------------------------------------------------------------------------

@@ -25,6 +25,9 @@ from libc.stdint cimport (
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
+cdef extern from "machine.h":
+    uint32_t load_be32(const uint8_t* at) noexcept nogil
+
 from native.cards cimport read_person
 from native.checks cimport check_int
 from native.hmac cimport Hmac
@@ -34,12 +37,14 @@ from native.people cimport (
     DOC_KIND,
     DOC_NO,
     MASK_MAX,
+    PLATE,
     QID,
     SEAT,
     SOURCE_BHYT,
     SOURCE_CCCD,
     SOURCE_PASSPORT,
     SOURCE_QR1405,
+    TRIP,
     Person,
     Slice,
     begin,
@@ -71,6 +76,7 @@ cdef enum:
     ROOM_FIRST = 1 << 14
     ROOM_KEPT = 1 << 20        # after a batch; a flood must not hold its memory for ever
     DIGEST = 32
+    VEHICLE_MAX = 40           # kind, NUL and a trip of 32 bytes
 
 cdef int64_t DAY_MS = 86_400_000
 cdef int64_t TZ_OFFSET_MS = 25_200_000  # Việt Nam is seven hours ahead, all year
@@ -177,7 +183,7 @@ cdef bint read_credential(const uint8_t* at, size_t size, Person* person) noexce
 
 
 cdef bint read_extras(const uint8_t* at, size_t size, Row* row, Person* person) noexcept nogil:
-    """{room, seat, stay_s}: any of them, once or more; the last one counts."""
+    """{room, plate, trip, seat, stay_s}: any of them, once or more; the last one counts."""
     cdef Cursor c
     cdef Slice key, value
     cdef int count, field
@@ -200,8 +206,11 @@ cdef bint read_extras(const uint8_t* at, size_t size, Row* row, Person* person) 
                 return False
             row.stay_ms = number * 1000
             continue
-        # A plate or a trip becomes a number of its own: rare enough for Python.
-        if is_word(&key, b"seat"):
+        if is_word(&key, b"plate"):
+            field, most = PLATE, 16
+        elif is_word(&key, b"trip"):
+            field, most = TRIP, 32
+        elif is_word(&key, b"seat"):
             field, most = SEAT, 8
         else:
             return False
@@ -276,17 +285,20 @@ cdef inline int64_t to_day(int64_t time_ms) noexcept nogil:
 cdef class PlainReader:
     """Reads plain records. Used from one thread.
 
-    mac: of person keys, its label in front. venues: place numbers of all venues, kept by its owner.
+    person, vehicle: make person keys and the numbers of vehicles, each with its label in front.
+    venues: place numbers of all venues, kept by its owner.
     """
 
-    cdef Hmac mac
+    cdef Hmac person_mac
+    cdef Hmac vehicle_mac
     cdef set venues
     cdef uint8_t* details      # owned; NULL while room is 0
     cdef size_t room
     cdef size_t used
 
-    def __cinit__(self, Hmac mac not None, set venues not None):
-        self.mac = mac
+    def __cinit__(self, Hmac person not None, Hmac vehicle not None, set venues not None):
+        self.person_mac = person
+        self.vehicle_mac = vehicle
         self.venues = venues
 
     def __dealloc__(self):
@@ -375,7 +387,9 @@ cdef class PlainReader:
                 return i
             elif entry.venue_id not in self.venues:
                 return i
-            self.mac.mac(person.identity, person.identity_size, digest)
+            if not self.set_vehicle(&person, &row):
+                return i
+            self.person_mac.mac(person.identity, person.identity_size, digest)
             memcpy(row.person, digest, 16)
             self.put_details(&person)
             memcpy(rows + i * sizeof(Row), &row, sizeof(Row))
@@ -384,6 +398,35 @@ cdef class PlainReader:
                     PyUnicode_DecodeUTF8(<char*> mask, mask_name(&person, mask), NULL)
                 )
         return count
+
+    cdef bint set_vehicle(self, const Person* person, Row* row) noexcept nogil:
+        """The number of the plate, or else of the trip; False for one that is not ASCII.
+
+        engine.people.vehicle_to_canonical: without blanks, dots and hyphens, in upper case.
+        """
+        cdef uint8_t text[VEHICLE_MAX]
+        cdef uint8_t digest[DIGEST]
+        cdef const Slice* field = &person.fields[PLATE]
+        cdef size_t i, first, size
+        cdef uint8_t byte
+        for _ in range(2):
+            first = 6 if field == &person.fields[PLATE] else 5
+            memcpy(text, b"plate" if first == 6 else b"trip", first)
+            size = first
+            for i in range(field.size):
+                byte = field.at[i]
+                if byte >= 0x80:
+                    return False
+                if byte == 32 or byte == 45 or byte == 46:
+                    continue
+                text[size] = byte - 32 if 97 <= byte <= 122 else byte
+                size += 1
+            if size > first:
+                self.vehicle_mac.mac(text, size, digest)
+                row.vehicle = max(<uint32_t> 1, load_be32(digest))
+                return True
+            field = &person.fields[TRIP]
+        return True
 
     cdef int put_details(self, const Person* person) except -1:
         cdef size_t most = 4 + details_room(person)
@@ -413,10 +456,13 @@ cdef bint is_within(const Entry* entry, size_t size) noexcept nogil:
 cdef bint read_scan(
     const Entry* entry, const uint8_t* body, PlainRules rules, Row* row, Person* person
 ) noexcept nogil:
-    if rules.post == 0 or not rules.has_lane(entry.lane) or entry.aux_len:
+    if rules.post == 0 or not rules.has_lane(entry.lane):
         return False
     if not read_person(body + entry.who_off, entry.who_len, rules.today, person):
         return False
+    if entry.aux_len and not read_extras(body + entry.aux_off, entry.aux_len, row, person):
+        return False
+    row.stay_ms = 0            # said of a check-in only, as a room is
     row.place = rules.post
     row.lane = entry.lane
     if entry.flags & LOCAL_VERDICT_RECORD:

@@ -121,7 +121,7 @@ PLAIN = [
 
 @pytest.mark.parametrize("payload", PLAIN, ids=range(len(PLAIN)))
 def test_the_common_forms_are_plain(payload: bytes) -> None:
-    reader = PlainReader(Hmac(b"key"), {MARKET})
+    reader = PlainReader(Hmac(b"key"), Hmac(b"key"), {MARKET})
     for record, post in (
         (encode_scan(NOON_MS, 1, payload), 1),
         (encode_checkin(NOON_MS, Direction.IN, payload, MARKET), 0),
@@ -142,7 +142,7 @@ def test_a_message_of_common_records_never_comes_to_python(slow_ones: list[int])
         Credential("bhyt", "DN4459990000031"), Credential("bhyt", "4459990031"),
         Credential("passport", "B1234567", "LAO"), CARD, APP,
     ]  # fmt: skip
-    more = Extras(room=700, seat="12", stay_s=3600)
+    more = Extras(room=700, plate="74A-999.99", trip="T1", seat="12", stay_s=3600)
     Bench().take(
         *(encode_checkin(NOON_MS, Direction.IN, one, MARKET) for one in who),
         encode_checkin(NOON_MS, Direction.OUT, who[0], MARKET, extras=more),
@@ -240,7 +240,19 @@ CREDENTIALS = st.one_of(
     st.sampled_from([["cccd", NUMBERS[0], None], ["phone", "0912000031"], ["cccd", ""]]),
 )
 NUMERALS = [0, 127, 128, 255, 256, 65_535, 65_536, 86_400, 86_401, -1, 1.5, None]
-WORDS = ["", "74A", "A" * 8, "A" * 9, "Ỷ" * 8, "A" * 16, "A" * 17, "A" * 32, "A" * 33]
+WORDS = [
+    "",
+    "74A-999.99",
+    " .-",
+    "74a 99999",
+    "A" * 8,
+    "A" * 9,
+    "Ỷ" * 8,
+    "A" * 16,
+    "A" * 17,
+    "A" * 32,
+    "A" * 33,
+]
 EXTRAS = st.one_of(
     st.none(),
     st.dictionaries(
@@ -249,7 +261,14 @@ EXTRAS = st.one_of(
     ),
 )
 RECORDS = st.one_of(
-    st.builds(encode_scan, TIMES, st.integers(0, 3), cards(), flags=st.integers(0, 3)),
+    st.builds(
+        encode_scan,
+        TIMES,
+        st.integers(0, 3),
+        cards(),
+        flags=st.integers(0, 3),
+        extras=EXTRAS,
+    ),
     st.builds(
         encode_checkin,
         TIMES,
@@ -354,7 +373,7 @@ RULES = PlainRules(1, [1], 0, NOON_MS, 0, 0, 20210701)
 
 
 def test_entries_and_ranges_that_lie() -> None:
-    reader = PlainReader(Hmac(b"key"), {MARKET})
+    reader = PlainReader(Hmac(b"key"), Hmac(b"key"), {MARKET})
     body = encode_scans([encode_scan(NOON_MS, 1, CARD)])
     packed, _ = decode_scans(body)
     assert reader.take(packed, body, 0, 1, RULES)[0] == 1
@@ -379,7 +398,7 @@ def test_entries_and_ranges_that_lie() -> None:
 @given(st.binary(min_size=64, max_size=64 * 3), st.binary(max_size=60))
 def test_any_entries(packed: bytes, body: bytes) -> None:
     """Made by nobody: what they point at may be anything, and is read within the body."""
-    reader = PlainReader(Hmac(b"key"), {MARKET})
+    reader = PlainReader(Hmac(b"key"), Hmac(b"key"), {MARKET})
     entries = np.frombuffer(packed[: len(packed) // 64 * 64], ENTRY).copy()
     for name in ("who_off", "who_len", "aux_off", "aux_len"):
         entries[name] %= len(body) // 2 + 1
@@ -399,4 +418,4 @@ def test_rules_that_do_not_fit() -> None:
         with pytest.raises(ValueError, match="range"):
             PlainRules(*good[:i], bad, *good[i + 1 :])
     with pytest.raises(TypeError):
-        pickle.dumps(PlainReader(Hmac(b"key"), set()))
+        pickle.dumps(PlainReader(Hmac(b"key"), Hmac(b"key"), set()))

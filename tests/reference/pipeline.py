@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,14 +42,17 @@ class HashRing:
     """Of a KeyRing what the pipeline uses. is_here: whether native.plain may make person keys."""
 
     def __init__(self, is_here: bool = True) -> None:
-        self._mac = Hmac(b"province", b"person")
-        self.person_mac = self._mac if is_here else None
+        self._person, self._vehicle = Hmac(b"province", b"person"), Hmac(b"province", b"vehicle")
+        self.person_mac, self.vehicle_mac = (
+            (self._person, self._vehicle) if is_here else (None, None)
+        )
 
     def person_key(self, kind: str, issuer: str, canonical: str) -> bytes:
-        return self._mac.digest(f"{kind}\0{issuer}\0{canonical}".encode())[:16]
+        return self._person.digest(f"{kind}\0{issuer}\0{canonical}".encode())[:16]
 
     def vehicle_number(self, kind: str, canonical: str) -> int:
-        return zlib.crc32(f"{kind}\0{canonical}".encode())
+        digest = self._vehicle.digest(f"{kind}\0{canonical}".encode())
+        return int.from_bytes(digest[:4], "big") or 1
 
     def venue_tag(self, body: bytes) -> bytes:
         return hashlib.sha256(b"venue" + body).digest()[:5]
