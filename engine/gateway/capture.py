@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from engine.clock import Clock
+from engine.gateway.gear.readers import LineReaders
 from engine.gateway.lane_decoder import LaneDecoder
 from engine.gateway.lights import Expected, Lights
 from engine.gateway.sources import Codes, Picture, Reading, Records, Source
@@ -82,6 +83,8 @@ class Capture:
         # Only scans of these lanes can be asked for by a terminal.
         self._thermal_lanes = {source.lane for source in sources if source.kind == "thermal"}
         self._readings: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_stopped = False
         self._taken_ns: dict[int, int] = {}  # by lane, time of the last frame
 
     @property
@@ -104,12 +107,17 @@ class Capture:
 
     async def run(self) -> None:
         """Until every source has ended. Raises what the first source that fails does."""
-        tasks = [
+        if self._is_stopped:
+            return
+        tasks = self._tasks = [
             asyncio.create_task(self._run_source(source, state))
             for source, state in zip(self._sources, self._states, strict=True)
         ]
         try:
-            await asyncio.gather(*tasks)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                if not task.cancelled():  # as `stop` does
+                    task.result()
             await self._decoder.drain()
             await asyncio.gather(*self._readings)
         finally:
@@ -118,6 +126,20 @@ class Capture:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Take nothing more. `run` ends soon: lines that handheld readers have sent still go to the
+        spool, for nobody will scan those codes again. What is asked over HTTP has no answer yet."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        for source, task in zip(self._sources, self._tasks, strict=False):
+            if isinstance(source, LineReaders):
+                source.shut()
+            else:
+                task.cancel()
+        for task in self._readings:
+            task.cancel()
 
     async def _run_source(self, source: Source, state: SourceStatus) -> None:
         async with aclosing(source.items()) as items:
@@ -169,7 +191,7 @@ class Capture:
         # The light does not wait for the disk.
         is_shown = is_live and records.lane
         expected = self._lights.expect(records) if is_shown else None
-        draft = Draft(FrameType.SCANS, 0, records.lane, records.body)
+        draft = Draft(FrameType.SCANS, 0, records.lane, records.body, records.key)
         stored = await self._store(Outgoing(draft, records.count, is_live))
         if expected is not None:
             stored.add_done_callback(lambda done: self._number(expected, done))

@@ -99,6 +99,7 @@ class OfficerConfig(ListenConfig, frozen=True, kw_only=True, tag="officer"):
     lane: Annotated[
         int, Meta(ge=0, le=65535), _help("a lane without other gear; 0: those of the others")
     ] = 0
+    port: Annotated[int, Meta(ge=1, le=65535), _help("TCP port of the page")] = 7441
 
 
 AnySource: TypeAlias = (

@@ -34,6 +34,7 @@ from engine.gateway.uplink import Uplink
 from engine.telemetry import Log
 
 STORE_RETRY_S: Final = 1.0
+STOP_S: Final = 2.0  # for what came in before we were stopped
 DRAIN_LOOK_S: Final = 1.0  # how often it is asked whether waiting for receipts has a point
 FORGET_S: Final = 10.0
 BACKLOG_LINKS_MAX: Final = 2  # beside the live one
@@ -77,6 +78,8 @@ class Gateway:
         self._spool = spool
         self._on_light = on_light
         self._displays = [source for source in sources if isinstance(source, OfficerDesk)]
+        for desk in self._displays:
+            desk.recall(spool.keys())
         self._sleep = sleep
         self._frames = FrameQueue(config.frames_size_max)
         self._drafts: deque[_Waiting] = deque()
@@ -172,8 +175,9 @@ class Gateway:
     def stop(self) -> None:
         """Take nothing more from the sources; `run` ends when what was captured is durable."""
         self._is_stopped = True
+        self._capture.stop()
         if self._capture_task is not None:
-            self._capture_task.cancel()
+            asyncio.get_running_loop().call_later(STOP_S, self._capture_task.cancel)
 
     def status(self) -> GatewayStatus:
         """How it is at this moment."""

@@ -52,13 +52,14 @@ class Picture:
 class Records:
     """A plain SCANS body of `count` records. lane: channel of the message, 0 of a back end.
 
-    stored: resolved once the records are on the box's disk.
+    stored: resolved once the records are on the box's disk. key: remembered with them, see Draft.
     """
 
     body: bytes
     count: int
     lane: int
     stored: asyncio.Future[None] | None = None
+    key: bytes = b""
 
 
 @dataclass(slots=True, repr=False)

@@ -25,12 +25,16 @@ Reading = Callable[[], AbstractContextManager[tuple[lmdb.Cursor, lmdb.Cursor]]]
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A message without a number: its frame type, flags and channel, and the plain body."""
+    """A message without a number: its frame type, flags and channel, and the plain body.
+
+    key: ENTRY_KEY_SIZE bytes that are remembered with it, so that it is not taken twice; b"" none.
+    """
 
     type: int
     flags: int
     channel: int
     body: bytes
+    key: bytes = b""
 
 
 class SpoolRecord(msgspec.Struct, frozen=True):

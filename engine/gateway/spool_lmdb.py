@@ -10,13 +10,14 @@ its epochs only while its file is surely the one it wrote last (the imprint); el
 keeps its identity, is sent, and what comes gets a new epoch. Acknowledged records stay for a while,
 for an engine that comes back without them, and are the first to give way.
 
-Files: `data.mdb` (LMDB, five tables), `owner.lock` (flock; one process holds a spool).
+Files: `data.mdb` (LMDB, six tables), `owner.lock` (flock; one process holds a spool).
 
     meta     state -> MessagePack map, see _State
     epochs   order u32 -> MessagePack map, see engine.gateway.spool_epoch
     records  order u32, seq u64 -> type u8, flags u8, channel u16, sealed body
     lost     order u32, first u64 -> last u64, reason
     kept     acknowledged at, s u64, order u32 -> seq u64
+    keys     count u64 -> key of an entry by hand, the newest KEYS_MAX
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ SCHEMA: Final = 2
 SIZE_MAX: Final = 512 * 1024 * 1024  # bytes of sealed bodies: weeks of a three-lane post
 KEEP_S: Final = 24 * 3600  # acknowledged records stay, for a disaster at the centre
 EPOCHS_OPEN_MAX: Final = 4  # that numbers may be given in: each leaves a watermark at the engine
+KEYS_MAX: Final = 256  # of entries whose second sending is known
 LIB_VERSION: Final = 0  # LMDB 0.9; the formats of 0.9 and 1.0 cannot read each other
 
 _U32 = struct.Struct(">I")
@@ -202,6 +204,14 @@ class Spool:
             with self._env.begin() as txn, txn.cursor(db=self._kept) as kept:
                 return bool(kept.first()) and _KEPT.unpack(kept.key())[0] <= self._expired_s()
 
+    def keys(self) -> list[bytes]:
+        """Keys of the newest entries, in order. Raises StorageUnavailable."""
+        with self._gate:
+            if self._env is None:
+                raise StorageUnavailable("the spool is closed until it can be written again")
+            with self._env.begin() as txn, txn.cursor(db=self._keys) as keys:
+                return [bytes(key) for key in keys.iternext(keys=False)]
+
     # ---- changing it ----------------------------------------------------------------------------
 
     def append(self, drafts: Sequence[Draft]) -> list[int]:
@@ -223,6 +233,8 @@ class Spool:
                 change.set(size=change.state.size + record_cost(value))
                 if change.state.size > self._size_max:
                     self._give_way(change)
+                if draft.key:
+                    self._remember(change, draft.key)
             faults.reach("spool.written")
         faults.reach("spool.committed")
         return list(range(first, seq))
@@ -342,7 +354,7 @@ class Spool:
             env = lmdb.open(
                 str(self._path),
                 map_size=4 * self._size_max + _MAP_EXTRA,
-                max_dbs=5,
+                max_dbs=6,
                 lib_version=LIB_VERSION,
                 mode=0o600,
                 metasync=True,
@@ -354,6 +366,7 @@ class Spool:
             self._records = env.open_db(b"records")
             self._lost = env.open_db(b"lost")
             self._kept = env.open_db(b"kept")
+            self._keys = env.open_db(b"keys")
             with env.begin() as txn, txn.cursor(db=self._table) as table:
                 raw = txn.get(b"state", db=self._meta)
                 self._state = _read_state(raw, self.gateway, self._path)
@@ -426,6 +439,13 @@ class Spool:
         if len(sealed) + RECORD_COST > self._size_max:
             raise StorageFull(f"a body of {len(sealed)} bytes, more than the whole spool")
         return HEAD.pack(draft.type, draft.flags | FLAG_SEALED, draft.channel) + sealed
+
+    def _remember(self, change: _Change, key: bytes) -> None:
+        with change.txn.cursor(db=self._keys) as keys:
+            last = U64.unpack(keys.key())[0] if keys.last() else 0
+            keys.put(U64.pack(last + 1), key, append=True)
+            while change.txn.stat(self._keys)["entries"] > KEYS_MAX and keys.first():
+                keys.delete()
 
     def _turn(self, change: _Change) -> None:
         """Chooses another current epoch, or makes one; none when too many are open."""

@@ -2,7 +2,8 @@
 
     GET  /            the page, in Vietnamese; works without scripts
     POST /            its form
-    POST /v1/entries  the same as JSON: {"lane", "fields", "officer", "why"}
+    POST /v1/entries  the same as JSON: {"lane", "fields", "officer", "why"}; with a header
+                      Idempotency-Key it can be sent again until it is answered
     GET  /v1/lights   the lights of all lanes as server-sent events, for the page and for lamps
 
 For this machine only: plain HTTP must not carry people's numbers over a network. Other sites open
@@ -12,6 +13,7 @@ in the same browser are kept out by the names in Host and Origin.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -26,10 +28,18 @@ from msgspec import Meta
 
 from engine import people
 from engine.clock import Clock, ms_to_iso
-from engine.errors import AccessDenied, BodyInvalid, InputError, SettingInvalid, StorageUnavailable
+from engine.errors import (
+    AccessDenied,
+    BodyInvalid,
+    InputError,
+    KeyReused,
+    SettingInvalid,
+    StorageUnavailable,
+)
 from engine.gateway.gear.http_door import HttpDoor, json_response
 from engine.gateway.lights import Light
 from engine.gateway.sources import Item, Records
+from engine.gateway.spool_lmdb import KEYS_MAX
 from engine.payloads import Refusal
 from engine.records import encode_manual, encode_scans
 from engine.telemetry import Log
@@ -40,7 +50,7 @@ LIGHTS_WAITING_MAX: Final = 64  # for one listener; a slow one misses the oldest
 BEAT_S: Final = 15.0
 STORED_S: Final = 10.0
 LIT_S: Final = 60.0  # a light that is older says nothing of who stands there now
-ENTRIES_MAX: Final = 256  # forms whose second sending is known
+KEY_LENGTH_MAX: Final = 128
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 VERDICTS: Final = {
@@ -125,9 +135,9 @@ class OfficerDesk:
         self._lanes = list(lanes)
         self._clock = clock
         self._waiting: asyncio.Queue[Records] = asyncio.Queue(16)
-        # A form that comes again, by a double press or a reload, is the same person; done once the
-        # entry is on disk.
-        self._known: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
+        # An entry that comes again, by a double press, a reload or a link that was cut, is the same
+        # person. The spool remembers the keys too, for the next process.
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._lit: dict[int, _Lit] = {}
         self._listeners: deque[_Listener] = deque()
         page = files("engine.gateway.gear") / "page"
@@ -156,6 +166,10 @@ class OfficerDesk:
             finally:
                 for listener in self._listeners:
                     listener.put(None)
+
+    def recall(self, keys: Sequence[bytes]) -> None:
+        """Keys of entries that an earlier process took."""
+        self._known |= dict.fromkeys(keys, _Known())
 
     def show(self, light: Light) -> None:
         """A light of a lane, for the page and for lamps."""
@@ -189,10 +203,11 @@ class OfficerDesk:
         form = {k: v for k, v in (await request.post()).items() if isinstance(v, str)}
         kept = {name: form.get(name, "") for name in ("lane", "officer")}
         number = form.get("entry", "")[:64]
+        key = _key("form", number) if number else b""
         warnings: list[str] = []
         try:
-            if number and number in self._known:
-                await _until_stored(self._known[number])
+            if key in self._known:
+                await self._known[key].until_stored()
                 return self._render(kept, "Người này đã được ghi lại.", is_good=True)
             entry = msgspec.convert(
                 {
@@ -204,7 +219,7 @@ class OfficerDesk:
                 _Entry,
             )
             record, warnings = self._record(entry)
-            await self._take(record, number)
+            await self._take(record, key)
         except (msgspec.ValidationError, InputError) as error:
             return self._render(form, _complaint(error), status=422)
         except StorageUnavailable:
@@ -223,8 +238,16 @@ class OfficerDesk:
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise BodyInvalid("not an entry: lane, fields, officer, why") from None
         record, warnings = self._record(entry)
-        await self._take(record)
-        return json_response({"taken": True, "warnings": warnings}, status=201)
+        key = _header_key(request)
+        known = self._known.get(key)
+        if known is None:
+            await self._take(record, key, msgspec.json.encode(entry))
+        else:
+            await known.until_stored(msgspec.json.encode(entry))
+        response = json_response({"taken": True, "warnings": warnings}, status=201)
+        if key:
+            response.headers["Idempotency-Replayed"] = str(known is not None).lower()
+        return response
 
     def _record(self, entry: _Entry) -> tuple[Records, list[str]]:
         """An entry for the spool, and warnings. Raises BodyInvalid."""
@@ -241,18 +264,20 @@ class OfficerDesk:
         stored = asyncio.get_running_loop().create_future()
         return Records(encode_scans([record]), 1, entry.lane, stored), list(parsed.warnings)
 
-    async def _take(self, records: Records, number: str = "") -> None:
-        """Until an entry is on the box's disk. number: of its form. Raises StorageUnavailable;
-        what was handed on by then is written all the same, once the disk takes it."""
+    async def _take(self, records: Records, key: bytes = b"", body: bytes = b"") -> None:
+        """Until an entry is on the box's disk. Raises StorageUnavailable; what was handed on by
+        then is written all the same, once the disk takes it."""
         assert records.stored is not None
         if self._waiting.full():
             raise StorageUnavailable("too many entries wait for the disk")
+        known = _Known(records.stored, _digest(body))
+        records.key = key
         self._waiting.put_nowait(records)
-        if number:
-            self._known[number] = records.stored
-            if len(self._known) > ENTRIES_MAX:
+        if key:
+            self._known[key] = known
+            if len(self._known) > KEYS_MAX:
                 self._known.popitem(last=False)
-        await _until_stored(records.stored)
+        await known.until_stored()
 
     def _render(
         self,
@@ -316,12 +341,43 @@ class OfficerDesk:
         return response
 
 
-async def _until_stored(stored: asyncio.Future[None]) -> None:
-    try:
-        async with asyncio.timeout(STORED_S):
-            await asyncio.shield(stored)
-    except TimeoutError:
-        raise StorageUnavailable("the entry is not on disk yet") from None
+class _Known(NamedTuple):
+    """An entry that was taken. stored: done once it is on disk, None of an earlier process. digest:
+    of its body, in memory only, for it would tell on a stolen disk what a guess is worth."""
+
+    stored: asyncio.Future[None] | None = None
+    digest: bytes = b""
+
+    async def until_stored(self, body: bytes = b"") -> None:
+        """Raises StorageUnavailable, and KeyReused for another body under the same key."""
+        if body and self.digest and _digest(body) != self.digest:
+            raise KeyReused("this key was used for another entry")
+        if self.stored is None:
+            return
+        try:
+            async with asyncio.timeout(STORED_S):
+                await asyncio.shield(self.stored)
+        except TimeoutError:
+            raise StorageUnavailable("the entry is not on disk yet") from None
+
+
+def _key(kind: str, word: str) -> bytes:
+    """What stands for a form's number or a program's key; forms and programs share no keys."""
+    return hashlib.blake2b(f"{kind} {word}".encode(), digest_size=16).digest()
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest() if body else b""
+
+
+def _header_key(request: web.Request) -> bytes:
+    """b"" without the header. Raises BodyInvalid for one that cannot be a key."""
+    word = request.headers.get("Idempotency-Key")
+    if word is None:
+        return b""
+    if not (0 < len(word) <= KEY_LENGTH_MAX and word.isascii() and word.isprintable()):
+        raise BodyInvalid(f"Idempotency-Key has 1 to {KEY_LENGTH_MAX} characters of ASCII")
+    return _key("key", word)
 
 
 class _Lit(NamedTuple):

@@ -23,6 +23,7 @@ from engine.telemetry import Log
 
 READERS_MAX: Final = 8  # connections of one lane; the longest silent one gives way to a new one
 LINES_PER_S: Final = 100  # of one reader; what comes faster waits in its own connection
+LAST_READ_S: Final = 0.05  # what a reader has sent before we stop comes within it
 REST_NS: Final = 2_000_000_000  # a line that is longer on its way has no end
 _WAITING_MAX: Final = 64  # bodies that wait for the gateway
 _CHUNK: Final = 4096
@@ -65,10 +66,11 @@ class LineSplitter:
 
 @dataclass(slots=True)
 class _Reader:
-    """One connection. heard_ns: when it sent something, or came."""
+    """One connection. heard_ns: when it sent something, or came. patience: of a read under way."""
 
     heard_ns: int
     lines: LineSplitter = field(default_factory=LineSplitter)
+    patience: asyncio.Timeout | None = None
 
 
 class LineReaders:
@@ -85,9 +87,12 @@ class LineReaders:
         self._host = host
         self._clock = clock
         self._readers: dict[asyncio.StreamWriter, _Reader] = {}
-        self._waiting: asyncio.Queue[Codes] = asyncio.Queue(_WAITING_MAX)
+        self._waiting: asyncio.Queue[Codes | None] = asyncio.Queue(_WAITING_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
         self._is_open = False
+        self._is_shut = asyncio.Event()
+        self._ending: asyncio.Task[None] | None = None
 
     @property
     def problem(self) -> str:
@@ -112,17 +117,32 @@ class LineReaders:
                 f"readers: cannot listen on {self._host}:{self.port}: {error.strerror}"
             ) from None
         self.port = server.sockets[0].getsockname()[1]
+        self._server = server
         self._is_open = True
         _log.info("readers_open", lane=self.lane, port=self.port)
         try:
-            while True:
-                yield await self._waiting.get()
+            while (codes := await self._waiting.get()) is not None:
+                yield codes
         finally:
             self._is_open = False
             server.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def shut(self) -> None:
+        """Lets nobody in any more; `items` ends once the lines that came have been given out."""
+        self._is_shut.set()
+        if self._server is not None:
+            self._server.close()
+        for reader in self._readers.values():
+            if reader.patience is not None:
+                reader.patience.reschedule(asyncio.get_running_loop().time() + LAST_READ_S)
+        self._ending = asyncio.get_running_loop().create_task(self._end())
+
+    async def _end(self) -> None:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._waiting.put(None)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
@@ -140,19 +160,36 @@ class LineReaders:
         this = self._readers[writer] = _Reader(self._clock.monotonic_ns())
         try:
             with suppress(OSError):
-                while data := await reader.read(_CHUNK):
+                while data := await self._read(reader, this):
                     this.heard_ns = self._clock.monotonic_ns()
                     overlong = this.lines.overlong
                     lines = this.lines.feed(data)
                     self.skipped += this.lines.overlong - overlong
                     if lines:
                         await self._waiting.put(Codes(self.lane, self._clock.now_ms(), lines))
-                        await asyncio.sleep(len(lines) / LINES_PER_S)
+                        await self._rest(len(lines) / LINES_PER_S)
         finally:
             # What has no end may be half a payload, and half a number is another person's.
             self.skipped += this.lines.has_rest
             self._readers.pop(writer, None)
             writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader, this: _Reader) -> bytes:
+        """What came next; b"" at the end, and when nothing comes any more and we are shut."""
+        try:
+            async with asyncio.timeout(LAST_READ_S if self._is_shut.is_set() else None) as patience:
+                this.patience = patience
+                return await reader.read(_CHUNK)
+        except TimeoutError:
+            return b""
+        finally:
+            this.patience = None
+
+    async def _rest(self, span_s: float) -> None:
+        """What comes too fast waits in its own connection, but not when we are shut."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(span_s):
+                await self._is_shut.wait()
 
 
 def _keep_alive(writer: asyncio.StreamWriter) -> None:
