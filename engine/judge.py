@@ -19,7 +19,7 @@ from engine.people import Details
 from engine.readings import Reading, Readings, Sighted, note_report
 from engine.rows import NO_TEMPERATURE, ROW, ROW_SIZE, Flag, Kind, Source
 from engine.watch import WatchList
-from engine.wire import Verdict
+from engine.wire import Report, Verdict
 
 # Reasons of an alert as the lane sees them, the most urgent first.
 ALERTS: Final = ("call_desk", "fever", "two_posts", "two_lanes")
@@ -27,9 +27,10 @@ ALERTS: Final = ("call_desk", "fever", "two_posts", "two_lanes")
 # Of a ROW: person, time_ms, place, lane, n and flags; and its person alone.
 _SCAN: Final = struct.Struct("<16sqIHH3xB12x")
 _PERSON: Final = struct.Struct("16s32x")
-_FLAGS_AT: Final = 35
-assert _SCAN.size == _PERSON.size == ROW_SIZE
-assert ROW.fields is not None and ROW.fields["flags"][1] == _FLAGS_AT
+_TEMPERATURE: Final = struct.Struct("<h")
+_FLAGS_AT, _TEMPERATURE_AT = 35, 36
+assert _SCAN.size == _PERSON.size == ROW_SIZE and ROW.fields is not None
+assert [ROW.fields[name][1] for name in ("flags", "temperature_cc")] == [35, 36]
 
 Light = Literal["accepted", "seen", "alert"]
 Message = tuple[int, int, int]  # gateway, epoch, seq of class 0
@@ -113,31 +114,42 @@ class Judge:
 
     def judge_rows(
         self, rows: bytearray, names: Sequence[str], message: Message | None
-    ) -> tuple[list[Verdict], list[str]]:
-        """As judge, of packed ROW: check-ins, or scans of lanes that `is_plain` let through.
+    ) -> tuple[list[Verdict], list[str], dict[int, Report]]:
+        """As judge, of packed ROW: check-ins, or scans. Sets flags and temperatures in the rows.
 
-        names: masked, of each scan; none of check-ins. (verdicts, alarms); sets flags in the rows.
+        names: masked, of each scan; none of check-ins. (verdicts, alarms, what a terminal said that
+        belongs into the details of a row, by position).
         """
         alarms = []
+        reports: dict[int, Report] = {}
         for i in self._listed(rows) if self._watch else ():
             rows[i * ROW_SIZE + _FLAGS_AT] |= Flag.LISTED
             alarms.append("call_desk")
         if not names:
-            return [], alarms
+            return [], alarms, reports
         scans = list(_SCAN.iter_unpack(rows))
         persons, times_ms, places, lanes, *_ = zip(*scans, strict=True)
         sightings = self._see(persons, places, lanes, times_ms)
         verdicts = []
         for i, (scan, sighting, name) in enumerate(zip(scans, sightings, names, strict=True)):
             person, time_ms, place, lane, n, flags = scan
-            if sighting & (ROAD | LANES):
-                rows[i * ROW_SIZE + _FLAGS_AT] |= Flag.COPIED
-                alarms.append("two_posts" if sighting & ROAD else "two_lanes")
+            found = self._waiting(place, lane, person, time_ms)
             ref = (*message, n) if message else None
-            self._readings.note(place, lane, Sighted(ref, time_ms, person, name))
+            mark = found.mark if found else None
+            self._readings.note(place, lane, Sighted(ref, time_ms, person, name, mark))
+            if found:
+                _TEMPERATURE.pack_into(rows, i * ROW_SIZE + _TEMPERATURE_AT, found.temperature_cc)
+                reports[i] = found.report
+                if self._is_fever(found):
+                    flags |= Flag.FEVER
+                    alarms.append("fever")
+            if sighting & (ROAD | LANES):
+                flags |= Flag.COPIED
+                alarms.append("two_posts" if sighting & ROAD else "two_lanes")
+            rows[i * ROW_SIZE + _FLAGS_AT] = flags
             verdict, reason = light(flags, sighting) if flags or sighting else ("accepted", None)
             verdicts.append(Verdict(verdict=verdict, lane=lane, n=n, reason=reason, name=name))
-        return verdicts, alarms
+        return verdicts, alarms, reports
 
     def _listed(self, rows: bytearray) -> list[int]:
         """Positions of those who are on the watch list at the time of their row."""
@@ -157,10 +169,6 @@ class Judge:
         columns = array("I", places), array("H", lanes), array("q", times_ms)
         return self._seen.see(b"".join(persons), *(column.tobytes() for column in columns))
 
-    def is_plain(self, place: int, lane: int) -> bool:
-        """Whether no temperature waits there that a scan would have to carry."""
-        return not self._readings.is_waiting(place, lane)
-
     def _verdict(self, candidate: Candidate, sighting: int, name: str) -> Verdict:
         if sighting & (ROAD | LANES):
             _alarm(candidate, Flag.COPIED, "two_posts" if sighting & ROAD else "two_lanes")
@@ -174,10 +182,7 @@ class Judge:
     def _tie(self, scan: Candidate, name: str, message: Message | None) -> None:
         """The temperature that waits for this scan goes on its row; one that comes later is a row
         of its own."""
-        found = None
-        if self._readings.is_waiting(scan.place, scan.lane):
-            window_ms = self._rule("thermal_window_s", scan.time_ms) * 1000
-            found = self._readings.take(scan.place, scan.lane, scan.person, scan.time_ms, window_ms)
+        found = self._waiting(scan.place, scan.lane, scan.person, scan.time_ms)
         ref = (*message, scan.n) if message else None
         sighted = Sighted(ref, scan.time_ms, scan.person, name, found.mark if found else None)
         self._readings.note(scan.place, scan.lane, sighted)
@@ -186,6 +191,13 @@ class Judge:
         scan.temperature_cc = found.temperature_cc
         scan.details = note_report(scan.details, found.report)
         self._note_fever(scan, found)
+
+    def _waiting(self, place: int, lane: int, person: bytes, time_ms: int) -> Reading | None:
+        """The reading that waits for a scan; taken by it from now on."""
+        if not self._readings.is_waiting(place, lane):
+            return None
+        window_ms = self._rule("thermal_window_s", time_ms) * 1000
+        return self._readings.take(place, lane, person, time_ms, window_ms)
 
     def _measured(self, candidate: Candidate, message: Message | None) -> list[Verdict]:
         """Whose a temperature is, if the scan came before it. The lane hears of a fever only."""
@@ -203,8 +215,11 @@ class Judge:
         return [Verdict(verdict="alert", lane=candidate.lane, reason="fever", name=name)]
 
     def _note_fever(self, candidate: Candidate, reading: Reading) -> None:
-        if reading.temperature_cc >= self._rule("fever_threshold_cc", reading.time_ms):
+        if self._is_fever(reading):
             _alarm(candidate, Flag.FEVER, "fever")
+
+    def _is_fever(self, reading: Reading) -> bool:
+        return reading.temperature_cc >= self._rule("fever_threshold_cc", reading.time_ms)
 
 
 def _alarm(candidate: Candidate, flag: Flag, reason: str) -> None:

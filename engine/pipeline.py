@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -34,10 +34,11 @@ from engine.errors import (
     WireClock,
     WireMalformed,
 )
-from engine.group import TALLY
+from engine.group import TALLY, pack_details, split_details
 from engine.journal import Part, RecordBatch, Run
 from engine.judge import Candidate, Judge, Message
 from engine.keys import KeyRing
+from engine.readings import note_report
 from engine.records import ENTRY, decode_scans, encode_scan, encode_scans
 from engine.registry import Registry
 from engine.rows import REASONS, ROW, Flag
@@ -188,7 +189,7 @@ class Pipeline:
             if weight + _SLOW > STEP_PLAIN:
                 self._judge_waiting(work)
                 yield None
-                weight, rules = 0, self._rules(work)
+                weight = 0
             last = min(size, at + STEP_PLAIN - weight)
             count = self._take_plain(work, entries, body, at, last, rules)
             if not count:
@@ -240,11 +241,10 @@ class Pipeline:
 
     def _rules(self, work: _Work) -> PlainRules:
         origin = work.origin
-        lanes = [lane for lane in origin.lanes if self._judge.is_plain(origin.post, lane)]
         today = _day_to_number(ms_to_day(work.now_ms))
         return PlainRules(
-            origin.post, lanes, day_to_ms(work.oldest_day), work.newest_ms, origin.correction_ms,
-            origin.flags, today,
+            origin.post, origin.lanes, day_to_ms(work.oldest_day), work.newest_ms,
+            origin.correction_ms, origin.flags, today,
         )  # fmt: skip
 
     def _take_plain(
@@ -263,9 +263,11 @@ class Pipeline:
         if not count:
             return 0
         self._judge_waiting(work)
-        verdicts, alarms = self._judge.judge_rows(rows, names, work.message)
+        verdicts, alarms, reports = self._judge.judge_rows(rows, names, work.message)
         work.outcome.verdicts += verdicts
         work.alarms += alarms
+        if reports:
+            details = _note_reports(details, count, reports)
         work.pieces.append((day, bytes(rows), details))
         if work.origin.flags:
             work.count_times(np.frombuffer(rows, ROW)["flags"].tolist())
@@ -341,6 +343,15 @@ class Pipeline:
             count("chot_times_unsure", by=work.times_unsure)
         if work.times_corrected:
             count("chot_times_corrected", by=work.times_corrected)
+
+
+def _note_reports(details: bytes, count: int, reports: Mapping[int, Report]) -> bytes:
+    """The details of so many rows with what a terminal said, by position."""
+    entries = split_details(details, count)
+    for i, report in reports.items():
+        known = people.bytes_to_details(entries[i])
+        entries[i] = people.details_to_bytes(note_report(known, report))
+    return pack_details(entries)
 
 
 @lru_cache(maxsize=1)

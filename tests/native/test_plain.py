@@ -29,7 +29,7 @@ from engine.records import (
     encode_scan,
     encode_scans,
 )
-from engine.rows import Direction, Flag
+from engine.rows import NO_TEMPERATURE, ROW, Direction, Flag
 from engine.watch import WatchEntry, WatchKind
 from engine.wire import Report
 from native.hmac import Hmac
@@ -62,6 +62,9 @@ class Twins:
 
     def __init__(self) -> None:
         self.both = Bench(is_native=True), Bench(is_native=False)
+        for bench in self.both:
+            # Sightings of long ago are forgotten between batches, and theirs are not the same.
+            bench.pipeline._judge._seen._swept_ms = 1 << 62
 
     def take(self, *records: bytes, origin: Origin = LANE_GATEWAY) -> Outcome:
         ours, theirs = (bench.take(*records, origin=origin) for bench in self.both)
@@ -334,14 +337,24 @@ def test_plain_cards_with_other_bytes(payload: bytes, data: st.DataObject) -> No
     Twins().take(encode_scan(NOON_MS, 1, bytes(changed)))
 
 
-def test_readings_of_a_lane_find_the_scans_that_came_before(twins: Twins) -> None:
+def test_readings_of_a_lane_and_its_scans(twins: Twins) -> None:
+    """In both orders; of the scans of a message the one nearest in time carries what waits."""
     report = Report(kind="thermal", ts_ms=NOON_MS + 500, device="t1", value=38.2, unit="C")
     twins.take(encode_scan(NOON_MS, 1, CARD), encode_scan(NOON_MS, 2, APP))
     twins.report(1, report)
     twins.report(2, msgspec.structs.replace(report, ts_ms=NOON_MS - 60_000))
-    # One waits at lane 2 now: its scans carry it.
-    outcome = twins.take(encode_scan(NOON_MS + 600, 1, APP), encode_scan(NOON_MS - 59_000, 2, CARD))
-    assert [v.verdict for v in outcome.verdicts][1] == "alert"
+    twins.report(2, msgspec.structs.replace(report, ts_ms=NOON_MS - 50_000, value=36.6))
+    outcome = twins.take(
+        encode_scan(NOON_MS + 600, 1, APP),
+        encode_scan(NOON_MS - 59_000, 2, CARD),
+        encode_scan(NOON_MS - 49_000, 2, APP),
+        encode_scan(NOON_MS - 48_000, 2, APP),
+    )
+    assert [(v.verdict, v.reason) for v in outcome.verdicts][1] == ("alert", "fever")
+    assert outcome.batch is not None
+    rows = np.frombuffer(outcome.batch.parts[0].rows, ROW)
+    assert rows["temperature_cc"].tolist() == [NO_TEMPERATURE, 3820, 3660, NO_TEMPERATURE]
+    assert bool(rows["flags"][1] & Flag.FEVER)
 
 
 def test_records_of_two_days_are_parted(twins: Twins) -> None:
