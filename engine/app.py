@@ -26,6 +26,7 @@ import native.cpu
 from engine import admin, api
 from engine.address import Address, parse_address, parse_addresses
 from engine.alerts import Alerts
+from engine.card_reader import CardReader
 from engine.clock import Clock, SystemClock, day_to_ms, ms_to_day
 from engine.commit_thread import SWITCH_INTERVAL_S
 from engine.control_lmdb import ControlLog
@@ -50,6 +51,7 @@ from engine.settings import Settings
 from engine.tallies import Tallies
 from engine.telemetry import Log, Metrics, Sample, log_faults, setup_logging
 from engine.tracing import Completeness, GatewayState, Tracer
+from engine.trust import load_trust
 from engine.verify import CONTROL_DIR, JOURNAL_DIR
 from engine.visits import PlaceRules
 from engine.watch import WatchList
@@ -100,6 +102,8 @@ class Engine:
 
     async def _start(self) -> None:
         started_ns = self.clock.monotonic_ns()
+        trust = load_trust(self.settings.trust)
+        self.cards = CardReader(self.settings, self.clock, self.metrics, trust)
         self._open_stores()
         self.registry = Registry()
         self.watch = WatchList(self.keyring)
@@ -120,6 +124,7 @@ class Engine:
             pixels_max=self.settings.image_pixels_max,
             bytes_max=self.settings.frame_size_max,
             clock=self.clock,
+            prepare=self.cards.prepare,
         )
         self._exits.callback(self.pool.close)
         follower = asyncio.create_task(self._follow())
@@ -159,7 +164,7 @@ class Engine:
     async def _open_doors(self) -> None:
         judge = Judge(self.seen, self.watch, self.registry.rule)
         pipeline = Pipeline(
-            self.settings, self.clock, self.registry, self.keyring, judge, self.metrics
+            self.settings, self.clock, self.registry, self.keyring, judge, self.metrics, self.cards
         )
         self.ingest = IngestServer(
             self.settings, self.clock, self.registry, self.keyring, pipeline, self.pool,

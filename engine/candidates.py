@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine import payloads, people
-from engine.clock import Clock, ms_to_day
+from engine.card_reader import CardReader
 from engine.errors import WireMalformed
 from engine.judge import Candidate
 from engine.keys import KeyRing
@@ -105,10 +105,10 @@ class CandidateReader:
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, registry: Registry, keyring: KeyRing
+        self, settings: Settings, registry: Registry, keyring: KeyRing, cards: CardReader
     ) -> None:
         self._settings = settings
-        self._clock = clock
+        self._cards = cards
         self._registry = registry
         self._keyring = keyring
         self._read = {
@@ -136,7 +136,7 @@ class CandidateReader:
     def _read_scan(self, origin: Origin, entry: Entry, body: bytes) -> Candidate:
         _check_lane(origin, entry.lane)
         flags = Flag.LOCAL_VERDICT if entry.flags & LOCAL_VERDICT else 0
-        parsed = self._parse_person(entry.who(body))
+        parsed = self._parse_person(entry.who(body), (origin.gateway, entry.lane))
         head = (entry.n, entry.lane, entry.time_ms)
         made = self._candidate(Kind.SCAN, head, _post(origin), Direction.NONE, parsed, flags)
         self._note_vehicle(made, decode_extras(entry.aux(body)))
@@ -206,16 +206,10 @@ class CandidateReader:
 
     # ---- who and where ----------------------------------------------------------------------
 
-    def _parse_person(self, payload: bytes) -> payloads.Parsed:
-        parsed = payloads.parse(
-            payload,
-            venue_host=self._settings.venue_host,
-            today_day=ms_to_day(self._clock.now_ms()),
-        )
+    def _parse_person(self, payload: bytes, lane: tuple[int, int] | None = None) -> payloads.Parsed:
+        parsed = self._cards.read(payload, lane)
         if isinstance(parsed, payloads.Refusal):
             raise Refused(parsed.reason)
-        if not isinstance(parsed, payloads.Parsed):
-            raise Refused("unsupported_context")  # a venue's code is nobody's
         return parsed
 
     def _candidate(
@@ -230,7 +224,7 @@ class CandidateReader:
         identity = people.identify(parsed)
         if identity is None:
             raise Refused("malformed_id")
-        if parsed.verdict == "review":
+        if parsed.verdict == "review" or identity.kind in people.UNSURE_KINDS:
             flags |= Flag.REVIEW
         n, lane, time_ms = head
         return Candidate(

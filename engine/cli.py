@@ -8,8 +8,6 @@ the command line. docs/commands.md describes all of it.
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
 import re
 import sys
 from collections.abc import Sequence
@@ -19,7 +17,6 @@ from typing import Any, Final
 import msgspec
 
 import engine
-from engine import settings as settings_module
 from engine.cli_gateway import add_gateway
 from engine.cli_parser import (
     EXIT_FAILED,
@@ -35,8 +32,6 @@ from engine.cli_parser import (
     open_streams,
     parse,
     print_json,
-    read_lines,
-    stdin,
     words,
 )
 from engine.cli_registry import add_registry
@@ -46,7 +41,6 @@ from engine.cli_watch import add_watch
 from engine.errors import EngineError, RegistryInvalid, SettingInvalid
 
 EXIT_INTERRUPTED: Final = 130
-PARSE_LINE_MAX: Final = 1 << 20  # bytes of one line for `chot parse`
 
 _DESCRIPTION: Final = """\
 Scans of health checkpoints and venues: takes them from cameras, readers and apps,
@@ -228,7 +222,7 @@ def run_serve(options: argparse.Namespace) -> int:
     )
 
 
-# ---- decode and parse -------------------------------------------------------------------------
+# ---- decode ----------------------------------------------------------------------------------
 
 
 def _add_decode(commands: Any) -> None:
@@ -262,6 +256,9 @@ def run_decode(options: argparse.Namespace) -> int:
     return status
 
 
+# ---- parse ------------------------------------------------------------------------------------
+
+
 def _add_parse(commands: Any) -> None:
     parser = add_command(
         commands,
@@ -270,9 +267,22 @@ def _add_parse(commands: Any) -> None:
         "what payloads of codes mean, JSON lines in and out",
         "Says of each payload whether it is accepted, must be looked at (review) or is refused,\n"
         "with its fields: docs/payloads.md. A line in: an object with payload_b64 and perhaps\n"
-        "an id. A line out for each line in, in order. Exit status 1 when a line was no such\n"
-        "object; a refused payload is fine.",
-        'example:\n  echo \'{"payload_b64": "MDAwMjAxMDEwMjEx"}\' | chot parse',
+        "id, validation_clock and trust. A line out for each line in, in order. Exit status 1\n"
+        "when a line was no such object; a refused payload is fine.",
+        'example:\n  echo \'{"payload_b64": "MDAwMjAxMDEwMjEx"}\' | chot parse\n'
+        "  printf 'HTTPS://EXAMPLE.COM' | chot parse --raw",
+    )
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="read these in place of standard input"
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="each file, or the input, is the bytes of one code"
+    )
+    parser.add_argument(
+        "--trust",
+        type=Path,
+        metavar="PATH",
+        help="file or folder of keys that sign health passes (setting: trust)",
     )
     parser.add_argument(
         "--venue-host",
@@ -280,39 +290,16 @@ def _add_parse(commands: Any) -> None:
         type=words(1, 253),
         help="host name in our own venue codes (setting: venue_host)",
     )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--masked", action="store_true", help="as on a terminal, also elsewhere")
+    shown.add_argument("--unmasked", action="store_true", help="in full, also on a terminal")
 
 
 def run_parse(options: argparse.Namespace) -> int:
     """One line out for each line in, in order; 1 when a line was no question."""
-    from engine import payloads
+    from engine import cli_parse
 
-    host = options.venue_host or settings_module.load()[0].venue_host
-    status = 0
-    for line in read_lines(stdin('lines like {"payload_b64": "..."}'), PARSE_LINE_MAX):
-        answer, payload = _line_to_payload(line)
-        if payload is None:
-            message = 'a line is a JSON object with "payload_b64"'
-            answer["error"] = {"code": "input", "message": message}
-            status = EXIT_FAILED
-        else:
-            answer |= payloads.payload_to_json(payload, venue_host=host)
-        print_json(answer)
-    return status
-
-
-def _line_to_payload(line: bytes) -> tuple[dict[str, Any], bytes | None]:
-    """(id of the line if it has one, payload or None)."""
-    try:
-        question = msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return {}, None
-    name = question.get("id")
-    found = {"id": name} if isinstance(name, str | int | float) else {}
-    text = question.get("payload_b64")
-    try:
-        return found, base64.b64decode(text, validate=True) if isinstance(text, str) else None
-    except (binascii.Error, ValueError):
-        return found, None
+    return cli_parse.run(options)
 
 
 # ---- verify -----------------------------------------------------------------------------------

@@ -77,7 +77,9 @@ class DecodePool:
         bytes_max: int = BYTES_MAX,
         clock: Clock | None = None,
         new_reader: Callable[[int, int], FrameReader] | None = None,
+        prepare: Callable[[bytes], None] | None = None,
     ) -> None:
+        """prepare: called in a thread with each code that a lane's last frame did not show."""
         self.frames = 0
         self.codes = 0
         self.repeats = 0
@@ -87,6 +89,7 @@ class DecodePool:
         self._bytes_max = bytes_max
         self._clock = clock or SystemClock()
         self._new_reader = new_reader or LaneFrames
+        self._prepare = prepare
         self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
@@ -161,8 +164,12 @@ class DecodePool:
             begun_ns = self._clock.monotonic_ns()
             is_repeat = frame == lane.last_frame
             if not is_repeat:
-                lane.last_codes = _read_frame(lane.reader, frame)
-                lane.last_frame = frame
+                codes = _read_frame(lane.reader, frame)
+                if self._prepare is not None:
+                    known = {code.data for code in lane.last_codes}
+                    for data in {code.data for code in codes} - known:
+                        self._prepare(data)
+                lane.last_codes, lane.last_frame = codes, frame
             return list(lane.last_codes), self._clock.monotonic_ns() - begun_ns, is_repeat
 
 

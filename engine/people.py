@@ -15,9 +15,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from engine.errors import DetailsInvalid
+from engine.payloads.bhyt import is_bhyt_number
 from engine.payloads.cccd import BAD_ID, is_consistent, is_id_number
-from engine.payloads.outcome import Parsed, Refusal, Sex, warnings_to_verdict
-from engine.payloads.qr1405 import is_bhyt_number, is_passport_number, is_qid
+from engine.payloads.outcome import Parsed, Refusal, Sex, Type, warnings_to_verdict
+from engine.payloads.qr1405 import is_passport_number, is_qid
 from engine.payloads.text import (
     check_birth,
     check_name,
@@ -49,7 +50,7 @@ __all__ = [
     "vehicle_to_canonical",
 ]
 
-IdentityKind = Literal["qid", "cccd", "passport", "bhyt"]
+IdentityKind = Literal["qid", "cccd", "passport", "bhyt", "pass", "certificate"]
 
 VIETNAM: Final = "VNM"
 FIELD_SIZE_MAX: Final = 256  # characters of one typed field
@@ -62,10 +63,23 @@ _FIELDS: Final = frozenset(
     {"name", "cccd", "passport", "country", "bhyt", "birth", "sex", "phone", "address"}
 )
 _SOURCES: Final = {
+    "pass": Source.OTHER,
+    "certificate": Source.OTHER,
     "qid": Source.QR1405,
     "cccd": Source.CCCD,
     "passport": Source.PASSPORT,
     "bhyt": Source.BHYT,
+}
+
+# These say who somebody probably is; the row is flagged, and a person decides.
+UNSURE_KINDS: Final[frozenset[IdentityKind]] = frozenset({"pass", "certificate"})
+_TYPE_SOURCES: Final[Mapping[Type, Source]] = {
+    "vn.cccd": Source.CCCD,
+    "vn.qr1405": Source.QR1405,
+    "vn.bhyt": Source.BHYT,
+    "dcc": Source.DCC,
+    "shc": Source.SHC,
+    "vdsnc": Source.VDSNC,
 }
 
 _BAD_SHAPE: Final = Refusal("malformed", "not the fields of a credential or a card")
@@ -101,7 +115,8 @@ class Details(_Private, frozen=True, array_like=True):
     doc_no: as on the card, with stars where it was masked. birth: a date, or a year alone. phone:
     E.164; of a family, never an identity (DE-2). proxy_qid: who declared for this person. officer,
     why: of a manual entry. warnings: why somebody should look at it. reading, reading_unit,
-    calibration, device: of a temperature, as the terminal gave them (SY-4).
+    calibration, device: of a temperature, as the terminal gave them (SY-4). issuer, certificate_id,
+    signature, health: of a health pass; health is one line, `v 2/2 2021-11-20`.
 
     Bytes are a MessagePack array in this order: append only, with a default.
     """
@@ -128,6 +143,10 @@ class Details(_Private, frozen=True, array_like=True):
     reading_unit: str = ""
     calibration: str = ""
     device: str = ""
+    issuer: str = ""
+    certificate_id: str = ""
+    signature: str = ""
+    health: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -164,15 +183,17 @@ def parsed_to_details(parsed: Parsed) -> Details:
         old_doc_no=parsed.old_doc_no or "",
         proxy_qid=parsed.proxy_qid or "",
         warnings=parsed.warnings,
+        issuer=(parsed.issuer or "")[:FIELD_SIZE_MAX],
+        certificate_id=(parsed.certificate_id or "")[:FIELD_SIZE_MAX],
+        signature=parsed.signature or "",
+        health=parsed.health or "",
     )
 
 
 def parsed_to_source(parsed: Parsed) -> Source:
     """The card, app or issuer that the person showed (SY-2)."""
-    if parsed.type == "vn.cccd":
-        return Source.CCCD
-    if parsed.type == "vn.qr1405":
-        return Source.QR1405
+    if parsed.type in _TYPE_SOURCES:
+        return _TYPE_SOURCES[parsed.type]
     known = identify(parsed)
     return identity_to_source(known) if known else Source.PAPER
 
@@ -181,9 +202,11 @@ def parsed_to_source(parsed: Parsed) -> Source:
 
 
 def identities(parsed: Parsed) -> list[Identity]:
-    """All numbers that name this person, surest first: QID, ID card, passport, insurance.
+    """All that names this person, surest first: QID, ID card, passport, insurance, pass.
 
-    A name with a birth only proposes a merge, and a phone belongs to a family: neither is here.
+    A name with a birth only proposes a merge, and a phone belongs to a family: neither is here. But
+    a health pass often has nothing else, and its holder must not be missed: then issuer, name and
+    birth stand for the person, or the certificate where it has no whole birth (UNSURE_KINDS, D-20).
     """
     found = []
     if parsed.qid:
@@ -194,7 +217,18 @@ def identities(parsed: Parsed) -> list[Identity]:
         found.append(Identity("passport", parsed.country, parsed.doc_no))
     if parsed.bhyt:
         found.append(Identity("bhyt", VIETNAM, parsed.bhyt[-BHYT_KEY_SIZE:]))
+    if not found and parsed.signature:
+        found.append(_pass_to_identity(parsed))
     return found
+
+
+def _pass_to_identity(parsed: Parsed) -> Identity:
+    """Spelled alike for all certificates of one issuer about one person, where that can be."""
+    issuer = (parsed.issuer or "").upper()[:FIELD_SIZE_MAX].replace("\0", "")
+    if parsed.dob and parsed.name_fold:
+        return Identity("pass", issuer, f"{parsed.name_fold}|{parsed.dob}")
+    named = parsed.certificate_id or f"{parsed.name_fold}|{parsed.birth_year or ''}"
+    return Identity("certificate", issuer, named.upper())
 
 
 def identify(parsed: Parsed) -> Identity | None:

@@ -25,6 +25,7 @@ import numpy as np
 from engine import people
 from engine.candidates import CandidateReader, Entry, Refused, entry_at
 from engine.candidates import Origin as Origin
+from engine.card_reader import CardReader
 from engine.clock import Clock, day_to_date, day_to_ms, ms_to_day
 from engine.errors import (
     ImageInvalid,
@@ -150,12 +151,14 @@ class Pipeline:
         keyring: KeyRing,
         judge: Judge,
         metrics: Metrics,
+        cards: CardReader | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._judge = judge
         self._metrics = metrics
-        self._reader = CandidateReader(settings, clock, registry, keyring)
+        cards = cards or CardReader(settings, clock, metrics)
+        self._reader = CandidateReader(settings, registry, keyring, cards)
         person, vehicle = keyring.person_mac, keyring.vehicle_mac
         self._plain = PlainReader(person, vehicle, registry.venues) if person and vehicle else None
         self._rows = RowBuffer()

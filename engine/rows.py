@@ -100,4 +100,5 @@ REASONS = (
     "seal_broken",
     "lost",
     "frame",
+    "incomplete",
 )

@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     api_host: Annotated[str, _help("address of the HTTP API")] = "127.0.0.1"
     api_port: Annotated[Port, _help("TCP port of the HTTP API; 0 takes a free one")] = 7480
     venue_host: Annotated[str, _help("host name in our own venue codes")] = "QR.CHOT.VN"
+    trust: Annotated[str, _help("folder of keys that sign health passes")] = ""
 
     frame_size_max: Annotated[Count, _help("largest body of one CKP/1 message, bytes")] = 4_194_304
     image_pixels_max: Annotated[Count, _help("largest camera frame, pixels")] = 16_777_216

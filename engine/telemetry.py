@@ -47,6 +47,8 @@ CATALOGUE: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "chot_alerts": ("counter", "why somebody was alarmed about", ("reason",)),
     "chot_events": ("counter", "EVENT messages taken", ("kind",)),
     "chot_refused": ("counter", "codes and records refused", ("reason",)),
+    "chot_passes": ("counter", "health passes read", ("signature",)),
+    "chot_lookalike_links": ("counter", "links that imitate the service's", ()),
     "chot_lost_scans": ("counter", "sequence numbers gateways reported as lost", ()),
     "chot_journal_commits": ("counter", "transactions committed", ()),
     "chot_journal_groups": ("counter", "groups written", ()),

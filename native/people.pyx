@@ -12,7 +12,7 @@ cdef enum:
     ARRAY_16 = 0xDC
     ARRAY_EMPTY = 0x90
     STR_EMPTY = 0xA0
-    DETAILS_FIELDS = 22        # engine.people.Details, warnings (an array) at WARNINGS
+    DETAILS_FIELDS = 26        # engine.people.Details, warnings (an array) at WARNINGS
     WARNINGS = 17
     WORD_SHOWN_MAX = 12
     PROVINCE_MAX = 96

@@ -64,6 +64,8 @@ class LocalJudge:
         parsed = payloads.parse(payload, today_day=ms_to_day(self._clock.now_ms()))
         if isinstance(parsed, payloads.VenueCode | payloads.VenueLink):
             return _refused(lane, n, "unsupported_context")
+        if isinstance(parsed, payloads.Chunk):
+            return _refused(lane, n, "incomplete")
         return self._person(lane, n, ts_ms, parsed)
 
     def manual(self, lane: int, n: int, ts_ms: int, fields: dict[str, str]) -> Light:

@@ -7,18 +7,23 @@ those that are less sure of their own. docs/payloads.md has the formats and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from engine.clock import day_to_date
-from engine.payloads import cccd, links, qr1405, refused
+from engine.payloads import bhyt, cccd, dcc, links, payment, qr1405, refused, shc, vdsnc
+from engine.payloads.answer import outcome_to_json
 from engine.payloads.outcome import (
+    Chunk,
     FieldIssuer,
+    NoTrust,
     Outcome,
     Parsed,
     PrefixParser,
     Reading,
     Refusal,
+    Signed,
+    Trust,
     VenueCode,
     VenueLink,
 )
@@ -28,14 +33,21 @@ from engine.payloads.venue import is_venue_tag, make_venue_code, venue_body
 __all__ = [
     "PAYLOAD_MAX",
     "VENUE_HOST",
+    "Chunk",
+    "NoTrust",
     "Outcome",
     "Parsed",
     "Refusal",
+    "Signed",
+    "Trust",
     "VenueCode",
     "VenueLink",
     "fold_name",
+    "is_signed",
     "is_venue_tag",
+    "join_chunks",
     "make_venue_code",
+    "outcome_to_json",
     "parse",
     "payload_to_json",
     "venue_body",
@@ -47,31 +59,36 @@ VENUE_HOST: Final = "QR.CHOT.VN"
 _PREFIXES: Final[dict[bytes, PrefixParser]] = {
     **refused.PREFIXES,
     **links.PREFIXES,
+    **payment.PREFIXES,
+    **dcc.PREFIXES,
+    **shc.PREFIXES,
+    **vdsnc.PREFIXES,
 }
+_SIGNED_MARKS: Final = (b"HC1:", b"hc1:", b"shc:/", b"SHC:/", b'"sigvl"')
+_NO_TRUST: Final = NoTrust()
 _FIELD_ISSUERS: Final[tuple[FieldIssuer, ...]] = (
-    refused,  # before qr1405: a health-insurance card too has a birth, then a 1 for the sex
+    bhyt,  # before qr1405: a health-insurance card too has a birth, then a 1 for the sex
     qr1405,
     cccd,
 )
 _HEADS: Final = tuple(_PREFIXES)
 _HEAD_SIZE: Final = max(map(len, _HEADS))
 
-_PERSON_FIELDS: Final = {
-    "vn.cccd": (
-        "doc_no", "old_doc_no", "name_nfc", "name_fold", "dob", "sex", "address", "issue_date",
-    ),
-    "vn.qr1405": (
-        "doc_no", "doc_masked", "doc_suffix", "name_nfc", "name_fold", "dob", "dob_masked",
-        "birth_year", "proxy", "qid", "proxy_qid", "sex", "bhyt", "phone", "phone_raw",
-    ),
-}  # fmt: skip
 
-
-def parse(payload: bytes, *, venue_host: str = VENUE_HOST, today_day: int | None = None) -> Outcome:
-    """A person (Parsed), a venue (VenueCode, VenueLink) or a Refusal; of any bytes, never raises.
+def parse(
+    payload: bytes,
+    *,
+    venue_host: str = VENUE_HOST,
+    today_day: int | None = None,
+    now_s: float | None = None,
+    trust: Trust = _NO_TRUST,
+) -> Outcome:
+    """A person (Parsed), a venue (VenueCode, VenueLink), a part of a card (Chunk) or a Refusal; of
+    any bytes, never raises.
 
     payload: exactly the bytes in the symbol, not a reader's guess at their text. venue_host: host
-    of our own venue codes. today_day: civil day (engine.clock) that no birth may lie behind.
+    of our own venue codes. today_day: civil day (engine.clock) that no birth may lie behind. now_s:
+    Unix time at which a certificate is checked. trust: whose signatures count.
     """
     if len(payload) > PAYLOAD_MAX:
         return refused.TOO_LONG
@@ -79,7 +96,7 @@ def parse(payload: bytes, *, venue_host: str = VENUE_HOST, today_day: int | None
     if not data:
         return refused.EMPTY
     today = day_to_date(today_day) if today_day is not None else ""
-    reading = Reading(data, warnings, venue_host.lower(), today)
+    reading = Reading(data, warnings, venue_host.lower(), today, now_s, trust)
     head = data[:_HEAD_SIZE].upper()
     if head.startswith(_HEADS):
         for prefix, parse_prefix in _PREFIXES.items():
@@ -96,34 +113,38 @@ def parse(payload: bytes, *, venue_host: str = VENUE_HOST, today_day: int | None
     return refused.explain(reading)
 
 
+def join_chunks(
+    chunks: Sequence[Chunk], *, now_s: float | None = None, trust: Trust = _NO_TRUST
+) -> Outcome:
+    """The card of all its parts, in any order; a Refusal when they are not all of one."""
+    return shc.join(Reading(b"", [], "", "", now_s, trust), chunks)
+
+
+def is_signed(payload: bytes) -> bool:
+    """Whether it looks like a pass, whose signature costs more than the rest of its reading.
+
+    For bodies of many payloads too. A guess: what it misses is read all the same, only later.
+    """
+    return any(mark in payload for mark in _SIGNED_MARKS)
+
+
 def payload_to_json(
     payload: bytes,
     *,
     venue_host: str = VENUE_HOST,
     today_day: int | None = None,
+    now_s: float | None = None,
+    trust: Trust = _NO_TRUST,
     venue_tag: Callable[[bytes], bytes] | None = None,
 ) -> dict[str, Any]:
     """What `chot parse` answers for one payload: verdict, type, reason, warnings and the fields.
 
     venue_tag: KeyRing.venue_tag; without it a venue code of ours carries the warning unknown_key.
     """
-    outcome = parse(payload, venue_host=venue_host, today_day=today_day)
-    if isinstance(outcome, VenueCode) and venue_tag and not is_venue_tag(outcome, venue_tag):
-        outcome = Refusal("forged", "a venue code whose tag we did not make")
-    if isinstance(outcome, Refusal):
-        return {"verdict": "reject", "type": None, "reason": outcome.reason, "warnings": []}
-    if isinstance(outcome, VenueCode):
-        code = make_venue_code(outcome.number, outcome.issue, outcome.tag, outcome.host)
-        fields = {"host": outcome.host, "opaque_id": code.rpartition("/")[2]}
-        return _accepted("venue", [] if venue_tag else ["unknown_key"], fields)
-    if isinstance(outcome, VenueLink):
-        fields = {"host": outcome.host, "opaque_id": outcome.opaque_id}
-        return _accepted("venue.url", ["unverified_layout"], fields)
-    person = {name: getattr(outcome, name) for name in _PERSON_FIELDS[outcome.type]}
-    answer = _accepted(outcome.type, list(outcome.warnings), person)
-    answer["verdict"] = outcome.verdict
-    return answer
-
-
-def _accepted(kind: str, warnings: list[str], fields: dict[str, Any]) -> dict[str, Any]:
-    return {"verdict": "accept", "type": kind, "reason": None, "warnings": warnings, **fields}
+    outcome = parse(payload, venue_host=venue_host, today_day=today_day, now_s=now_s, trust=trust)
+    if not isinstance(outcome, VenueCode):
+        return outcome_to_json(outcome)
+    if venue_tag and not is_venue_tag(outcome, venue_tag):
+        return outcome_to_json(Refusal("forged", "a venue code whose tag we did not make"))
+    answer = outcome_to_json(outcome)
+    return answer if venue_tag else {**answer, "warnings": ["unknown_key"]}

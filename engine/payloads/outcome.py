@@ -12,6 +12,9 @@ import msgspec
 
 Verdict: TypeAlias = Literal["accept", "review"]
 Sex: TypeAlias = Literal["M", "F"]
+Group: TypeAlias = Literal["v", "t", "r"]  # vaccination, test, recovery
+Signature: TypeAlias = Literal["valid", "unknown_key", "bad"]
+Type: TypeAlias = Literal["vn.cccd", "vn.qr1405", "vn.bhyt", "dcc", "shc", "vdsnc", "manual"]
 DocKind: TypeAlias = Literal["", "cccd", "cmnd", "passport"]
 Reason: TypeAlias = Literal[
     "bad_encoding",
@@ -22,6 +25,7 @@ Reason: TypeAlias = Literal[
     "foreign_health",
     "foreign_venue",
     "forged",
+    "incomplete",
     "malformed",
     "malformed_id",
     "payment_qr",
@@ -43,25 +47,33 @@ REVIEW_WARNINGS: Final = frozenset(
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A payload that is not taken. detail: a fixed sentence of ours, never text of the payload."""
+    """A payload that is not taken. detail: a fixed sentence of ours, never text of the payload.
+
+    is_lookalike: it imitates a code that we would take, so somebody should look where it hangs.
+    """
 
     reason: Reason
     detail: str = ""
+    is_lookalike: bool = False
 
 
 class Parsed(msgspec.Struct, frozen=True, kw_only=True):
-    """A person's card, or an officer's entry with the fields of one.
+    """A person's card or health pass, or an officer's entry with the fields of one.
 
-    type: vn.cccd, vn.qr1405 or manual. Numbers are normalised, names NFC, phones E.164 and dates
+    Numbers are normalised, names NFC, phones E.164 and dates
     ISO 8601; None where the card does not say or what it says cannot be read (then warnings tell).
 
     doc_kind says what doc_no is: cccd (12 digits), cmnd (the old 9 digits), passport; of a masked
     number, what its length suggests. doc_suffix is what a masked number shows of itself. dob is a
     full date, birth_year may stand without it.
     proxy_qid is the QID of the one who declared for this person (DE-2).
+
+    Of a health pass: issuer as it names itself (a country, or a URL), certificate_id of this
+    certificate and not of its holder, group, health in a few words (`v 2/2 2021-11-20`), signature
+    as far as we could check it, expired by its own words, None where it has none.
     """
 
-    type: Literal["vn.cccd", "vn.qr1405", "manual"]
+    type: Type
     verdict: Verdict
     warnings: tuple[str, ...] = ()
     doc_kind: DocKind = ""
@@ -84,6 +96,12 @@ class Parsed(msgspec.Struct, frozen=True, kw_only=True):
     phone_raw: str | None = None
     address: str | None = None
     issue_date: str | None = None
+    issuer: str | None = None
+    certificate_id: str | None = None
+    group: Group | None = None
+    health: str | None = None
+    signature: Signature | None = None
+    expired: bool | None = None
 
     def __repr__(self) -> str:
         return f"Parsed(type={self.type!r}, verdict={self.verdict!r}, warnings={self.warnings!r})"
@@ -112,23 +130,82 @@ class VenueLink(msgspec.Struct, frozen=True):
     opaque_id: str
 
 
-Outcome: TypeAlias = Parsed | VenueCode | VenueLink | Refusal
+class Chunk(msgspec.Struct, frozen=True):
+    """One of several codes that are a card only together (engine.payloads.shc.join).
+
+    index: from 1. text: its part of the card; nothing in it names anybody yet.
+    """
+
+    index: int
+    total: int
+    text: str
+
+    def __repr__(self) -> str:
+        return f"Chunk(index={self.index}, total={self.total})"
+
+
+Outcome: TypeAlias = Parsed | VenueCode | VenueLink | Chunk | Refusal
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """What a signature is to be checked by. data: the bytes that were signed.
+
+    alg: ES256, PS256, ES384 or ES512. signature: r and s, of PS256 the number; VDS-NC also has DER.
+    kid: names the key. issuer: whose key it must be, empty where the key alone says so. group: what
+    the certificate is about, since a key may be for tests only. certificate: of the signer, DER,
+    where the code brings it along.
+    """
+
+    alg: str
+    kid: bytes
+    data: bytes
+    signature: bytes
+    issuer: str = ""
+    group: Group | None = None
+    certificate: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Signed(alg={self.alg!r})"
+
+
+class Trust(Protocol):
+    """Whose signatures count (engine.trust)."""
+
+    def check(self, signed: Signed, /) -> Signature: ...
+
+
+class NoTrust:
+    """Knows no key: every signature stays unchecked."""
+
+    def check(self, signed: Signed, /) -> Signature:
+        return "unknown_key"
 
 
 class Reading:
     """The bytes of one code on their way through the issuers, and what was noticed so far.
 
-    data: without byte order mark and outer blanks. fields: the text between `|`, filled in before
-    a field issuer sees it. venue_host: lower case. today: ISO date, or empty when unknown.
+    data: without byte order mark and outer blanks. fields: the text between
+    `|`, filled in before a field issuer sees it. venue_host: lower case. today: ISO date, or empty
+    when unknown. now_s: Unix time at which a certificate is checked, None when unknown.
     """
 
-    __slots__ = ("data", "fields", "today", "venue_host", "warnings")
+    __slots__ = ("data", "fields", "now_s", "today", "trust", "venue_host", "warnings")
 
-    def __init__(self, data: bytes, warnings: list[str], venue_host: str, today: str) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        warnings: list[str],
+        venue_host: str,
+        today: str,
+        now_s: float | None,
+        trust: Trust,
+    ) -> None:
         self.data = data
         self.warnings = warnings
         self.venue_host = venue_host
         self.today = today
+        self.now_s = now_s
+        self.trust = trust
         self.fields: list[str] = []
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from engine.payloads.bhyt import is_bhyt_number
 from engine.payloads.cccd import BAD_ID, is_consistent, is_id_number, is_old_id_number
 from engine.payloads.outcome import (
     DocKind,
@@ -39,7 +40,6 @@ _FIELDS: Final = 6
 _QID: Final = re.compile(r"[0-9A-Za-z_-]{6,40}")
 _PASSPORT: Final = re.compile(r"(?=.*[0-9])[0-9A-Z]{5,9}")  # ICAO 9303: at most nine characters
 _MASKED: Final = re.compile(r"(\*+)([0-9A-Za-z]{0,9})")
-_BHYT: Final = re.compile(r"[A-Z]{2}[0-9]{13}|[0-9]{10}")
 _SEXES: Final[dict[str, Sex]] = {"1": "M", "2": "F"}
 _MASKED_KINDS: Final[dict[int, DocKind]] = {6: "cccd", 3: "cmnd"}  # by how much shows
 
@@ -69,11 +69,6 @@ def is_qid(text: str) -> bool:
 def is_passport_number(text: str) -> bool:
     """Upper-case ASCII; at least one digit."""
     return _PASSPORT.fullmatch(text) is not None
-
-
-def is_bhyt_number(text: str) -> bool:
-    """15 characters, or the ten digits that cards bear since 2021."""
-    return _BHYT.fullmatch(text) is not None
 
 
 def is_mine(fields: list[str], /) -> bool:

@@ -2,8 +2,7 @@
 
 The lane must tell a driver who shows a bank code from one whose card cannot be read, so the common
 wrong codes are named. The tests are prefixes and shapes only: nothing of a wrong code is read
-further or kept. Signed certificates and health-insurance cards stand here until their issuers
-have a module: `unsupported_context`.
+further or kept.
 """
 
 from __future__ import annotations
@@ -21,9 +20,6 @@ BAD_ENCODING: Final = Refusal("bad_encoding", "neither UTF-8 text nor a card in 
 _BARE_NUMBER: Final = b"0123456789+-. ()"
 _SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]{0,31}://")
 
-# 15 characters since 2009 (two letters, level, province, ten digits), ten digits since 2021.
-_BHYT: Final = re.compile(r"[A-Za-z]{2}[0-9]{13}|[0-9]{10}")
-
 
 def _always(reason: Reason, detail: str) -> PrefixParser:
     refusal = Refusal(reason, detail)
@@ -34,17 +30,13 @@ def _always(reason: Reason, detail: str) -> PrefixParser:
     return refuse
 
 
-_PAYMENT: Final = _always("payment_qr", "an EMVCo code for a bank transfer")
 _CONTACT: Final = _always("contact_card", "a contact card")
 _PHONE: Final = _always("phone_link", "a link to call or to write to")
 _POSTER: Final = _always("foreign_venue", "a venue poster of another country")
 _FOREIGN: Final = _always("foreign_health", "a health pass of another country's own layout")
-_SIGNED: Final = _always("unsupported_context", "a signed certificate; this engine reads none yet")
 
-# Upper case; compared without regard to case, because readers and printers change it. A bank code
-# stays one when its check sum is wrong (domain rule): it still is no person.
+# Upper case; compared without regard to case, because readers and printers change it.
 PREFIXES: Final[dict[bytes, PrefixParser]] = {
-    b"000201": _PAYMENT,
     b"WIFI:": _always("wifi", "the access data of a wireless network"),
     b"BEGIN:VCARD": _CONTACT,
     b"MECARD:": _CONTACT,
@@ -59,23 +51,12 @@ PREFIXES: Final[dict[bytes, PrefixParser]] = {
     b"NZCP:/": _FOREIGN,
     b"HKSARG|": _FOREIGN,
     b"CRED:": _FOREIGN,
-    b"PK\x03\x04": _FOREIGN,
-    b"HC1:": _SIGNED,
-    b"SHC:/": _SIGNED,
-    b'{"DATA":': _SIGNED,
+    b"LT1:": _FOREIGN,  # Switzerland's light certificate
+    b"NL2:": _FOREIGN,  # the Netherlands' CoronaCheck
+    b"DC03": _FOREIGN,  # France's 2D-Doc, of which tests and vaccinations use versions 3 and 4
+    b"DC04": _FOREIGN,
+    b"PK\x03\x04": _FOREIGN,  # India's DIVOC, a zip
 }
-
-
-def is_mine(fields: list[str], /) -> bool:
-    """Looks like a health-insurance card: its number, then a name as hex digits, then a birth.
-
-    A name in hex has no blank, which tells it from a misread number on another card.
-    """
-    return len(fields) >= 3 and " " not in fields[1] and _BHYT.fullmatch(fields[0]) is not None
-
-
-def parse(reading: Reading, /) -> Outcome:
-    return Refusal("unsupported_context", "a health-insurance card; this engine reads none yet")
 
 
 def explain(reading: Reading) -> Refusal:

@@ -95,6 +95,11 @@ def bytes_to_text(data: bytes, warnings: list[str]) -> str | None:
             return None
         warnings.append("legacy_encoding:cp1258")
         return unicodedata.normalize("NFC", text) if _is_stream_safe(text) else None
+    return text_to_nfc(text, warnings)
+
+
+def text_to_nfc(text: str, warnings: list[str]) -> str | None:
+    """NFC text; None when it heaps up marks."""
     if text.isascii():
         return text
     if not _is_stream_safe(text):

@@ -21,7 +21,7 @@ RANKS = [
     ],
     [
         *["images", "decode", "decode_pool", "held", "dedup", "keys", "watch", "readings"],
-        *["judge"],
+        *["judge", "trust", "card_reader"],
         *["group", "journal", "tallies", "alerts", "index", "access"],
     ],
     [
@@ -47,6 +47,7 @@ RANKS = [
         "doctor_machine",
         "doctor",
         "cli_parser",
+        "cli_parse",
         "cli_gateway",
         "cli_registry",
         "cli_trace",
@@ -69,7 +70,8 @@ OWNERS = {
     "uvloop": {"app"},
     "aiohttp": {"api", "doors", "gateway.gear", "gateway.carriers"},
     "rich": {"demo"},
-    "cryptography": {"keys", "tls"},
+    "cryptography": {"keys", "tls", "trust"},
+    "cbor2": {"payloads"},
     "prometheus_client": {"telemetry"},
 }
 
