@@ -238,7 +238,7 @@ class Desk:
             case Deliver():
                 return await self._deliver(question)
             case AskMetrics():
-                return MetricsText(self._metrics.text())
+                return MetricsText(await self._metrics.text_in_turns())
             case AskHealth():
                 return Health(self._health())
             case RegistryChange():

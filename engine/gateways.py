@@ -39,6 +39,15 @@ class GatewayClock:
             _log.warning("clock of a gateway is corrected", gateway=self._name, ms=ms)
 
 
+class CommitWait:
+    """How long batches of a gateway waited to be durable, all of them together."""
+
+    __slots__ = ("count", "span_ns")
+
+    def __init__(self) -> None:
+        self.count = self.span_ns = 0
+
+
 class Gateways:
     """Used from one event loop; `states` from any thread."""
 
@@ -50,6 +59,15 @@ class Gateways:
         self._newest_ms: dict[str, int] = {}
         self._heard_ms: dict[str, int] = {}
         self._clocks: dict[str, GatewayClock] = {}
+        self.commits: dict[int, CommitWait] = {}  # by number of the gateway
+
+    def note_commit(self, number: int, span_ns: int) -> None:
+        """A batch is durable that was given to the journal so long ago."""
+        wait = self.commits.get(number)
+        if wait is None:
+            wait = self.commits[number] = CommitWait()
+        wait.count += 1
+        wait.span_ns += span_ns
 
     def note_time(self, name: str, time_ms: int) -> None:
         """A scan came that was made at this time.

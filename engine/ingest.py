@@ -37,6 +37,7 @@ from engine.journal import Journal, RecordBatch
 from engine.keys import KeyRing
 from engine.pipeline import Pipeline
 from engine.registry import Gateway, Registry
+from engine.session import DURABLE
 from engine.settings import Settings
 from engine.streams import Streams, StreamState
 from engine.telemetry import Log, Metrics, Sample
@@ -84,7 +85,8 @@ class IngestServer:
         self._accepting: list[asyncio.Task[None]] = []
         self._places = find_places(settings.sessions_max)
         self.is_draining = False
-        metrics.add_source(self._samples)
+        for source in (self._samples, self._load_samples, self.gateways.samples):
+            metrics.add_source(source)
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -279,7 +281,9 @@ class IngestServer:
         is_open = state.stream.windows[cls].is_open(seq)
         try:
             if is_open:
+                began_ns = self.clock.monotonic_ns()
                 await self.journal.append(batch)
+                self.gateways.note_commit(state.name[0], self.clock.monotonic_ns() - began_ns)
         except Exception as error:
             failure = error
         finally:
@@ -324,14 +328,39 @@ class IngestServer:
             link.fail(WireStoreFull("the store takes no scans now"))
 
     def _samples(self) -> Iterator[Sample]:
-        waiting = sum(len(state.undecided) for state in self.streams)
-        yield "chot_frames_waiting", (), waiting
         states = self.states()
         yield "chot_sessions", (), sum(is_connected for _, _, is_connected in states)
         for name, span_ms, is_connected in states:
             yield "chot_gateway_connected", (name,), is_connected
             yield "chot_gateway_behind_seconds", (name,), span_ms / 1000
-        yield from self.gateways.samples()
         expiries_ms = [door.certificate_expires_ms for door in self._doors]
         if found := [expires_ms for expires_ms in expiries_ms if expires_ms is not None]:
             yield "chot_tls_certificate_expires_seconds", (), min(found) / 1000
+
+    def _load_samples(self) -> Iterator[Sample]:
+        """What waits of each gateway, how much more it may send, how long the disk took."""
+        credits: dict[int, int] = {}
+        for link in self.links:
+            if link.gateway is not None and link.state is not None:
+                # Of several links of a gateway the one that may send least counts.
+                window = link.state.stream.windows[DURABLE]
+                number, left = link.gateway.number, window.limit - window.received
+                credits[number] = min(left, credits.get(number, left))
+        frames, depths = 0, {number: [0, 0] for number in credits}
+        for state in self.streams:
+            if not state.settled.is_set():
+                frames += len(state.undecided)
+                depth = depths.setdefault(state.name[0], [0, 0])
+                depth[0] += state.stream.waiting
+                depth[1] += state.stream.bytes_open
+        yield "chot_frames_waiting", (), frames
+        for number, (messages, size) in depths.items():
+            name = (self.registry.gateway_name(number) or "",)
+            yield "chot_gateway_open_messages", name, messages
+            yield "chot_gateway_open_bytes", name, size
+            if number in credits:
+                yield "chot_gateway_credit_messages", name, credits[number]
+        for number, wait in self.gateways.commits.items():
+            name = (self.registry.gateway_name(number) or "",)
+            yield "chot_gateway_commits", name, wait.count
+            yield "chot_gateway_commit_seconds", name, wait.span_ns / 1e9

@@ -138,3 +138,13 @@ class Stream:
     @property
     def is_settled(self) -> bool:
         return all(window.is_settled for window in self.windows)
+
+    @property
+    def waiting(self) -> int:
+        """Messages of both classes that were taken and are not settled."""
+        return sum(window.waiting for window in self.windows)
+
+    @property
+    def bytes_open(self) -> int:
+        """Their bytes."""
+        return sum(window.bytes_open for window in self.windows)

@@ -130,10 +130,9 @@ class Streams:
     def _check_open(self, gateway: int) -> None:
         """Raises WireOverCredit. While the store is slow, each new epoch would bring a credit."""
         open_bytes = sum(
-            window.bytes_open
+            state.stream.bytes_open
             for (number, _), state in self._states.items()
             if number == gateway
-            for window in state.stream.windows
         )
         if open_bytes >= CREDITS_MAX * self._settings.credit_bytes:
             raise WireOverCredit("too much of this gateway waits for the store")
