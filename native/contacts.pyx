@@ -158,6 +158,7 @@ cdef bint collect(Question* question) noexcept nogil:
     cdef const Near* near
     cdef const Visit* mine
     cdef const Span* span
+    cdef Visit other
     cdef Pair* grown
     cdef size_t n, i
     for n in range(question.near_count):
@@ -177,9 +178,9 @@ cdef bint collect(Question* question) noexcept nogil:
                     return False
                 question.pairs = grown
                 question.pair_room *= 2
+            other = load_visit(near.table, i)
             question.pair_count += pair_up(
-                mine, &near.table.rows[i], question.linger, question.queue,
-                &question.pairs[question.pair_count],
+                mine, &other, question.linger, question.queue, &question.pairs[question.pair_count]
             )
     return True
 
@@ -437,7 +438,9 @@ cdef int read_case(Question* question, const Py_buffer* view) except -1:
     question.case_count = <size_t> whole(view, sizeof(Visit), "case")
     question.case = <Visit*> room_for(question.case_count, sizeof(Visit))
     for i in range(question.case_count):
-        question.case[i] = load_visit(<const uint8_t*> view.buf, i)
+        memcpy(
+            &question.case[i], <const uint8_t*> view.buf + i * sizeof(Visit), sizeof(Visit)
+        )
         if not is_in_range(&question.case[i]):
             raise ValueError("a visit of the case is out of range")
     return 0

@@ -1,7 +1,7 @@
 """C face of native.index: visits that can be searched, and the searches in them."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
 from native.scans cimport Seat
 from native.visits cimport Visit
@@ -27,6 +27,18 @@ cdef struct Span:              # of a visit what is walked, apart from the rest
     uint32_t ended             # the first epoch without it, ALIVE while there is none
 
 
+cdef struct Rest:              # of a visit all that its span leaves out
+    uint64_t ref
+    uint32_t place
+    uint32_t vehicle
+    uint16_t room
+    uint16_t scans
+    uint8_t rule
+    uint8_t flags
+    uint8_t direction
+    uint8_t spare
+
+
 cdef struct Place:             # visits [first, stop) of a table
     size_t first
     size_t stop
@@ -36,9 +48,9 @@ cdef struct Place:             # visits [first, stop) of a table
 
 cdef struct Table:
     Span* spans                # of every visit
-    Visit* rows                # the same visits whole
+    Rest* rests                # of the same visits
     Place* places              # ascending by number
-    Seat* seats                # of every visit, sorted by person, then as the rows are
+    Seat* seats                # of every visit, sorted by person, then as the spans are
     size_t count
     size_t place_count
     size_t ended_count
@@ -53,10 +65,31 @@ cdef inline bint is_alive(const Span* span, uint32_t epoch) noexcept nogil:
     return load_relaxed(&span.ended) > epoch
 
 
-cdef inline Visit load_visit(const uint8_t* rows, size_t at) noexcept nogil:
+cdef inline Visit load_visit(const Table* table, size_t at) noexcept nogil:
+    cdef const Span* span = &table.spans[at]
+    cdef const Rest* rest = &table.rests[at]
     cdef Visit visit
-    memcpy(&visit, rows + at * sizeof(Visit), sizeof(Visit))
+    visit.start = span.start
+    visit.end = span.end
+    visit.ref = rest.ref
+    visit.person = span.person
+    visit.place = rest.place
+    visit.vehicle = rest.vehicle
+    visit.room = rest.room
+    visit.scans = rest.scans
+    visit.rule = rest.rule
+    visit.flags = rest.flags
+    visit.direction = rest.direction
+    memset(visit.spare, 0, sizeof(visit.spare))
     return visit
+
+
+cdef inline void store_visit(Table* table, size_t at, const Visit* visit) noexcept nogil:
+    table.spans[at] = Span(visit.start, visit.end, visit.person, ALIVE)
+    table.rests[at] = Rest(
+        visit.ref, visit.place, visit.vehicle, visit.room, visit.scans, visit.rule, visit.flags,
+        visit.direction, 0,
+    )
 
 
 cdef inline const Place* find_place(const Table* table, uint32_t number) noexcept nogil:

@@ -71,50 +71,57 @@ cdef Key* sort_keys(Key* keys, Key* spare, size_t count) noexcept nogil:
     return keys
 
 
-cdef bint sort_visits(const Visit* visits, size_t count, Visit* into) noexcept nogil:
-    """Copy by place and start, stable; False if memory is short."""
+cdef bint make_rows(Table* table, size_t room) noexcept nogil:
+    """Room for so many visits; False if memory is short."""
+    table.spans = <Span*> malloc((room + 1) * sizeof(Span))
+    table.rests = <Rest*> malloc((room + 1) * sizeof(Rest))
+    return table.spans is not NULL and table.rests is not NULL
+
+
+cdef bint fill_table(Table* table, const Visit* visits, size_t count) noexcept nogil:
+    """Make an empty table one of these visits, in any order; False if memory is short."""
     cdef Key* keys = <Key*> malloc(2 * (count + 1) * sizeof(Key))
     cdef Key* by_place
     cdef size_t i
-    if keys is NULL:
+    if keys is NULL or not make_rows(table, count):
+        free(keys)
         return False
     for i in range(count):
         keys[i] = Key(visits[i].start, visits[i].place, <uint32_t> i)
     by_place = sort_keys(keys, keys + count, count)
     for i in range(count):
-        into[i] = visits[by_place[i].at]
+        store_visit(table, i, &visits[by_place[i].at])
     free(keys)
-    return True
+    table.count = count
+    return index_rows(table)
 
 
 cdef bint index_rows(Table* table) noexcept nogil:
-    """Fill spans, places and seats from the sorted rows; False if memory is short."""
+    """Fill places and seats from the sorted visits; False if memory is short."""
     cdef size_t count = table.count, i
     cdef uint32_t last = 0
-    cdef Visit* visit
+    cdef const Span* span
     cdef Place* place = NULL
     cdef Seat* spare
     cdef Seat* seats
     for i in range(count):
-        if i == 0 or table.rows[i].place != table.rows[i - 1].place:
+        if i == 0 or table.rests[i].place != table.rests[i - 1].place:
             table.place_count += 1
-    table.spans = <Span*> malloc((count + 1) * sizeof(Span))
     table.places = <Place*> malloc((table.place_count + 1) * sizeof(Place))
     table.seats = <Seat*> malloc((count + 1) * sizeof(Seat))
     spare = <Seat*> malloc((count + 1) * sizeof(Seat))
-    if table.spans is NULL or table.places is NULL or table.seats is NULL or spare is NULL:
+    if table.places is NULL or table.seats is NULL or spare is NULL:
         free(spare)
         return False
     for i in range(count):
-        visit = &table.rows[i]
-        if i == 0 or visit.place != place.number:
+        span = &table.spans[i]
+        if i == 0 or table.rests[i].place != place.number:
             place = table.places if i == 0 else place + 1
-            place[0] = Place(i, i, 0, visit.place)
+            place[0] = Place(i, i, 0, table.rests[i].place)
         place.stop = i + 1
-        place.longest = max(place.longest, visit.end - visit.start)
-        table.spans[i] = Span(visit.start, visit.end, visit.person, ALIVE)
-        table.seats[i] = Seat(visit.person, <uint32_t> i)
-        last = max(last, visit.person)
+        place.longest = max(place.longest, span.end - span.start)
+        table.seats[i] = Seat(span.person, <uint32_t> i)
+        last = max(last, span.person)
     seats = sort_seats(table.seats, spare, count, last)
     if seats == spare:
         spare = table.seats
@@ -130,12 +137,8 @@ cdef VisitTable make_table(const Visit* visits, size_t count):
     free_table(&made.table)
     if count > UINT32_MAX:
         raise ValueError("visits are too many for one table")
-    made.table.rows = <Visit*> room_for(count, sizeof(Visit))
     with nogil:
-        is_done = sort_visits(visits, count, made.table.rows)
-        if is_done:
-            made.table.count = count
-            is_done = index_rows(&made.table)
+        is_done = fill_table(&made.table, visits, count)
     if not is_done:
         raise MemoryError
     return made
@@ -143,7 +146,7 @@ cdef VisitTable make_table(const Visit* visits, size_t count):
 
 cdef void free_table(Table* table) noexcept:
     free(table.spans)
-    free(table.rows)
+    free(table.rests)
     free(table.places)
     free(table.seats)
     memset(table, 0, sizeof(Table))
@@ -160,7 +163,7 @@ cdef class VisitTable:
         cdef Py_buffer view
         cdef Visit* copied
         cdef size_t count, i
-        cdef bint is_done = True
+        cdef bint is_done
         PyObject_GetBuffer(visits, &view, PyBUF_SIMPLE)
         try:
             count = <size_t> whole(&view, sizeof(Visit), "visits")
@@ -172,12 +175,10 @@ cdef class VisitTable:
             for i in range(count):
                 if not is_in_range(&copied[i]):
                     raise ValueError("a visit is out of range")
-            self.table.rows = <Visit*> room_for(count, sizeof(Visit))
-            is_done = sort_visits(copied, count, self.table.rows)
+            is_done = fill_table(&self.table, copied, count)
         finally:
             free(copied)
-        self.table.count = count
-        if not is_done or not index_rows(&self.table):
+        if not is_done:
             raise MemoryError
 
     def __dealloc__(self):
@@ -205,6 +206,7 @@ cdef class VisitTable:
         cdef size_t low, high, i, count = 0
         cdef bytes found
         cdef uint8_t* packed
+        cdef Visit visit
         if here is NULL:
             return b""
         low = find_near(spans, here, start)
@@ -214,7 +216,8 @@ cdef class VisitTable:
         packed = <uint8_t*> PyBytes_AS_STRING(found)
         for i in range(low, high):
             if spans[i].end > start and is_alive(&spans[i], when):
-                memcpy(packed + count * sizeof(Visit), &self.table.rows[i], sizeof(Visit))
+                visit = load_visit(&self.table, i)
+                memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
                 count += 1
         return found if count == high - low else found[:count * sizeof(Visit)]
 
@@ -230,6 +233,7 @@ cdef class VisitTable:
         cdef size_t low = find_seat(&self.table, 0, number)
         cdef size_t high = find_seat(&self.table, low, <uint64_t> number + 1)
         cdef const Span* span
+        cdef Visit visit
         cdef size_t i, count = 0
         cdef bytes found = PyBytes_FromStringAndSize(
             NULL, <Py_ssize_t> ((high - low) * sizeof(Visit))
@@ -238,11 +242,8 @@ cdef class VisitTable:
         for i in range(low, high):
             span = &self.table.spans[self.table.seats[i].at]
             if span.start < end and span.end > start and is_alive(span, when):
-                memcpy(
-                    packed + count * sizeof(Visit),
-                    &self.table.rows[self.table.seats[i].at],
-                    sizeof(Visit),
-                )
+                visit = load_visit(&self.table, self.table.seats[i].at)
+                memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
                 count += 1
         return found if count == high - low else found[:count * sizeof(Visit)]
 
@@ -268,13 +269,15 @@ cdef size_t copy_begun(
 ) noexcept nogil:
     """How many visits begin within [start, end); they are copied unless `found` is NULL."""
     cdef size_t p, low, high, i, count = 0
+    cdef Visit visit
     for p in range(table.place_count):
         low = find_later(table.spans, table.places[p].first, table.places[p].stop, start)
         high = find_later(table.spans, low, table.places[p].stop, end)
         for i in range(low, high):
             if is_alive(&table.spans[i], epoch):
                 if found is not NULL:
-                    memcpy(found + count * sizeof(Visit), &table.rows[i], sizeof(Visit))
+                    visit = load_visit(table, i)
+                    memcpy(found + count * sizeof(Visit), &visit, sizeof(Visit))
                 count += 1
     return count
 
@@ -373,14 +376,14 @@ def end_visits(tables, endings, epoch) -> int:
     return ended
 
 
-cdef inline bint is_before(const Visit* a, const Visit* b) noexcept nogil:
-    if a.place != b.place:
-        return a.place < b.place
-    return a.start < b.start
+cdef inline bint is_before(const Table* a, size_t i, const Table* b, size_t j) noexcept nogil:
+    if a.rests[i].place != b.rests[j].place:
+        return a.rests[i].place < b.rests[j].place
+    return a.spans[i].start < b.spans[j].start
 
 
 cdef void merge_rows(Table** tables, size_t count, Table* into) noexcept nogil:
-    """Rows of all tables that have not ended, by place and start."""
+    """The visits of all tables that have not ended, by place and start."""
     cdef size_t at[TABLES_MAX]
     cdef size_t i, least
     memset(at, 0, sizeof(at))
@@ -390,14 +393,27 @@ cdef void merge_rows(Table** tables, size_t count, Table* into) noexcept nogil:
             while at[i] < tables[i].count and load_relaxed(&tables[i].spans[at[i]].ended) != ALIVE:
                 at[i] += 1
             if at[i] < tables[i].count and (
-                least == count or is_before(&tables[i].rows[at[i]], &tables[least].rows[at[least]])
+                least == count or is_before(tables[i], at[i], tables[least], at[least])
             ):
                 least = i
         if least == count:
             return
-        into.rows[into.count] = tables[least].rows[at[least]]
+        into.spans[into.count] = tables[least].spans[at[least]]
+        # One that ends just now is found again by whoever ended it.
+        into.spans[into.count].ended = ALIVE
+        into.rests[into.count] = tables[least].rests[at[least]]
         into.count += 1
         at[least] += 1
+
+
+cdef void fit_rows(Table* table) noexcept nogil:
+    """Give back the room that was not needed."""
+    cdef Span* spans = <Span*> realloc(table.spans, (table.count + 1) * sizeof(Span))
+    cdef Rest* rests = <Rest*> realloc(table.rests, (table.count + 1) * sizeof(Rest))
+    if spans is not NULL:
+        table.spans = spans
+    if rests is not NULL:
+        table.rests = rests
 
 
 def merge_tables(tables) -> VisitTable:
@@ -409,20 +425,18 @@ def merge_tables(tables) -> VisitTable:
     cdef Table* found[TABLES_MAX]
     cdef size_t count = read_tables(held, found), total = 0, i
     cdef VisitTable made = VisitTable(b"")
-    cdef Visit* rows
     cdef bint is_done
     for i in range(count):
         total += found[i].count
     if total > UINT32_MAX:
         raise ValueError("visits are too many for one table")
     free_table(&made.table)
-    made.table.rows = <Visit*> room_for(total, sizeof(Visit))
     with nogil:
-        merge_rows(found, count, &made.table)
-        rows = <Visit*> realloc(made.table.rows, (made.table.count + 1) * sizeof(Visit))
-        if rows is not NULL:
-            made.table.rows = rows
-        is_done = index_rows(&made.table)
+        is_done = make_rows(&made.table, total)
+        if is_done:
+            merge_rows(found, count, &made.table)
+            fit_rows(&made.table)
+            is_done = index_rows(&made.table)
     if not is_done:
         raise MemoryError
     return made

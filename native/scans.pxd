@@ -36,6 +36,7 @@ cdef struct Seat:              # where something of a person is
 cdef class ScanRun:
     cdef Scan* scans           # owned: distinct, by person, time, place and rule O
     cdef size_t count
+    cdef uint32_t longest_stay  # told with any of them, or more
 
 
 cdef size_t merge_scans(
@@ -95,6 +96,20 @@ cdef inline size_t seek(
     while low < high:
         middle = (low + high) // 2
         if scans[middle].person < person:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline size_t seek_time(
+    const Scan* scans, size_t low, size_t high, int64_t time
+) noexcept nogil:
+    """Of one person's scans [low, high) the first at that time or later."""
+    cdef size_t middle
+    while low < high:
+        middle = (low + high) // 2
+        if scans[middle].time < time:
             low = middle + 1
         else:
             high = middle

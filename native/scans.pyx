@@ -138,6 +138,7 @@ cdef class ScanRun:
         """The scans at `from_ms` and later."""
         cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
         cdef ScanRun kept = empty_run(self.count)
+        kept.longest_stay = self.longest_stay
         with nogil:
             kept.count = copy_between(
                 self.scans, self.count, low, INT64_MAX, <uint8_t*> kept.scans
@@ -170,6 +171,7 @@ cdef bint sort_run(ScanRun run, const Scan* raw, size_t count) noexcept nogil:
     for i in range(count):
         seats[i].person = raw[i].person
         seats[i].at = <uint32_t> i
+        run.longest_stay = max(run.longest_stay, raw[i].stay)
         last = max(last, raw[i].person)
     by_person = sort_seats(seats, seats + count, count, last)
     for i in range(count):
@@ -205,6 +207,7 @@ def merge_runs(runs) -> ScanRun:
     cdef const Scan* heads[RUNS_MAX]
     cdef const Scan* stops[RUNS_MAX]
     cdef size_t count = len(held), total = 0, i
+    cdef uint32_t longest_stay = 0
     cdef ScanRun run, merged
     if count > RUNS_MAX:
         raise ValueError("runs are too many")
@@ -213,7 +216,9 @@ def merge_runs(runs) -> ScanRun:
         heads[i] = run.scans
         stops[i] = run.scans + run.count
         total += run.count
+        longest_stay = max(longest_stay, run.longest_stay)
     merged = empty_run(total)
+    merged.longest_stay = longest_stay
     with nogil:
         merged.count = merge_scans(heads, stops, count, merged.scans)
     fit_run(merged)

@@ -148,7 +148,7 @@ def times_of(tables, person, from_ms, to_ms, epoch) -> list[tuple[int, int, int]
             span = &table.spans[table.seats[i].at]
             if is_asked(&asked, span):
                 found.append(
-                    (span.start, span.end - span.start, table.rows[table.seats[i].at].place)
+                    (span.start, span.end - span.start, table.rests[table.seats[i].at].place)
                 )
             i += 1
     return found
@@ -216,7 +216,7 @@ cdef size_t look_around(Totals* totals, uint32_t person) noexcept nogil:
             if is_asked(asked, mine):
                 for o in range(asked.table_count):
                     other = asked.tables[o]
-                    place = find_place(other, table.rows[table.seats[i].at].place)
+                    place = find_place(other, table.rests[table.seats[i].at].place)
                     if place is not NULL:
                         near = &totals.near[totals.near_count]
                         near.table = other

@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memset
 
 from native.checks cimport check_int
 from native.scans cimport (
-    OUT, RUNS_MAX, Scan, ScanRun, absorb, compare, merge_scans, room_for, seek,
+    OUT, RUNS_MAX, Scan, ScanRun, absorb, compare, merge_scans, room_for, seek, seek_time,
 )
 
 cdef extern from "stdlib.h":
@@ -42,6 +42,11 @@ cdef enum:
     START_INFERRED = 2
     ROOM_FIRST = 64
 
+cdef enum:                     # what became of a person
+    DONE = 0
+    TOO_FEW = 1                # of the older scans: a stretch may begin before the first of them
+    FAILED = 2                 # memory is short
+
 
 # ---- places and rules ---------------------------------------------------------------------------
 
@@ -56,6 +61,7 @@ cdef struct Places:            # open addressing, half full at most
     PlaceRule* slots
     uint32_t mask
     PlaceRule unknown
+    int64_t longest            # default stay of any place
 
 
 cdef struct Rules:
@@ -64,6 +70,7 @@ cdef struct Rules:
     int64_t travel
     int64_t longest
     int64_t margin             # the longer of gap and window
+    int64_t reach              # no scan matters for longer than that after its time
 
 
 cdef inline uint32_t slot_of(uint32_t number, uint32_t mask) noexcept nogil:
@@ -98,11 +105,13 @@ cdef class PlaceTable:
         self.places.slots = <PlaceRule*> room_for(room, sizeof(PlaceRule))
         self.places.mask = <uint32_t> (room - 1)
         self.places.unknown = PlaceRule(read_stay(unknown[1]), 0, 1, 1 if unknown[0] else 0)
+        self.places.longest = self.places.unknown.stay
         for number, is_post, stay_ms in listed:
             rule.number = <uint32_t> check_int(number, 0, UINT32_MAX, "place")
             rule.stay = read_stay(stay_ms)
             rule.is_post = 1 if is_post else 0
             rule.is_used = 1
+            self.places.longest = max(self.places.longest, rule.stay)
             at = slot_of(rule.number, self.places.mask)
             while self.places.slots[at].is_used:
                 at = (at + 1) & self.places.mask
@@ -488,12 +497,15 @@ cdef bint compare_visits(
     return True
 
 
-cdef bint change_person(
-    Work* work, Changes changes, const Scan* old, size_t old_count, size_t count
+cdef int change_person(
+    Work* work, Changes changes, const Scan* old, size_t old_count, size_t count, int64_t touched
 ) noexcept nogil:
-    """Derive anew each stretch of the person's time that has something new in it."""
+    """Derive anew each stretch of the person's time that has something new in it.
+
+    touched: the last instant at which a scan that was left out may matter, -NEVER if none was.
+    """
     cdef size_t first, stop, low, high, i, old_made, now_made
-    cdef int64_t touched = -NEVER, touching
+    cdef int64_t touching, left_out = touched
     cdef Visit* before = work.visits
     cdef Visit* after = work.visits + work.room
     cdef bint is_fresh
@@ -510,16 +522,26 @@ cdef bint change_person(
         is_fresh |= work.is_fresh[i]
         if i > 0 and work.touched[i - 1] >= touching:
             continue
+        if i == 0 and is_fresh and left_out >= touching:
+            return TOO_FEW
         if is_fresh:
             low = work.old_before[i]
             high = work.old_before[stop] if stop < count else old_count
             old_made = derive(work, old + low, high - low, before)
             now_made = derive(work, work.now + i, stop - i, after)
             if not compare_visits(changes, before, old_made, after, now_made):
-                return False
+                return FAILED
         stop = i
         is_fresh = False
-    return True
+    return DONE
+
+
+cdef struct History:           # where a person's older scans stand, run by run
+    const Scan* scans[RUNS_MAX]
+    size_t counts[RUNS_MAX]
+    size_t lows[RUNS_MAX]
+    size_t highs[RUNS_MAX]
+    size_t run_count
 
 
 def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
@@ -529,10 +551,10 @@ def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
     Raises ValueError for a span that is negative or beyond 2**60 ms; MemoryError.
     """
     cdef list held = list(runs)
-    cdef const Scan* scans[RUNS_MAX]
-    cdef size_t counts[RUNS_MAX]
-    cdef size_t run_count = len(held), i
+    cdef History history
+    cdef size_t i
     cdef Changes changes = Changes()
+    cdef int64_t longest
     cdef ScanRun run
     cdef Work work
     cdef bint is_done
@@ -543,59 +565,94 @@ def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
     work.rules.travel = check_int(travel_ms, 0, SPAN_LIMIT, "travel_ms")
     work.rules.longest = check_int(stay_max_ms, 1, SPAN_LIMIT, "stay_max_ms")
     work.rules.margin = max(work.rules.gap, work.rules.window)
-    if run_count > RUNS_MAX:
+    longest = fresh.longest_stay
+    memset(&history, 0, sizeof(History))
+    if len(held) > RUNS_MAX:
         raise ValueError("runs are too many")
-    for i in range(run_count):
+    history.run_count = len(held)
+    for i in range(history.run_count):
         run = <ScanRun?> held[i]
-        scans[i] = run.scans
-        counts[i] = run.count
+        history.scans[i] = run.scans
+        history.counts[i] = run.count
+        longest = max(longest, run.longest_stay)
+    longest = max(longest, places.places.longest + work.rules.travel)
+    work.rules.reach = min(longest, work.rules.longest + work.rules.travel) + work.rules.margin
     with nogil:
-        is_done = change_persons(
-            changes, &work, fresh.scans, fresh.count, scans, counts, run_count
-        )
+        is_done = change_persons(changes, &work, fresh.scans, fresh.count, &history)
         close_work(&work)
     if not is_done:
         raise MemoryError
     return changes
 
 
-cdef bint change_persons(
-    Changes changes, Work* work, const Scan* fresh, size_t fresh_count,
-    const Scan** scans, const size_t* counts, size_t run_count,
+cdef void find_person(History* history, uint32_t person) noexcept nogil:
+    """Move on to a person behind the last one."""
+    cdef size_t i
+    for i in range(history.run_count):
+        history.lows[i] = seek(
+            history.scans[i], history.highs[i], history.counts[i], person
+        )
+        history.highs[i] = seek(
+            history.scans[i], history.lows[i], history.counts[i], <uint64_t> person + 1
+        )
+
+
+cdef int change_since(
+    Work* work, Changes changes, const History* history, const Scan* fresh, size_t fresh_count,
+    int64_t since,
 ) noexcept nogil:
-    """Person by person of the fresh scans; False if memory is short."""
+    """What new scans of a person change, seen beside the older ones from an instant on."""
     cdef const Scan* heads[RUNS_MAX]
     cdef const Scan* stops[RUNS_MAX]
-    cdef size_t at[RUNS_MAX]
     cdef const Scan* old
-    cdef size_t first = 0, stop, i, low, found, old_count, total
-    cdef uint32_t person
-    memset(at, 0, sizeof(at))
+    cdef size_t i, low, high, found = 0, old_count = 0, count
+    cdef int64_t touched = -NEVER
+    for i in range(history.run_count):
+        high = history.highs[i]
+        low = seek_time(history.scans[i], history.lows[i], high, since)
+        if low > history.lows[i]:
+            touched = max(touched, history.scans[i][low - 1].time + work.rules.reach)
+        if high > low:
+            heads[found] = history.scans[i] + low
+            stops[found] = history.scans[i] + high
+            old_count += high - low
+            found += 1
+    if not make_room(work, old_count + fresh_count):
+        return FAILED
+    old = work.old
+    if found == 1:
+        old = heads[0]
+    elif found > 1:
+        old_count = merge_scans(heads, stops, found, work.old)
+    count = add_fresh(work, old, old_count, fresh, fresh_count)
+    return change_person(work, changes, old, old_count, count, touched)
+
+
+cdef bint change_persons(
+    Changes changes, Work* work, const Scan* fresh, size_t fresh_count, History* history
+) noexcept nogil:
+    """Person by person of the fresh scans; False if memory is short."""
+    cdef size_t first = 0, stop, born, ended
+    cdef int64_t since
+    cdef int found
     while first < fresh_count:
-        person = fresh[first].person
-        stop = first + 1
-        while stop < fresh_count and fresh[stop].person == person:
+        stop = first
+        since = NEVER
+        while stop < fresh_count and fresh[stop].person == fresh[first].person:
+            since = min(since, first_touch(work, &fresh[stop]))
             stop += 1
-        found = 0
-        total = 0
-        for i in range(run_count):
-            low = seek(scans[i], at[i], counts[i], person)
-            at[i] = seek(scans[i], low, counts[i], <uint64_t> person + 1)
-            if at[i] > low:
-                heads[found] = scans[i] + low
-                stops[found] = scans[i] + at[i]
-                total += at[i] - low
-                found += 1
-        if not make_room(work, total + stop - first):
-            return False
-        old = work.old
-        old_count = total
-        if found == 1:
-            old = heads[0]
-        elif found > 1:
-            old_count = merge_scans(heads, stops, found, work.old)
-        total = add_fresh(work, old, old_count, fresh + first, stop - first)
-        if not change_person(work, changes, old, old_count, total):
+        find_person(history, fresh[first].person)
+        born, ended = changes.born_count, changes.ended_count
+        # Twice the reach back a seam is nearly always found; the whole history is sure to do.
+        found = TOO_FEW
+        if work.rules.reach <= SPAN_LIMIT // 2:
+            found = change_since(
+                work, changes, history, fresh + first, stop - first, since - 2 * work.rules.reach
+            )
+        if found == TOO_FEW:
+            changes.born_count, changes.ended_count = born, ended
+            found = change_since(work, changes, history, fresh + first, stop - first, -NEVER)
+        if found != DONE:
             return False
         first = stop
     return True

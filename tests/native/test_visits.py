@@ -56,7 +56,7 @@ def born_visits(data: bytes) -> dict[tuple[int, int, int], tuple]:
 scan = st.builds(
     Scan,
     person=st.integers(0, 2),
-    time=st.integers(0, 150),
+    time=st.integers(0, 400),
     place=st.sampled_from([*STAYS]),
     lane=st.integers(0, 2),
     direction=st.integers(0, 2),
@@ -70,7 +70,7 @@ small_rules = st.builds(
     passage_window_ms=st.integers(0, 5),
     gap_ms=st.integers(0, 4),
     travel_ms=st.integers(0, 3),
-    stay_max_ms=st.integers(1, 40),
+    stay_max_ms=st.integers(1, 12) | st.integers(1, 40),
 )
 
 
