@@ -91,6 +91,17 @@ cdef inline bint is_asked(const Asked* asked, const Span* span) noexcept nogil:
     return span.start < asked.end and span.end > asked.start and is_alive(span, asked.epoch)
 
 
+cdef size_t find_own(const Table* table, uint32_t person, size_t* stop) noexcept nogil:
+    """The first of the person's seats in a table; their visits, scattered, are on their way."""
+    cdef size_t first = find_seat(table, 0, person), i = first
+    while i < table.count and table.seats[i].person == person:
+        prefetch(&table.spans[table.seats[i].at])
+        prefetch(&table.rests[table.seats[i].at])
+        i += 1
+    stop[0] = i
+    return first
+
+
 def people_at(tables, place, from_ms, to_ms, keys, epoch) -> set[bytes]:
     """Keys of the persons with a visit at a place (u32) that overlaps [from_ms, to_ms).
 
@@ -137,20 +148,19 @@ def times_of(tables, person, from_ms, to_ms, epoch) -> list[tuple[int, int, int]
     cdef Asked asked
     cdef const Table* table
     cdef const Span* span
-    cdef size_t t, i
+    cdef size_t t, i, first, stop = 0
     cdef list found = []
     memset(&view, 0, sizeof(Py_buffer))
     read_asked(&asked, held, from_ms, to_ms, epoch, &view)
     for t in range(asked.table_count):
         table = asked.tables[t]
-        i = find_seat(table, 0, number)
-        while i < table.count and table.seats[i].person == number:
+        first = find_own(table, number, &stop)
+        for i in range(first, stop):
             span = &table.spans[table.seats[i].at]
             if is_asked(&asked, span):
                 found.append(
                     (span.start, span.end - span.start, table.rests[table.seats[i].at].place)
                 )
-            i += 1
     return found
 
 
@@ -207,11 +217,11 @@ cdef size_t look_around(Totals* totals, uint32_t person) noexcept nogil:
     cdef const Place* place
     cdef const Span* mine
     cdef Near* near
-    cdef size_t t, o, i, total = 0
+    cdef size_t t, o, i, first, stop = 0, total = 0
     for t in range(asked.table_count):
         table = asked.tables[t]
-        i = find_seat(table, 0, person)
-        while i < table.count and table.seats[i].person == person:
+        first = find_own(table, person, &stop)
+        for i in range(first, stop):
             mine = &table.spans[table.seats[i].at]
             if is_asked(asked, mine):
                 for o in range(asked.table_count):
@@ -226,7 +236,6 @@ cdef size_t look_around(Totals* totals, uint32_t person) noexcept nogil:
                         near.high = find_later(other.spans, near.low, place.stop, mine.end)
                         total += near.high - near.low
                         totals.near_count += near.high > near.low
-            i += 1
     return total
 
 
