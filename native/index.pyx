@@ -133,12 +133,13 @@ cdef bint index_rows(Table* table) noexcept nogil:
 cdef VisitTable make_table(const Visit* visits, size_t count):
     """A table of visits in any order, all of them in range. Raises MemoryError."""
     cdef VisitTable made = VisitTable(b"")
+    cdef Table* table = &made.table
     cdef bint is_done
-    free_table(&made.table)
+    free_table(table)
     if count > UINT32_MAX:
         raise ValueError("visits are too many for one table")
     with nogil:
-        is_done = fill_table(&made.table, visits, count)
+        is_done = fill_table(table, visits, count)
     if not is_done:
         raise MemoryError
     return made
@@ -252,15 +253,16 @@ cdef class VisitTable:
         cdef int64_t start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
         cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
         cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
+        cdef const Table* table = &self.table
         cdef size_t count
         cdef bytes found
         cdef uint8_t* packed
         with nogil:
-            count = copy_begun(&self.table, start, end, when, NULL)
+            count = copy_begun(table, start, end, when, NULL)
         found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (count * sizeof(Visit)))
         packed = <uint8_t*> PyBytes_AS_STRING(found)
         with nogil:
-            count = copy_begun(&self.table, start, end, when, packed)
+            count = copy_begun(table, start, end, when, packed)
         return found[:count * sizeof(Visit)]
 
 
@@ -284,7 +286,7 @@ cdef size_t copy_begun(
 
 def born_table(Changes changes not None) -> VisitTable:
     """The visits that came with some changes, as a table. Raises ValueError, MemoryError."""
-    return make_table(changes.born, changes.born_count)
+    return make_table(changes.changed.born, changes.changed.born_count)
 
 
 # ---- ending and merging -------------------------------------------------------------------------
@@ -425,18 +427,19 @@ def merge_tables(tables) -> VisitTable:
     cdef Table* found[TABLES_MAX]
     cdef size_t count = read_tables(held, found), total = 0, i
     cdef VisitTable made = VisitTable(b"")
+    cdef Table* table = &made.table
     cdef bint is_done
     for i in range(count):
         total += found[i].count
     if total > UINT32_MAX:
         raise ValueError("visits are too many for one table")
-    free_table(&made.table)
+    free_table(table)
     with nogil:
-        is_done = make_rows(&made.table, total)
+        is_done = make_rows(table, total)
         if is_done:
-            merge_rows(found, count, &made.table)
-            fit_rows(&made.table)
-            is_done = index_rows(&made.table)
+            merge_rows(found, count, table)
+            fit_rows(table)
+            is_done = index_rows(table)
     if not is_done:
         raise MemoryError
     return made

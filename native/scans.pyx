@@ -87,6 +87,7 @@ cdef class ScanRun:
         cdef size_t count = 0, at = 0
         cdef bytes packed
         cdef Scan* raw
+        cdef Scan* scans
         cdef bint is_done
         for packed in held:
             if len(packed) % sizeof(Scan):
@@ -102,11 +103,15 @@ cdef class ScanRun:
             for at in range(count):
                 if not -TIME_LIMIT <= raw[at].time <= TIME_LIMIT:
                     raise ValueError("a scan is out of range")
-            self.scans = <Scan*> room_for(count, sizeof(Scan))
+                self.longest_stay = max(self.longest_stay, raw[at].stay)
+            scans = self.scans = <Scan*> room_for(count, sizeof(Scan))
             with nogil:
-                is_done = sort_run(self, raw, count)
+                is_done = sort_run(raw, count, scans)
+                if is_done:
+                    count = join_copies(scans, count)
             if not is_done:
                 raise MemoryError
+            self.count = count
         finally:
             free(raw)
 
@@ -123,15 +128,16 @@ cdef class ScanRun:
         """Packed SCAN of the scans within [from_ms, to_ms), in the order of the run."""
         cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
         cdef int64_t high = check_int(to_ms, INT64_MIN, INT64_MAX, "to_ms")
-        cdef size_t count
+        cdef const Scan* scans = self.scans
+        cdef size_t total = self.count, count
         cdef bytes found
         cdef uint8_t* packed
         with nogil:
-            count = copy_between(self.scans, self.count, low, high, NULL)
+            count = copy_between(scans, total, low, high, NULL)
         found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (count * sizeof(Scan)))
         packed = <uint8_t*> PyBytes_AS_STRING(found)
         with nogil:
-            copy_between(self.scans, self.count, low, high, packed)
+            copy_between(scans, total, low, high, packed)
         return found
 
     def since(self, from_ms) -> ScanRun:
@@ -139,10 +145,12 @@ cdef class ScanRun:
         cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
         cdef ScanRun kept = empty_run(self.count)
         kept.longest_stay = self.longest_stay
+        cdef const Scan* scans = self.scans
+        cdef uint8_t* packed = <uint8_t*> kept.scans
+        cdef size_t count = self.count
         with nogil:
-            kept.count = copy_between(
-                self.scans, self.count, low, INT64_MAX, <uint8_t*> kept.scans
-            )
+            count = copy_between(scans, count, low, INT64_MAX, packed)
+        kept.count = count
         fit_run(kept)
         return kept
 
@@ -160,8 +168,8 @@ cdef size_t copy_between(
     return made
 
 
-cdef bint sort_run(ScanRun run, const Scan* raw, size_t count) noexcept nogil:
-    """By person through their seats, then each person; False if memory is short."""
+cdef bint sort_run(const Scan* raw, size_t count, Scan* into) noexcept nogil:
+    """Copy by person through their seats, then sort each person; False if memory is short."""
     cdef Seat* seats = <Seat*> malloc(2 * (count + 1) * sizeof(Seat))
     cdef Seat* by_person
     cdef uint32_t last = 0
@@ -171,17 +179,15 @@ cdef bint sort_run(ScanRun run, const Scan* raw, size_t count) noexcept nogil:
     for i in range(count):
         seats[i].person = raw[i].person
         seats[i].at = <uint32_t> i
-        run.longest_stay = max(run.longest_stay, raw[i].stay)
         last = max(last, raw[i].person)
     by_person = sort_seats(seats, seats + count, count, last)
     for i in range(count):
-        run.scans[i] = raw[by_person[i].at]
+        into[i] = raw[by_person[i].at]
     free(seats)
     for i in range(1, count + 1):
-        if i == count or run.scans[i].person != run.scans[first].person:
-            sort_scans(run.scans + first, i - first)
+        if i == count or into[i].person != into[first].person:
+            sort_scans(into + first, i - first)
             first = i
-    run.count = join_copies(run.scans, count)
     return True
 
 
@@ -209,6 +215,7 @@ def merge_runs(runs) -> ScanRun:
     cdef size_t count = len(held), total = 0, i
     cdef uint32_t longest_stay = 0
     cdef ScanRun run, merged
+    cdef Scan* into
     if count > RUNS_MAX:
         raise ValueError("runs are too many")
     for i in range(count):
@@ -219,7 +226,9 @@ def merge_runs(runs) -> ScanRun:
         longest_stay = max(longest_stay, run.longest_stay)
     merged = empty_run(total)
     merged.longest_stay = longest_stay
+    into = merged.scans
     with nogil:
-        merged.count = merge_scans(heads, stops, count, merged.scans)
+        total = merge_scans(heads, stops, count, into)
+    merged.count = total
     fit_run(merged)
     return merged

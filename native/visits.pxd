@@ -24,10 +24,14 @@ cdef struct Ending:            # a visit that is no more: what tells it from all
     uint32_t place
 
 
+cdef struct Changed:
+    Visit* born                # owned: by person, of one person in no order
+    size_t born_count
+    size_t born_room
+    Ending* ended              # owned: likewise
+    size_t ended_count
+    size_t ended_room
+
+
 cdef class Changes:
-    cdef Visit* born           # owned: by person, place and start
-    cdef size_t born_count
-    cdef size_t born_room
-    cdef Ending* ended         # owned: in the same order
-    cdef size_t ended_count
-    cdef size_t ended_room
+    cdef Changed changed

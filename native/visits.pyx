@@ -446,7 +446,7 @@ cdef size_t add_fresh(
     return made
 
 
-cdef bint keep_born(Changes changes, const Visit* visit) noexcept nogil:
+cdef bint keep_born(Changed* changes, const Visit* visit) noexcept nogil:
     cdef Visit* grown
     if changes.born_count == changes.born_room:
         grown = <Visit*> realloc(changes.born, 2 * changes.born_room * sizeof(Visit))
@@ -459,7 +459,7 @@ cdef bint keep_born(Changes changes, const Visit* visit) noexcept nogil:
     return True
 
 
-cdef bint keep_ended(Changes changes, const Visit* visit) noexcept nogil:
+cdef bint keep_ended(Changed* changes, const Visit* visit) noexcept nogil:
     cdef Ending* grown
     if changes.ended_count == changes.ended_room:
         grown = <Ending*> realloc(changes.ended, 2 * changes.ended_room * sizeof(Ending))
@@ -473,7 +473,7 @@ cdef bint keep_ended(Changes changes, const Visit* visit) noexcept nogil:
 
 
 cdef bint compare_visits(
-    Changes changes, const Visit* old, size_t old_count, const Visit* now, size_t now_count
+    Changed* changes, const Visit* old, size_t old_count, const Visit* now, size_t now_count
 ) noexcept nogil:
     """Note what differs between two lists by place and start; False if memory is short."""
     cdef size_t o = 0, n = 0
@@ -498,7 +498,7 @@ cdef bint compare_visits(
 
 
 cdef int change_person(
-    Work* work, Changes changes, const Scan* old, size_t old_count, size_t count, int64_t touched
+    Work* work, Changed* changes, const Scan* old, size_t old_count, size_t count, int64_t touched
 ) noexcept nogil:
     """Derive anew each stretch of the person's time that has something new in it.
 
@@ -554,6 +554,9 @@ def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
     cdef History history
     cdef size_t i
     cdef Changes changes = Changes()
+    cdef Changed* changed
+    cdef const Scan* fresh_scans
+    cdef size_t fresh_count
     cdef int64_t longest
     cdef ScanRun run
     cdef Work work
@@ -577,8 +580,11 @@ def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
         longest = max(longest, run.longest_stay)
     longest = max(longest, places.places.longest + work.rules.travel)
     work.rules.reach = min(longest, work.rules.longest + work.rules.travel) + work.rules.margin
+    # No object is touched without the GIL, not even to ask whether it is None.
+    changed = &changes.changed
+    fresh_scans, fresh_count = fresh.scans, fresh.count
     with nogil:
-        is_done = change_persons(changes, &work, fresh.scans, fresh.count, &history)
+        is_done = change_persons(changed, &work, fresh_scans, fresh_count, &history)
         close_work(&work)
     if not is_done:
         raise MemoryError
@@ -598,7 +604,7 @@ cdef void find_person(History* history, uint32_t person) noexcept nogil:
 
 
 cdef int change_since(
-    Work* work, Changes changes, const History* history, const Scan* fresh, size_t fresh_count,
+    Work* work, Changed* changes, const History* history, const Scan* fresh, size_t fresh_count,
     int64_t since,
 ) noexcept nogil:
     """What new scans of a person change, seen beside the older ones from an instant on."""
@@ -629,7 +635,7 @@ cdef int change_since(
 
 
 cdef bint change_persons(
-    Changes changes, Work* work, const Scan* fresh, size_t fresh_count, History* history
+    Changed* changes, Work* work, const Scan* fresh, size_t fresh_count, History* history
 ) noexcept nogil:
     """Person by person of the fresh scans; False if memory is short."""
     cdef size_t first = 0, stop, born, ended
@@ -665,14 +671,14 @@ cdef class Changes:
     """
 
     def __cinit__(self):
-        self.born_room = ROOM_FIRST
-        self.ended_room = ROOM_FIRST
-        self.born = <Visit*> room_for(self.born_room, sizeof(Visit))
-        self.ended = <Ending*> room_for(self.ended_room, sizeof(Ending))
+        self.changed.born_room = ROOM_FIRST
+        self.changed.ended_room = ROOM_FIRST
+        self.changed.born = <Visit*> room_for(self.changed.born_room, sizeof(Visit))
+        self.changed.ended = <Ending*> room_for(self.changed.ended_room, sizeof(Ending))
 
     def __dealloc__(self):
-        free(self.born)
-        free(self.ended)
+        free(self.changed.born)
+        free(self.changed.ended)
 
     def __reduce__(self):
         raise TypeError("Changes cannot be pickled")
@@ -680,11 +686,11 @@ cdef class Changes:
     def visits(self) -> bytes:
         """Packed VISIT of those that came, by person; of one person in no order."""
         return PyBytes_FromStringAndSize(
-            <char*> self.born, <Py_ssize_t> (self.born_count * sizeof(Visit))
+            <char*> self.changed.born, <Py_ssize_t> (self.changed.born_count * sizeof(Visit))
         )
 
     def endings(self) -> bytes:
         """Of those that are no more start (i64), person and place (u32 each), by person."""
         return PyBytes_FromStringAndSize(
-            <char*> self.ended, <Py_ssize_t> (self.ended_count * sizeof(Ending))
+            <char*> self.changed.ended, <Py_ssize_t> (self.changed.ended_count * sizeof(Ending))
         )
