@@ -176,12 +176,13 @@ class Snapshot:
         rules: VisitRules,
         lsn: int,
     ) -> None:
+        # Counted first: columns that grow in between have room for more than that.
+        self._count = len(numbers)
         keys, newest = numbers.columns()
         self.layers = layers
         self.epoch = epoch
         self.lsn = lsn
         self._tables = [layer.visits for layer in layers]
-        self._count = len(numbers)
         self._keys = np.frombuffer(keys, "V16", self._count)
         self._newest = np.frombuffer(newest, NEWEST, self._count)["ref"]
         self._numbers = numbers
