@@ -47,7 +47,7 @@ MERGE_RATIO: Final = 2
 REFRESH_S: Final = 0.05  # the keeping thread lets so much time's scans come together
 INLINE_SCANS: Final = 1 << 16  # a question merges no more than that where a thread keeps up
 LAYERS_MAX: Final = 32  # unless there are so many layers
-NEWEST_STEP: Final = 1 << 15  # scans; some ms at most without giving way to other threads
+NEWEST_STEP: Final = 1 << 12  # scans; then other threads have their turn
 ENDING_SIZE: Final = 16
 
 _log = Log("index")
