@@ -17,6 +17,7 @@ from bench import (
     case_decode,
     case_ingest,
     case_lanes,
+    case_parse,
     case_records,
     live,
     qr,
@@ -29,6 +30,7 @@ CASES: dict[str, Case] = {
     for case in (
         case_decode.CASE,
         case_lanes.CASE,
+        *case_parse.CASES,
         case_records.CASE,
         *case_ingest.CASES,
         *case_commit.CASES,

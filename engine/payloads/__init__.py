@@ -7,6 +7,7 @@ those that are less sure of their own. docs/payloads.md has the formats and the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -71,8 +72,12 @@ _FIELD_ISSUERS: Final[tuple[FieldIssuer, ...]] = (
     qr1405,
     cccd,
 )
-_HEADS: Final = tuple(_PREFIXES)
-_HEAD_SIZE: Final = max(map(len, _HEADS))
+# By their first byte in either case: of most codes one look tells that no prefix fits.
+_BY_FIRST: Final[dict[int, list[tuple[bytes, PrefixParser]]]] = {}
+for _prefix, _parser in _PREFIXES.items():
+    for _first in {_prefix[0], _prefix.lower()[0]}:
+        _BY_FIRST.setdefault(_first, []).append((_prefix, _parser))
+_to_date = functools.lru_cache(maxsize=4)(day_to_date)
 
 
 def parse(
@@ -95,13 +100,11 @@ def parse(
     data, warnings = strip_outer(payload)
     if not data:
         return refused.EMPTY
-    today = day_to_date(today_day) if today_day is not None else ""
+    today = _to_date(today_day) if today_day is not None else ""
     reading = Reading(data, warnings, venue_host.lower(), today, now_s, trust)
-    head = data[:_HEAD_SIZE].upper()
-    if head.startswith(_HEADS):
-        for prefix, parse_prefix in _PREFIXES.items():
-            if head.startswith(prefix):
-                return parse_prefix(reading)
+    for prefix, parse_prefix in _BY_FIRST.get(data[0], ()):
+        if data[: len(prefix)].upper() == prefix:
+            return parse_prefix(reading)
     if b"|" in data:
         text = bytes_to_text(data, warnings)
         if text is None:

@@ -46,7 +46,10 @@ def is_mine(fields: list[str], /) -> bool:
 
     A name in hex has no blank, which tells it from a misread number on another card.
     """
-    return len(fields) >= 3 and " " not in fields[1] and is_bhyt_number(fields[0].strip().upper())
+    number = fields[0].strip()
+    if len(number) not in (15, 10) or len(fields) < 3 or " " in fields[1]:
+        return False
+    return is_bhyt_number(number.upper())
 
 
 def parse(reading: Reading, /) -> Outcome:

@@ -76,6 +76,8 @@ def is_lookalike(authority: str) -> bool:
 def _is_nearly(part: str, word: str) -> bool:
     if word in part:
         return True
+    if sum(letter in part for letter in word) < len(word) - 2:
+        return False  # too few of its letters for the slips allowed: spares the walk below
     if len(word) > 6:
         return abs(len(part) - len(word)) <= 2 and _distance(part, word) <= 2
     return len(part) == len(word) and _distance(part, word) == 1  # ncov is no slip of ncovi

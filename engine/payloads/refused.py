@@ -69,6 +69,6 @@ def explain(reading: Reading) -> Refusal:
         return BAD_ENCODING
     if "|" in text and not any(field.strip() for field in text_to_fields(text)):
         return Refusal("malformed", "separators without fields")
-    if _SCHEME.match(data):
+    if b"://" in data and _SCHEME.match(data):
         return Refusal("unknown_url", "a link to somewhere else")
     return Refusal("unknown", "no layout that this engine knows")

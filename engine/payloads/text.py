@@ -150,7 +150,7 @@ def tidy(field: str, warnings: list[str]) -> str:
 
 def is_text(text: str) -> bool:
     """Without control characters other than blanks and line ends."""
-    return _CONTROL.search(text.replace("\r", "\n")) is None
+    return text.isprintable() or _CONTROL.search(text.replace("\r", "\n")) is None
 
 
 def is_digits(text: str) -> bool:

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ from tests.reference.command import (
     finish,
     start,
 )
-from tests.reference.payload_vectors import load
+from tests.reference.payload_vectors import FOLDER as VECTORS
+from tests.reference.payload_vectors import Vector, load
 
 TABLES = ROOT / "docs/examples/registry"
 TRACER, STATION = "cdc-truy-vet", "tram-vinh-chap"
@@ -163,14 +165,23 @@ def test_output_is_utf8_in_every_locale(tmp_path: Path) -> None:
 # ---- parse --------------------------------------------------------------------------------------
 
 
+def vector_to_question(vector: Vector) -> dict[str, Any]:
+    question: dict[str, Any] = {
+        "id": vector.id,
+        "payload_b64": base64.b64encode(vector.payload).decode(),
+    }
+    if vector.now_s is not None:
+        question["validation_clock"] = datetime.fromtimestamp(vector.now_s, UTC).isoformat()
+    if vector.keys:
+        question["trust"] = list(vector.keys)
+    return question
+
+
 def test_every_vector_through_parse() -> None:
     vectors = load()
     assert len(vectors) > 90
-    lines = [
-        json.dumps({"id": v.id, "payload_b64": base64.b64encode(v.payload).decode()})
-        for v in vectors
-    ]
-    done = finish(start("parse"), "\n".join(lines).encode())
+    lines = [json.dumps(vector_to_question(vector)) for vector in vectors]
+    done = finish(start("parse", "--trust", VECTORS / "keys.json"), "\n".join(lines).encode())
     assert (done.status, done.err) == (0, "")
     assert [answer["id"] for answer in done.lines] == [v.id for v in vectors]
     for vector, answer in zip(vectors, done.lines, strict=True):
@@ -185,12 +196,17 @@ def test_bad_lines_are_answered_in_their_place() -> None:
         b"", b"x", b"[1]", b"null", b"{}", b'{"payload_b64": 5}', b'{"payload_b64": "\xc3\xa9"}',
         b'{"payload_b64": "YQ"}', b'{"payload_b64": "\xff"}', b'{"payload_b64": "Y Q=="}',
         b"[" * 100_000, b'{"id":' + b"[" * 5000 + b"]" * 5000 + b"}", b"x" * 3_000_000,
+        b'{"payload_b64": "YQ==", "validation_clock": "soon"}',
+        b'{"payload_b64": "YQ==", "validation_clock": 5}',
+        b'{"payload_b64": "YQ==", "trust": {}}', b'{"payload_b64": "YQ==", "trust": ["AAAA"]}',
+        b'{"payload_b64": "YQ==", "trust": [' + b"{}," * 100 + b"{}]}",
     ]  # fmt: skip
     done = chot("parse", stdin=b"\n".join([good, *bad, b'{"id": 7, "payload_b64": "!"}', good]))
     assert (done.status, done.err) == (1, "")
     first, *middle, named, last = done.lines
     assert first == last == {
-        "id": "a", "verdict": "reject", "type": None, "reason": "unknown", "warnings": []
+        "id": "a", "verdict": "reject", "type": None, "reason": "unknown", "warnings": [],
+        "detail": "no layout that this engine knows",
     }  # fmt: skip
     assert len(middle) == len(bad)
     assert all(set(answer) == {"error"} for answer in middle)
@@ -202,6 +218,47 @@ def test_a_code_does_not_steer_the_terminal(tmp_path: Path) -> None:
     done = chot("decode", qr_image("a\u009b31m\u202eb\x1b[0mé", tmp_path / "code.png"))
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", done.out)
     assert done.lines[0]["codes"][0]["text"] == "a\u009b31m\u202eb\x1b[0mé" and "é" in done.out
+
+
+def test_parse_reads_files_and_hides_names_if_asked(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps({"payload_b64": base64.b64encode(CARD.encode()).decode()}))
+    raw = tmp_path / "card.bin"
+    raw.write_bytes(CARD.encode())
+    plain = chot("parse", lines).lines
+    assert plain == chot("parse", "--raw", raw).lines == chot("parse", "--unmasked", lines).lines
+    assert plain == chot("parse", "--raw", stdin=CARD.encode()).lines
+    assert plain[0]["name_nfc"] == "Nguyễn Thị Hồng Ánh"
+    (masked,) = chot("parse", "--masked", lines).lines
+    assert (masked["name_nfc"], masked["doc_no"][:6]) == ("Nguyễn Th***", "******")
+    assert masked["dob"].endswith("-**-**") and masked["address"] == "***"
+    assert chot("parse", "--raw", stdin=b"x" * 9_000).lines[0]["reason"] == "too_long"
+    assert len(chot("parse", lines, lines).lines) == 2
+
+
+def test_a_person_at_a_terminal_is_shown_masks() -> None:
+    line = json.dumps({"payload_b64": base64.b64encode(CARD.encode()).decode()})
+    ours, theirs = os.openpty()
+    process = subprocess.run(
+        [sys.executable, "-m", "engine", "parse"],
+        env=clean_env({}), input=line.encode(), stdout=theirs, timeout=WAIT_S, check=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = os.read(ours, 4_096).decode()
+    os.close(ours)
+    assert process.returncode == 0
+    assert "Nguyễn Th***" in shown and "Ánh" not in shown and f"******{SECRET[-6:]}" in shown
+
+
+def test_keys_for_parse_that_are_none(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("nothing")
+    for words in (("--trust", wrong), ("--trust", tmp_path / "none"), ("none.jsonl",)):
+        done = chot("parse", *words)
+        assert (done.status, done.out) == (2, "")
+        assert done.err.count("\n") == 1 and done.err.startswith("chot parse: ")
+    done = chot("parse", stdin=b"", CHOT_TRUST=str(tmp_path))
+    assert done.status == 2 and "wrong.pem" in done.err
 
 
 def test_venue_host_of_parse() -> None:

@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKSUMS = {
     "decode": "942b6b95c81fdf88",
     "lanes": "e1e550e3daf16534",
+    "parse": "33fe1e19d72f71df",
+    "parse_1405": "04ab8a87a15b4ca1",
+    "parse_unknown": "8fb601165b5ab2dd",
     "records": "dcd36498c96921ff",
     "ingest": "867ae3e5e2b4e6e0",
     "ingest_cards": "9095342fd75726eb",

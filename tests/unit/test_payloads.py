@@ -385,7 +385,7 @@ def test_refused(text: str, expected: str) -> None:
 
 
 def test_no_prefix_hides_another() -> None:
-    prefixes = payloads._HEADS
+    prefixes = tuple(payloads._PREFIXES)
     for one in prefixes:
         assert one == one.upper()
         assert [other for other in prefixes if other.startswith(one)] == [one]
