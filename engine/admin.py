@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -122,12 +122,26 @@ async def enrol_gateway(owner: Owner, name: str, *, spool: Path) -> str:
     }
     # A JSON string or number is a TOML one as well.
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
-    lanes = found[0].lanes
+    return text + "".join(f"\n{source}" for source in _sources(found[0].lanes))
+
+
+def _sources(lanes: Sequence[int]) -> Iterator[str]:
+    """What a gateway captures, a table of TOML each. Only one can read standard input, and what
+    stands in the other lanes the box's owner has to say."""
     if not lanes:
-        return f'{text}\n[[sources]]\nkind = "records"\nlane = 0\npath = "-"\n'
-    rest = "".join(f", {lane}" for lane in lanes[1:])
-    hint = f"# one [[sources]] for each lane: {lanes[0]}{rest} (docs/gateway.md)\n" if rest else ""
-    return f'{text}\n{hint}[[sources]]\nkind = "frames"\nlane = {lanes[0]}\npath = "-"\n'
+        yield '[[sources]]\nkind = "records"\nlane = 0\npath = "-"\n'
+        return
+    yield (
+        "# Frames from standard input; in place of it what stands in the lane: a camera, readers,\n"
+        "# a thermal terminal, or several of them (docs/gateway.md).\n"
+        f'[[sources]]\nkind = "frames"\nlane = {lanes[0]}\npath = "-"\n'
+    )
+    for lane in lanes[1:]:
+        yield (
+            f"# Lane {lane} too is this gateway's. Take the signs away once its camera is known.\n"
+            f'#[[sources]]\n#kind = "mjpeg"\n#lane = {lane}\n'
+            f'#url = "http://192.0.2.{lane % 256}/video.mjpg"\n'
+        )
 
 
 async def venue_codes(owner: Owner) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from engine import wire
 from engine.address import parse_address
+from engine.clock import SystemClock
+from engine.gateway.config import load_config, make_sources
 from tests.e2e.rig import (
     CLIPS,
     EngineProcess,
@@ -29,7 +32,6 @@ from tests.e2e.rig import (
 from tests.e2e.websocket_link import WebSocketLink
 from tests.reference.certificates import Authority
 
-BOXES = ("vl-1a-1", "vl-1a-2")
 # No heartbeat comes in a test, so that none can be what ends a link.
 SETTINGS = {"heartbeat_s": 600, "retention_days": 36_500}
 
@@ -124,6 +126,21 @@ def test_a_lane_that_is_taken_from_a_box_is_taken_from_its_link(stand: Stand) ->
     with stand.session("tls", "vl-1a-3", with_certificate=True) as back:
         back.send(hello("vl-1a-3"))
         assert back.error_code() == 7  # it stands: only a second HELLO ends it
+
+
+def test_a_file_of_a_gateway_names_each_of_its_lanes(stand: Stand, tmp_path: Path) -> None:
+    """As it is written it runs; without the signs every lane has a camera."""
+    change(stand.engine, stand.folder, "number,name,post,lanes", "90,hl-all,HL-1A,1 2 3")
+    out = tmp_path / "all.toml"
+    done = run_chot("registry", "enrol", "hl-all", "--out", str(out), "--data",
+                    str(stand.engine.data))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert load_config(out).lanes == [1]
+    gateway = GatewayProcess(out, "--frames", str(CLIPS / "lane1.mjpeg"), "--fps", "200")
+    assert gateway.wait() == 0 and gateway.stats["frames_sent"] > 0
+    out.write_text(re.sub(r"(?m)^#(?! )", "", out.read_text()))
+    full = load_config(out)
+    assert full.lanes == [1, 2, 3] and len(make_sources(full, SystemClock())) == 3
 
 
 def test_who_decodes_is_what_the_registry_says(tmp_path: Path) -> None:
