@@ -12,6 +12,8 @@ import asyncio
 import itertools
 import os
 import sqlite3
+import statistics
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,8 @@ from engine.journal import Part, RecordBatch, Run
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import FileKeyRing
 from engine.rows import ROW, ROW_SIZE
+
+Facts = dict[str, int | str]
 
 # Big-endian, so that the order of bytes is the order of values.
 BY_PLACE: Final = np.dtype([("place", ">u4"), ("time_ms", ">i8"), ("person", "V16")])
@@ -60,8 +64,10 @@ class Ours(Store):
     name = "chot"
     note = "LmdbJournal.append, one group at a time, rows sealed with AES-256-GCM"
 
-    def __init__(self, groups: list[bytes], commits: int, folder: Path) -> None:
+    def __init__(self, groups: list[bytes], commits: int, folder: Path, facts: Facts) -> None:
         super().__init__(groups, commits)
+        self._facts = facts
+        self._commits_ns: list[int] = []  # without the way to the writer's thread and back
         clock = SystemClock()
         self._loop = asyncio.new_event_loop()
         ring = FileKeyRing(folder / "keys", create=True)
@@ -70,9 +76,14 @@ class Ours(Store):
     def commit(self, i: int, rows: bytes) -> None:
         batch = RecordBatch(Run(1, 7, 0, i + 1, i + 1), [Part(FIRST_DAY, rows)])
         self._loop.run_until_complete(self._journal.append(batch))
+        self._commits_ns.append(self._journal.counters.last_commit_ns)
 
     def stored(self) -> Array:
         return self._loop.run_until_complete(self._read_all())
+
+    def answer(self) -> bytes:
+        self._facts["commit_ns"] = int(statistics.median(self._commits_ns))
+        return super().answer()
 
     async def _read_all(self) -> Array:
         last = self._journal.last_lsn()
@@ -166,8 +177,10 @@ class Floor(Store):
     name = "pwrite+fdatasync"
     note = "the floor: plain bytes into a file that was written ahead; no index, no seal"
 
-    def __init__(self, groups: list[bytes], commits: int, folder: Path) -> None:
+    def __init__(self, groups: list[bytes], commits: int, folder: Path, facts: Facts) -> None:
         super().__init__(groups, commits)
+        self._facts = facts
+        self._commits_ns: list[int] = []
         self._size = sum(len(group) for group in groups)
         self._at = 0
         self._fd = os.open(folder, os.O_RDWR | os.O_CREAT, 0o600)
@@ -175,8 +188,14 @@ class Floor(Store):
         os.fsync(self._fd)
 
     def commit(self, i: int, rows: bytes) -> None:
+        begun_ns = time.perf_counter_ns()
         self._at += os.pwrite(self._fd, rows, self._at)
         os.fdatasync(self._fd)
+        self._commits_ns.append(time.perf_counter_ns() - begun_ns)
+
+    def answer(self) -> bytes:
+        self._facts["floor_ns"] = int(statistics.median(self._commits_ns))
+        return super().answer()
 
     def stored(self) -> Array:
         return np.frombuffer(os.pread(self._fd, self._at, 0), ROW)
@@ -223,12 +242,15 @@ def set_up(params: Params, place: Place) -> Round:
     step = size * ROW_SIZE
     groups = [data[at : at + step] for at in range(0, len(data), step)]
     folders = (place.scratch / str(n) for n in itertools.count())
-    kinds = (Ours, LmdbRows, Sqlite, Floor)
     for_ours = next(folders)
     for_ours.mkdir()
-    contenders: list[Contender] = [Ours(groups, commits, for_ours)]
-    contenders += [kind(groups, commits, next(folders)) for kind in kinds[1:]]
     facts: dict[str, int | str] = {"bytes_per_group": step}
+    contenders: list[Contender] = [
+        Ours(groups, commits, for_ours, facts),
+        LmdbRows(groups, commits, next(folders)),
+        Sqlite(groups, commits, next(folders)),
+        Floor(groups, commits, next(folders), facts),
+    ]
     return Round(contenders, commits * size, rows_to_answer(rows), facts, floor=Floor.name)
 
 

@@ -37,9 +37,9 @@ JobT = TypeVar("JobT", bound=Job)
 
 
 # A thread that wants the GIL beside a busy event loop waits so long for it, and a commit wants it
-# six times or so; with the interpreter's 5 ms receipts pile up behind one another.
+# four times or so; with the interpreter's 5 ms receipts pile up behind one another.
 # `python -m bench receipt` shows what it does to them, and to the loop.
-SWITCH_INTERVAL_S: Final = 0.0001
+SWITCH_INTERVAL_S: Final = 0.00005
 
 
 class CommitThread(Generic[JobT]):

@@ -9,6 +9,7 @@ watermarks and the chain survive, the people do not.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
@@ -192,7 +193,7 @@ def seal_group(
     runs, tallies = b"".join(draft.runs), b"".join(draft.tallies)
     rows = b"".join(draft.rows)
     row_count = len(rows) // ROW_SIZE
-    nonce = os.urandom(12)
+    nonce = _draw_nonce()
     details_sealed = b""
     if draft.has_details:
         details_sealed = keys.seal(
@@ -209,14 +210,13 @@ def seal_group(
     if rows:
         aad = HEADER.pack(*fields, b"", b"")[:_PREFIX_SIZE] + runs + tallies
         sealed_rows = keys.encrypt(ring.log_key(draft.day), nonce, rows, aad)
-    content = hashlib.sha256(sealed_rows + details_sealed).digest()
-    plain_head = HEADER.pack(*fields, content, chain) + runs + tallies
+    plain_head = HEADER.pack(*fields, _digest(sealed_rows + details_sealed), chain) + runs + tallies
     group = Group(
         lsn, draft.day, np.frombuffer(runs, RUN), np.frombuffer(rows, ROW),
         np.frombuffer(tallies, TALLY), draft.first_arrival_ms, details_sealed, False,
     )  # fmt: skip
     data = _stored_head(plain_head, 0) + sealed_rows + details_sealed
-    return data, group, hashlib.sha256(plain_head).digest()
+    return data, group, _digest(plain_head)
 
 
 def bytes_to_raw(data: bytes | memoryview, *, is_head_only: bool = False) -> RawGroup:
@@ -295,6 +295,35 @@ def raw_to_details(raw: RawGroup, ring: keys.KeyRing) -> SealedDetails:
         ring.log_key(raw.day, make=False)  # raises when the day is being forgotten just now
     aad = details_aad(raw.lsn, raw.day, raw.row_count)
     return SealedDetails(raw.lsn, raw.day, raw.row_count, raw.details_sealed, aad)
+
+
+# A call that gives the GIL up waits for it afterwards, beside a busy event loop for longer than the
+# call itself takes. So nonces are drawn many at once, and small groups are hashed in pieces for
+# which hashlib keeps it.
+_NONCE_SIZE = 12
+_NONCES = 512
+_KEPT_BYTES = 2047  # hashlib gives the GIL up for more
+_PIECES_LIMIT_BYTES = 64 << 10
+_nonces: list[bytes] = []
+os.register_at_fork(after_in_child=_nonces.clear)  # a nonce is used by one process only
+
+
+def _draw_nonce() -> bytes:
+    while True:
+        with contextlib.suppress(IndexError):  # empty, or another thread took the last one
+            return _nonces.pop()
+        drawn = os.urandom(_NONCES * _NONCE_SIZE)
+        _nonces.extend(drawn[at : at + _NONCE_SIZE] for at in range(0, len(drawn), _NONCE_SIZE))
+
+
+def _digest(data: bytes) -> bytes:
+    """SHA-256."""
+    if len(data) > _PIECES_LIMIT_BYTES:
+        return hashlib.sha256(data).digest()
+    made, view = hashlib.sha256(), memoryview(data)
+    for at in range(0, len(data), _KEPT_BYTES):
+        made.update(view[at : at + _KEPT_BYTES])
+    return made.digest()
 
 
 def _rows_size(row_count: int) -> int:

@@ -91,6 +91,7 @@ class Store:
         self._env: Any = None
         self._table: Any = None  # the one database of the environment
         self._fill: ZeroFill | None = None
+        self._room_bytes = 0  # that may be appended without another look at the disk
         self._lock_fd = -1
         if not is_offline:
             _make_directory(self.path)
@@ -179,7 +180,10 @@ class Store:
             self.is_proven = True  # refused before anything was written
             raise
         except lmdb.Error as error:
+            self._room_bytes = 0
             raise self._classify(error, need_bytes) from error
+        if not is_append:
+            self._room_bytes = 0  # how much of the file this took was not counted
         self.is_proven = True
 
     def recover(self) -> None:
@@ -347,30 +351,43 @@ class Store:
     def _check_room(self, txn: Any, need_bytes: int) -> None:
         """Raises StorageFull above the limit, or when the disk would sink below its floor.
 
+        Commits that go into zeros take nothing from the disk. One look finds room for several of
+        them: each of its calls gives the GIL up, which costs a commit more than they themselves.
+        """
+        if need_bytes > self._room_bytes:
+            self._room_bytes = self._find_room(txn, need_bytes)
+        self._room_bytes -= need_bytes
+
+    def _find_room(self, txn: Any, need_bytes: int) -> int:
+        """Bytes that may be appended before the next look, no less than those needed.
+
         Pages that forgetting has freed inside the file are room too, when they are many: LMDB
         grows the file when the free ones lie scattered, and half of the floor is kept even then.
         """
-        used = self._used_pages(txn)
-        if used * PAGE_SIZE + need_bytes > self._limit_bytes:
+        used_bytes = self._used_pages(txn) * PAGE_SIZE
+        if used_bytes + need_bytes > self._limit_bytes:
             raise StorageFull(
                 f"{self.path} has reached its limit of {self._limit_bytes} bytes",
                 hint="raise the limit, or let retention forget old days",
             )
         end = (self._env.info()["last_pgno"] + 1) * PAGE_SIZE
-        spare_bytes = end - used * PAGE_SIZE
-        floor_bytes, zeros_bytes = self._floor_bytes, 0
         if self._fill is not None:
             self._fill.note(end)
-            zeros_bytes = self._fill.size - end
+            room_bytes: int = min(self._fill.size - end, self._limit_bytes - used_bytes) // 4
+            if need_bytes <= room_bytes:
+                return room_bytes
+        spare_bytes = end - used_bytes
+        floor_bytes = self._floor_bytes
         if spare_bytes >= 2 * need_bytes + max(MIN_SPARE_BYTES, end // 16):
             floor_bytes //= 2
-        elif floor_bytes and zeros_bytes < need_bytes:
+        elif floor_bytes:
             floor_bytes += need_bytes
         if _free_bytes(self.path) < floor_bytes:
             raise StorageFull(
                 f"{self.path}: less than {floor_bytes} bytes are free on its file system",
                 hint="make room there; what was acknowledged is safe",
             )
+        return need_bytes
 
     def _used_pages(self, txn: Any) -> int:
         stat = txn.stat(self._table)

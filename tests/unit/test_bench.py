@@ -112,6 +112,7 @@ def test_a_line_says_what_its_figures_belong_to(lines: dict[str, dict]) -> None:
         is_commit = line["case"].startswith("commit")
         assert list(line["over_floor"]) == ["pwrite+fdatasync"] * is_commit
         assert all(ratio > 0 for ratio in line["over_floor"].values())
+        assert not is_commit or min(line["facts"]["floor_ns"], line["facts"]["commit_ns"]) > 0
         assert line["machine"]["native"] in ("scalar", "avx2", "neon")
         assert line["machine"]["cores"] >= 1 and line["machine"]["cpu"]
         assert line["commit"] and len(line["load_average"]) == 3

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -349,3 +352,30 @@ def test_the_header_is_documented_byte_by_byte():
     sizes = [struct.calcsize("<" + code) for code in codes]
     assert [size for _, size in fields] == sizes
     assert [offset for offset, _ in fields] == [sum(sizes[:n]) for n in range(len(sizes))]
+
+
+# ---- what seals and hashes ----------------------------------------------------------------------
+
+
+def test_no_nonce_comes_twice_in_threads_or_in_a_child():
+    draws = 3 * group_bytes._NONCES // 2
+    with ThreadPoolExecutor(4) as pool:
+        lots = pool.map(lambda _: [group_bytes._draw_nonce() for _ in range(draws)], range(4))
+        drawn = [nonce for lot in lots for nonce in lot]
+    assert {len(nonce) for nonce in drawn} == {12}
+    ends = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(ends[1], b"".join(group_bytes._draw_nonce() for _ in range(100)))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    heard = os.read(ends[0], 1200)
+    drawn += [heard[at : at + 12] for at in range(0, 1200, 12)]
+    drawn += [group_bytes._draw_nonce() for _ in range(draws)]
+    assert len(set(drawn)) == len(drawn) == 5 * draws + 100
+
+
+@pytest.mark.parametrize("size", [0, 1, 2046, 2047, 2048, 4094, 4095, 65_536, 65_537, 200_000])
+def test_hashing_in_pieces_is_hashing(size):
+    data = os.urandom(size)
+    assert group_bytes._digest(data) == hashlib.sha256(data).digest()

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine import zero_fill
+from engine import store_lmdb, zero_fill
 from engine.clock import ManualClock
 from engine.errors import StorageFull
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import DESK_DIR, DeskKeys, FileKeyRing
+from engine.store_lmdb import Store
 from engine.verify import verify_store
 from engine.zero_fill import FROM_BYTES, MAX_STEP_BYTES, MIN_STEP_BYTES, ZeroFill
 from tests.reference.batches import make_batch, read_groups
@@ -199,3 +200,52 @@ def test_zeros_are_no_reason_to_refuse(tmp_path):
         use(folder, scenario, limit_bytes=3 * MIB)
         assert (folder / "journal" / "data.mdb").stat().st_size < 5 * MIB
     assert stored[0] == stored[1] > 50
+
+
+def test_zeros_are_used_when_the_disk_has_no_room(tmp_path, monkeypatch):
+    """What goes into them takes nothing from the disk; behind them appends are refused."""
+    free = [1 << 30]
+    monkeypatch.setattr(store_lmdb, "_free_bytes", lambda path: free[0])
+
+    async def scenario(journal):
+        store, seq = journal._store, 0
+        while store._fill.size < FROM_BYTES + MIN_STEP_BYTES:
+            seq += 1
+            await journal.append(make_batch(4, seq, rows_per_seq=200))
+        until(lambda: store._fill._is_far_enough())
+        end = store._fill.size
+        store._fill.close()
+        free[0], first = 0, seq
+        with pytest.raises(StorageFull, match="free"):
+            while True:
+                await journal.append(make_batch(4, seq + 1, rows_per_seq=200))
+                seq += 1
+        assert seq >= first + 10
+        assert (tmp_path / "journal" / "data.mdb").stat().st_size == end
+        free[0] = 1 << 30
+        assert not (await journal.append(make_batch(4, seq + 1, rows_per_seq=200))).is_duplicate
+        assert journal.watermarks() == {(4, 7, 0): seq + 1}
+
+    use(tmp_path, scenario, floor_bytes=MIB)
+
+
+def test_one_look_at_the_room_serves_several_commits(tmp_path, monkeypatch):
+    looks = []
+    real = Store._find_room
+
+    def find_room(self, *words):
+        looks.append(words)
+        return real(self, *words)
+
+    monkeypatch.setattr(Store, "_find_room", find_room)
+
+    async def scenario(journal):
+        for seq in range(1, 121):
+            await journal.append(make_batch(4, seq, rows_per_seq=100))
+            if seq == 20:
+                until(lambda: journal._store._fill._is_far_enough())
+                looks.clear()
+        assert 1 <= len(looks) <= 40
+        await journal.expire(0)
+
+    use(tmp_path, scenario)
