@@ -25,9 +25,6 @@ from libc.stdint cimport (
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
-cdef extern from "machine.h":
-    uint32_t load_be32(const uint8_t* at) noexcept nogil
-
 from native.cards cimport read_person
 from native.checks cimport check_int
 from native.hmac cimport Hmac
@@ -60,6 +57,9 @@ from native.people cimport (
 )
 from native.rows cimport Row
 from native.wire cimport Entry
+
+cdef extern from "machine.h":
+    uint32_t load_be32(const uint8_t* at) noexcept nogil
 
 cdef enum:
     SCAN = 1                   # kinds of a record

@@ -72,6 +72,7 @@ REASONS: Final = {
     "foreign_venue": "mã địa điểm của nơi khác",
     "forged": "mã giả",
     "frame": "hình của camera không đọc được",
+    "incomplete": "mới đọc một phần của thẻ, đưa tiếp mã còn lại",
     "lost": "dữ liệu bị mất",
     "malformed": "mã sai định dạng",
     "malformed_id": "số giấy tờ không đúng",
