@@ -191,8 +191,8 @@ class IngestServer:
             for link in list(self.links):
                 if now_ns - link.heard_ns > 3 * pause_s * 1_000_000_000:
                     link.abort()
-                elif link.gateway and not self._is_entitled(link, link.gateway, now_ms):
-                    link.fail(WireAuth("this gateway's right to send has ended"))
+                elif objection := self._objection(link, now_ms):
+                    link.fail(objection)
                 elif link.state is not None:
                     link.ping()
 
@@ -206,18 +206,24 @@ class IngestServer:
         return is_known and now_ms < link.peer.expires_ms
 
     def registry_changed(self) -> None:
-        """Who lost the right to send goes at once. Whose post, lanes or decoder are others now
-        comes back, for a session is judged by what the registry said when it was opened."""
+        """Links that the registry does not allow any more end now, not at the next heartbeat."""
         now_ms = self.clock.now_ms()
         for link in list(self.links):
-            old = link.gateway
-            if old is None:
-                continue
-            new = self.registry.gateway(old.name, now_ms)
-            if new is None or not self._is_entitled(link, old, now_ms):
-                link.fail(WireAuth("this gateway's right to send has ended"))
-            elif (new.post, new.lanes, new.decode) != (old.post, old.lanes, old.decode):
-                link.fail(WireDraining("the registry has changed, come back"))
+            if objection := self._objection(link, now_ms):
+                link.fail(objection)
+
+    def _objection(self, link: Link, now_ms: int) -> EngineError | None:
+        """Why a link must not go on. Who lost the right to send is turned away; whose post, lanes
+        or decoder are others now comes back, for a session goes by what it was opened with."""
+        old = link.gateway
+        if old is None:
+            return None
+        new = self.registry.gateway(old.name, now_ms)
+        if new is None or not self._is_entitled(link, old, now_ms):
+            return WireAuth("this gateway's right to send has ended")
+        if (new.post, new.lanes, new.decode) != (old.post, old.lanes, old.decode):
+            return WireDraining("the registry has changed, come back")
+        return None
 
     def check_hello(self, hello: wire.Hello, peer: Peer | None = None) -> Gateway:
         """The gateway behind a HELLO; peer: what its certificate says, if it came with one.

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from engine.gateway.spool_lmdb import Spool
+from engine.gateway.status_socket import ask_status
 from engine.keys import open_sealed
 from engine.wire import seal_aad
 from tests.reference.gateway_rig import NAME, PRIVATE, PUBLIC, ROOT, free_port
@@ -106,7 +107,11 @@ def test_lines_that_readers_sent_before_a_stop_are_kept(tmp_path: Path) -> None:
     links = [socket.create_connection(("127.0.0.1", box.port)) for _ in sent]
     for link, lines in zip(links, sent, strict=True):
         link.sendall(b"\n".join(lines) + b"\nhalf a li")
-    time.sleep(0.3)  # some are in the spool, most are not
+    end_s = time.monotonic() + WAIT_S
+    while ask_status(box.spool).sources[0].items < len(links):  # of which most are not in the spool
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+    time.sleep(0.2)
     span_s = box.stop()
     found = [payload for _, _, _, payload, *_ in box.records()]
     for lines in sent:

@@ -23,7 +23,7 @@ from engine.telemetry import Log
 
 READERS_MAX: Final = 8  # connections of one lane; the longest silent one gives way to a new one
 LINES_PER_S: Final = 100  # of one reader; what comes faster waits in its own connection
-LAST_READ_S: Final = 0.05  # what a reader has sent before we stop comes within it
+LAST_READ_S: Final = 0.1  # what a reader has sent before we stop comes within it
 REST_NS: Final = 2_000_000_000  # a line that is longer on its way has no end
 _WAITING_MAX: Final = 64  # bodies that wait for the gateway
 _CHUNK: Final = 4096
@@ -176,14 +176,15 @@ class LineReaders:
 
     async def _read(self, reader: asyncio.StreamReader, this: _Reader) -> bytes:
         """What came next; b"" at the end, and when nothing comes any more and we are shut."""
+        first_s = LAST_READ_S if self._is_shut.is_set() else None
         try:
-            async with asyncio.timeout(LAST_READ_S if self._is_shut.is_set() else None) as patience:
-                this.patience = patience
-                return await reader.read(_CHUNK)
-        except TimeoutError:
-            return b""
+            for span_s in (first_s, 0):  # again: what came in the turn of the timeout is there now
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(span_s) as this.patience:
+                        return await reader.read(_CHUNK)
         finally:
             this.patience = None
+        return b""
 
     async def _rest(self, span_s: float) -> None:
         """What comes too fast waits in its own connection, but not when we are shut."""
