@@ -382,8 +382,13 @@ def details_to_person(handle: str, details: Details | None, is_masked: bool) -> 
     """What may be shown of a person; of one whose details are gone, the handle alone."""
     if details is None:
         return PersonAnswer(person=handle)
-    number = details.doc_no or details.qid or details.bhyt
-    kind = details.doc_kind if details.doc_no else ("qid" if details.qid else "bhyt")
+    documents = (
+        (details.doc_kind or "document", details.doc_no),
+        ("qid", details.qid),
+        ("bhyt", details.bhyt),
+        ("certificate", details.certificate_id),  # of a visitor who has nothing else
+    )
+    kind, number = next((pair for pair in documents if pair[1]), ("", ""))
     name, birth, address = details.name, details.birth, details.address
     # As it is dialled here; no other answer needs the country before it.
     phone = "0" + details.phone[3:] if details.phone.startswith("+84") else details.phone

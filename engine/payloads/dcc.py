@@ -61,6 +61,7 @@ DATES: Final[Mapping[Group, tuple[str, ...]]] = {
 }
 DEVICE_MAX: Final = 8_999  # the EU's list of rapid tests numbers them from 1; 9999 is a filler
 
+_ISSUER: Final = re.compile(r"[!-~]{1,80}")  # a country's two letters; some write more
 _TEXT_SIZE_MAX: Final = 256
 _VERSION: Final = re.compile(r"1\.[0-9]{1,4}\.[0-9]{1,4}")
 _OTHER_VERSION: Final = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}")
@@ -95,7 +96,9 @@ def parse(reading: Reading, /) -> Outcome:
     if version is None or group is None:
         return _BAD_SCHEMA
     issuer = _get(claims, 1)
-    signed = _to_signed(message, issuer if isinstance(issuer, str) else "", group)
+    if not isinstance(issuer, str) or _ISSUER.fullmatch(issuer) is None:
+        issuer = ""
+    signed = _to_signed(message, issuer, group)
     if signed is None:
         return BAD_SIGNATURE
     return _read(reading, claims, certificate, group, signed)
@@ -116,7 +119,7 @@ def _to_signed(message: cose.Sign1, issuer: str, group: Group) -> Signed | None:
     known = ALGORITHMS.get(algorithm) if isinstance(algorithm, int) else None
     if known is None or not isinstance(kid, bytes) or len(kid) != KID_SIZE:
         return None
-    return Signed(known, kid, message.signed, message.signature, issuer[:_TEXT_SIZE_MAX], group)
+    return Signed(known, kid, message.signed, message.signature, issuer, group)
 
 
 def _read(

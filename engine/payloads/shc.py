@@ -53,6 +53,7 @@ _OFFSET: Final = 45
 _PAIR_MAX: Final = 77  # z, the last character of a JWS
 _CHUNK: Final = re.compile(rb"([0-9]{1,2})/([0-9]{1,2})/")
 _JWS: Final = re.compile(r"([\w-]{1,8192})\.([\w-]{1,8192})\.([\w-]{1,512})", re.ASCII)
+_ISSUER: Final = re.compile(r"https?://[!-~]{1,240}")
 _TEXT_SIZE_MAX: Final = 256
 _DONE: Final = frozenset({"completed", "final", "amended", "corrected"})
 
@@ -112,6 +113,8 @@ def _read_jws(reading: Reading, text: str) -> Outcome:
         return _OTHER_KIND
     data, _, _ = text.rpartition(".")
     issuer = _text(claims, "iss") or ""
+    if _ISSUER.fullmatch(issuer) is None:
+        return _BAD_JWS
     signed = Signed(algorithm, kid.encode(errors="replace"), data.encode(), signature, issuer)
     return _read(reading, claims, _map(_map(credential, "credentialSubject"), "fhirBundle"), signed)
 
@@ -126,7 +129,7 @@ def _read(
     patient = next((r for r in resources if r.get("resourceType") == "Patient"), {})
     name = words_to_name(_patient_names(patient), warnings)
     birth = text_to_birth(_text(patient, "birthDate") or "")
-    if name is None or birth is None or not signed.issuer:
+    if name is None or birth is None:
         return _BAD_BUNDLE
     signature = check_signature(reading, signed)
     if signature == "bad":

@@ -93,7 +93,8 @@ def _read(reading: Reading, message: Mapping[str, Any], signed: Signed, group: G
     birth = text_to_birth(_text(person, "dob") or "")
     number = (_text(person, "i" if group == "v" else "dn") or "").strip().upper()
     certificate_id = (_text(message, "uvci" if group == "v" else "utci") or "").strip()
-    if name is None or birth is None or not certificate_id.isascii():
+    is_plain = certificate_id.isascii() and certificate_id.isprintable()
+    if name is None or birth is None or not is_plain:
         return _BAD_SEAL
     if number and _NUMBER.fullmatch(number) is None:
         return Refusal("malformed_id", "a digital seal whose document number cannot be one")

@@ -237,6 +237,12 @@ def test_somebody_of_whom_only_a_number_or_nothing_is_known() -> None:
     only = details_to_person("h", Details(qid="790123456789999001"), True)
     assert (only.name, only.phone, only.doc) == ("", "", "qid ************999001")
     assert details_to_person("h", Details(), True) == details_to_person("h", None, True)
+    visitor = Details(name="Öberg Anna", certificate_id="URN:UVCI:01:SE:TEST999001", issuer="SE")
+    assert details_to_person("h", visitor, False).doc == "certificate URN:UVCI:01:SE:TEST999001"
+    masked = details_to_person("h", visitor, True).doc
+    assert masked.endswith("999001") and "UVCI" not in masked
+    seal = Details(doc_no="X999001", certificate_id="T1")
+    assert details_to_person("h", seal, False).doc == "document X999001"
 
 
 def test_times() -> None:

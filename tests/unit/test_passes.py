@@ -441,6 +441,15 @@ def test_times_of_a_card() -> None:
     assert reason(to_digits(other)) == "unsupported_context"
 
 
+def test_an_issuer_is_an_address_or_a_country() -> None:
+    for issuer in ("\ud800", "https://\x1b[2J", "", "ftp://x", 5, None, "https://" + "x" * 300):
+        assert reason(to_digits(make_jws(KEY, JWK["kid"], iss=issuer))) == "malformed", issuer
+    for issuer in ("\x1b[2J", "x" * 100, "", 5, None):
+        assert person(make_hc1(KEY, KID, iss=issuer)).issuer == "SE", issuer  # where it was given
+    sick = changed(SEAL, "msg.uvci", "T\x1b[2J")
+    assert reason(make_seal(KEY, DER, sick)) == "malformed"
+
+
 def test_half_letters_of_json_are_no_name() -> None:
     half = changed(BUNDLE, "entry.0.resource.name", [{"family": "\ud800"}])
     assert reason(to_digits(make_jws(KEY, JWK["kid"], half))) == "malformed"

@@ -83,7 +83,7 @@ def check(payload: bytes) -> Outcome:
     outcome = parse(payload, today_day=18_800, now_s=NOW_S, trust=TRUST)
     assert isinstance(outcome, Parsed | VenueCode | VenueLink | Chunk | Refusal)
     answer = payload_to_json(payload, now_s=NOW_S, trust=TRUST)
-    json.dumps(answer).encode()
+    json.dumps(answer, ensure_ascii=False).encode()
     if isinstance(outcome, Refusal):
         assert outcome.reason in REASONS
         assert outcome.detail
@@ -216,7 +216,8 @@ FEW = settings(SEEDED, max_examples=200)
 @given(st.data())
 def test_any_certificate(data: st.DataObject) -> None:
     try:
-        payload = make_hc1(KEY, to_kid(DER), graft(HEALTH, data, CBOR_VALUES))
+        issuer = data.draw(st.just("SE") | CBOR_VALUES)
+        payload = make_hc1(KEY, to_kid(DER), graft(HEALTH, data, CBOR_VALUES), iss=issuer)
     except (cbor2.CBOREncodeError, UnicodeEncodeError, OverflowError):
         return
     check(payload)
@@ -268,8 +269,8 @@ def test_base45_is_its_own_inverse(data: bytes) -> None:
 @FEW
 @given(st.data())
 def test_any_health_card(data: st.DataObject) -> None:
-    payload = to_digits(make_jws(KEY, JWK["kid"], graft(BUNDLE, data, JSON_VALUES)))
-    check(payload)
+    claims = {"iss": data.draw(st.just("https://x.example") | JSON_VALUES)}
+    check(to_digits(make_jws(KEY, JWK["kid"], graft(BUNDLE, data, JSON_VALUES), **claims)))
 
 
 @FEW
