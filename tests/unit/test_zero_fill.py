@@ -125,6 +125,29 @@ def test_zeros_never_fall_on_what_the_owner_writes(path, monkeypatch):
     assert ahead  # some of it was written into zeros
 
 
+def test_zeros_fall_behind_what_is_written_in_the_moment_before(path, monkeypatch):
+    """The owner makes the file longer after its length was looked at and before the zeros come."""
+    real, end = os.statvfs, [FROM_BYTES]
+
+    def statvfs(place):
+        with path.open("r+b") as file:
+            file.seek(end[0])
+            file.write(b"y" * 5_000)
+        end[0] += 5_000
+        return real(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zero_fill.os, "statvfs", statvfs)
+        fill = ZeroFill(path, 1 << 30, 0)
+        until(lambda: fill.note(FROM_BYTES) or fill.size > FROM_BYTES + MIN_STEP_BYTES // 2)
+        fill.close()
+    assert end[0] >= FROM_BYTES + 5_000
+    data = path.read_bytes()
+    assert data[FROM_BYTES : end[0]] == b"y" * (end[0] - FROM_BYTES)
+    assert not any(data[end[0] :])
+    assert len(data) >= end[0] + MIN_STEP_BYTES // 2
+
+
 def test_closing_waits_for_a_write_at_most(path, fill):
     fill.note(FROM_BYTES)
     fill.close()
@@ -213,8 +236,8 @@ def test_zeros_are_used_when_the_disk_has_no_room(tmp_path, monkeypatch):
             seq += 1
             await journal.append(make_batch(4, seq, rows_per_seq=200))
         until(lambda: store._fill._is_far_enough())
-        end = store._fill.size
         store._fill.close()
+        end = (tmp_path / "journal" / "data.mdb").stat().st_size
         free[0], first = 0, seq
         with pytest.raises(StorageFull, match="free"):
             while True:
