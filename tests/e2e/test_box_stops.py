@@ -62,6 +62,13 @@ class Box:
                 assert time.monotonic() < end_s and self.process.poll() is None, self.text()
                 time.sleep(0.05)
 
+    def until_taken(self, count: int) -> None:
+        """Until so many pieces came from the source."""
+        end_s = time.monotonic() + WAIT_S
+        while ask_status(self.spool).sources[0].items < count:
+            assert time.monotonic() < end_s
+            time.sleep(0.02)
+
     def stop(self) -> float:
         """SIGTERM; how long it took to end, s."""
         began_s = time.monotonic()
@@ -107,10 +114,7 @@ def test_lines_that_readers_sent_before_a_stop_are_kept(tmp_path: Path) -> None:
     links = [socket.create_connection(("127.0.0.1", box.port)) for _ in sent]
     for link, lines in zip(links, sent, strict=True):
         link.sendall(b"\n".join(lines) + b"\nhalf a li")
-    end_s = time.monotonic() + WAIT_S
-    while ask_status(box.spool).sources[0].items < len(links):  # of which most are not in the spool
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
+    box.until_taken(len(links))  # and most lines are not in the spool
     time.sleep(0.2)
     span_s = box.stop()
     found = [payload for _, _, _, payload, *_ in box.records()]
@@ -134,6 +138,7 @@ def test_a_reader_that_never_rests_does_not_hold_up_a_stop(tmp_path: Path) -> No
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert flood.stdout is not None and flood.stdout.readline()
+    box.until_taken(1)
     assert box.stop() < 20
     flood.kill()
     flood.wait()
