@@ -45,6 +45,10 @@ from native.visits import derive_changes
 
 MERGE_RATIO: Final = 2
 REFRESH_S: Final = 0.05  # the keeping thread lets so much time's scans come together
+FLOOD_SCANS: Final = (
+    1 << 12
+)  # where more come in that time, it waits on: many at once cost less each
+FLOOD_WAITS: Final = 5
 INLINE_SCANS: Final = 1 << 16  # a question merges no more than that where a thread keeps up
 LAYERS_MAX: Final = 32  # unless there are so many layers
 NEWEST_STEP: Final = 1 << 12  # scans; then other threads have their turn
@@ -375,6 +379,7 @@ class CoLocationIndex:
         self._writing = threading.Lock()
         self._numbers = PersonNumbers()
         self._fresh: list[bytes] = []
+        self._fresh_size = 0  # bytes
         self._applied = 0
         self._held = 0  # layers that the keeping thread is merging
         self._ended: list[tuple[bytes, int]] = []  # and what ended meanwhile, with its epoch
@@ -406,6 +411,7 @@ class CoLocationIndex:
             scans = self._numbers.number(group.rows.data, lsn)
             if scans:
                 self._fresh.append(scans)
+                self._fresh_size += len(scans)
             self._applied = lsn
         if not self._has_come.is_set():
             self._has_come.set()
@@ -512,6 +518,7 @@ class CoLocationIndex:
         self._publish(layers, epoch, lsn)
         with self._writing:
             del self._fresh[: len(fresh)]
+            self._fresh_size -= sum(map(len, fresh))
 
     def _with_layer(self, layers: tuple[Layer, ...], layer: Layer) -> tuple[Layer, ...]:
         """The layers with a new one, of which the small ones are merged at once.
@@ -560,7 +567,7 @@ class CoLocationIndex:
     def _keep_up(self) -> None:
         while True:
             self._has_come.wait()
-            if self._stopping.wait(REFRESH_S):
+            if self._wait_for_more():
                 return
             self._has_come.clear()
             try:
@@ -569,6 +576,15 @@ class CoLocationIndex:
             except Exception as error:
                 # The next question tries again, and whoever asks is told.
                 _log.error("the index is behind", problem=type(error).__name__)
+
+    def _wait_for_more(self) -> bool:
+        """Lets scans come together, for longer in a flood. Whether to stop."""
+        for _ in range(FLOOD_WAITS):
+            if self._stopping.wait(REFRESH_S):
+                return True
+            if not FLOOD_SCANS <= self._fresh_size // SCAN.itemsize < INLINE_SCANS:
+                break
+        return False
 
     def _merge_due(self) -> None:
         """Merges what is due while others ask and refresh."""
