@@ -109,15 +109,15 @@ cdef class PersonNumbers:
         Raises ValueError for a person whose number was never given.
         """
         cdef size_t low = <size_t> check_int(first, 0, UINT32_MAX, "first")
-        cdef size_t high = min(<size_t> check_int(stop, 0, UINT32_MAX, "stop"), run.count)
+        cdef size_t high = min(<size_t> check_int(stop, 0, UINT32_MAX, "stop"), run.run.count)
         cdef Newest* newest = <Newest*> PyByteArray_AS_STRING(self.newest)
         cdef const Scan* scan
         cdef Newest* known
         cdef size_t i
-        if run.count and run.scans[run.count - 1].person >= self.count:
+        if run.run.count and run.run.scans[run.run.count - 1].person >= self.count:
             raise ValueError("a person has no number")
         for i in range(low, high):
-            scan = &run.scans[i]
+            scan = &run.run.scans[i]
             known = &newest[scan.person]
             if known.ref == 0 or scan.time > known.time or (
                 scan.time == known.time and scan.ref > known.ref

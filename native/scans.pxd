@@ -33,10 +33,17 @@ cdef struct Seat:              # where something of a person is
     uint32_t at
 
 
+cdef struct Run:
+    Scan* scans                # distinct, by person, time, place and rule O
+    size_t count
+    uint32_t* doors            # of each 2**shift persons the first scan, and behind all the count
+    size_t door_count
+    int shift
+    uint32_t longest_stay      # told with any of them, or more
+
+
 cdef class ScanRun:
-    cdef Scan* scans           # owned: distinct, by person, time, place and rule O
-    cdef size_t count
-    cdef uint32_t longest_stay  # told with any of them, or more
+    cdef Run run               # all of it is owned
 
 
 cdef size_t merge_scans(
@@ -81,21 +88,16 @@ cdef inline bint absorb(Scan* kept, const Scan* copy) noexcept nogil:
     return is_changed
 
 
-cdef inline size_t seek(
-    const Scan* scans, size_t low, size_t count, uint64_t person
-) noexcept nogil:
-    """The first scan from `low` on of that person or of one behind; near ones are found sooner."""
-    cdef size_t step = 1, high, middle
-    if low >= count or scans[low].person >= person:
-        return low
-    while step < count - low and scans[low + step].person < person:
-        low += step
-        step *= 2
-    high = min(low + step, count)
-    low += 1
+cdef inline size_t seek(const Run* run, uint64_t person) noexcept nogil:
+    """The first scan of that person or of one behind: through a door, then among some ten scans."""
+    cdef uint64_t door = person >> run.shift
+    cdef size_t low, high, middle
+    if door >= run.door_count:
+        return run.count
+    low, high = run.doors[door], run.doors[door + 1]
     while low < high:
         middle = (low + high) // 2
-        if scans[middle].person < person:
+        if run.scans[middle].person < person:
             low = middle + 1
         else:
             high = middle

@@ -6,7 +6,7 @@ A run is what came together, or what several such runs are together; it never ch
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, INT64_MIN, UINT32_MAX
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from native.checks cimport check_int
 
@@ -103,33 +103,35 @@ cdef class ScanRun:
             for at in range(count):
                 if not -TIME_LIMIT <= raw[at].time <= TIME_LIMIT:
                     raise ValueError("a scan is out of range")
-                self.longest_stay = max(self.longest_stay, raw[at].stay)
-            scans = self.scans = <Scan*> room_for(count, sizeof(Scan))
+                self.run.longest_stay = max(self.run.longest_stay, raw[at].stay)
+            scans = self.run.scans = <Scan*> room_for(count, sizeof(Scan))
             with nogil:
                 is_done = sort_run(raw, count, scans)
                 if is_done:
                     count = join_copies(scans, count)
             if not is_done:
                 raise MemoryError
-            self.count = count
+            self.run.count = count
+            open_doors(&self.run)
         finally:
             free(raw)
 
     def __dealloc__(self):
-        free(self.scans)
+        free(self.run.scans)
+        free(self.run.doors)
 
     def __reduce__(self):
         raise TypeError("a ScanRun cannot be pickled")
 
     def __len__(self) -> int:
-        return self.count
+        return self.run.count
 
     def between(self, from_ms, to_ms) -> bytes:
         """Packed SCAN of the scans within [from_ms, to_ms), in the order of the run."""
         cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
         cdef int64_t high = check_int(to_ms, INT64_MIN, INT64_MAX, "to_ms")
-        cdef const Scan* scans = self.scans
-        cdef size_t total = self.count, count
+        cdef const Scan* scans = self.run.scans
+        cdef size_t total = self.run.count, count
         cdef bytes found
         cdef uint8_t* packed
         with nogil:
@@ -143,15 +145,14 @@ cdef class ScanRun:
     def since(self, from_ms) -> ScanRun:
         """The scans at `from_ms` and later."""
         cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
-        cdef ScanRun kept = empty_run(self.count)
-        kept.longest_stay = self.longest_stay
-        cdef const Scan* scans = self.scans
-        cdef uint8_t* packed = <uint8_t*> kept.scans
-        cdef size_t count = self.count
+        cdef ScanRun kept = empty_run(self.run.count)
+        cdef const Scan* scans = self.run.scans
+        cdef uint8_t* packed = <uint8_t*> kept.run.scans
+        cdef size_t count = self.run.count
         with nogil:
             count = copy_between(scans, count, low, INT64_MAX, packed)
-        kept.count = count
-        fit_run(kept)
+        kept.run.longest_stay = self.run.longest_stay
+        finish_run(&kept.run, count)
         return kept
 
 
@@ -191,20 +192,47 @@ cdef bint sort_run(const Scan* raw, size_t count, Scan* into) noexcept nogil:
     return True
 
 
+cdef int open_doors(Run* run) except -1:
+    """So many that some ten scans are behind each."""
+    cdef uint32_t last = run.scans[run.count - 1].person if run.count else 0
+    run.shift = 0
+    while last >> run.shift > run.count // 8:
+        run.shift += 1
+    run.door_count = (last >> run.shift) + 1
+    run.doors = <uint32_t*> room_for(run.door_count, sizeof(uint32_t))
+    with nogil:
+        fill_doors(run)
+    return 0
+
+
+cdef void fill_doors(Run* run) noexcept nogil:
+    cdef size_t i, door = 0
+    for i in range(run.count):
+        while door <= run.scans[i].person >> run.shift:
+            run.doors[door] = <uint32_t> i
+            door += 1
+    while door <= run.door_count:
+        run.doors[door] = <uint32_t> run.count
+        door += 1
+
+
 cdef ScanRun empty_run(size_t room):
-    """A run without scans that has room for so many."""
-    cdef ScanRun run = ScanRun(())
-    free(run.scans)
-    run.scans = NULL
-    run.scans = <Scan*> room_for(room, sizeof(Scan))
-    return run
+    """A run without scans that has room for so many; `finish_run` comes next."""
+    cdef ScanRun made = ScanRun(())
+    free(made.run.scans)
+    free(made.run.doors)
+    memset(&made.run, 0, sizeof(Run))
+    made.run.scans = <Scan*> room_for(room, sizeof(Scan))
+    return made
 
 
-cdef void fit_run(ScanRun run) noexcept:
-    """Give back the room that was not needed."""
-    cdef Scan* scans = <Scan*> realloc(run.scans, (run.count + 1) * sizeof(Scan))
+cdef int finish_run(Run* run, size_t count) except -1:
+    """So many scans have been written; the room of the others is given back."""
+    cdef Scan* scans = <Scan*> realloc(run.scans, (count + 1) * sizeof(Scan))
     if scans is not NULL:
         run.scans = scans
+    run.count = count
+    return open_doors(run)
 
 
 def merge_runs(runs) -> ScanRun:
@@ -220,15 +248,16 @@ def merge_runs(runs) -> ScanRun:
         raise ValueError("runs are too many")
     for i in range(count):
         run = <ScanRun?> held[i]
-        heads[i] = run.scans
-        stops[i] = run.scans + run.count
-        total += run.count
-        longest_stay = max(longest_stay, run.longest_stay)
+        heads[i] = run.run.scans
+        stops[i] = run.run.scans + run.run.count
+        total += run.run.count
+        longest_stay = max(longest_stay, run.run.longest_stay)
+    if total > UINT32_MAX:
+        raise ValueError("scans are too many for one run")
     merged = empty_run(total)
-    merged.longest_stay = longest_stay
-    into = merged.scans
+    merged.run.longest_stay = longest_stay
+    into = merged.run.scans
     with nogil:
         total = merge_scans(heads, stops, count, into)
-    merged.count = total
-    fit_run(merged)
+    finish_run(&merged.run, total)
     return merged

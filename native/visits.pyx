@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memset
 
 from native.checks cimport check_int
 from native.scans cimport (
-    OUT, RUNS_MAX, Scan, ScanRun, absorb, compare, merge_scans, room_for, seek, seek_time,
+    OUT, RUNS_MAX, Run, Scan, ScanRun, absorb, compare, merge_scans, room_for, seek, seek_time,
 )
 
 cdef extern from "stdlib.h":
@@ -537,8 +537,7 @@ cdef int change_person(
 
 
 cdef struct History:           # where a person's older scans stand, run by run
-    const Scan* scans[RUNS_MAX]
-    size_t counts[RUNS_MAX]
+    const Run* runs[RUNS_MAX]
     size_t lows[RUNS_MAX]
     size_t highs[RUNS_MAX]
     size_t run_count
@@ -568,21 +567,20 @@ def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
     work.rules.travel = check_int(travel_ms, 0, SPAN_LIMIT, "travel_ms")
     work.rules.longest = check_int(stay_max_ms, 1, SPAN_LIMIT, "stay_max_ms")
     work.rules.margin = max(work.rules.gap, work.rules.window)
-    longest = fresh.longest_stay
+    longest = fresh.run.longest_stay
     memset(&history, 0, sizeof(History))
     if len(held) > RUNS_MAX:
         raise ValueError("runs are too many")
     history.run_count = len(held)
     for i in range(history.run_count):
         run = <ScanRun?> held[i]
-        history.scans[i] = run.scans
-        history.counts[i] = run.count
-        longest = max(longest, run.longest_stay)
+        history.runs[i] = &run.run
+        longest = max(longest, run.run.longest_stay)
     longest = max(longest, places.places.longest + work.rules.travel)
     work.rules.reach = min(longest, work.rules.longest + work.rules.travel) + work.rules.margin
     # No object is touched without the GIL, not even to ask whether it is None.
     changed = &changes.changed
-    fresh_scans, fresh_count = fresh.scans, fresh.count
+    fresh_scans, fresh_count = fresh.run.scans, fresh.run.count
     with nogil:
         is_done = change_persons(changed, &work, fresh_scans, fresh_count, &history)
         close_work(&work)
@@ -592,15 +590,10 @@ def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
 
 
 cdef void find_person(History* history, uint32_t person) noexcept nogil:
-    """Move on to a person behind the last one."""
     cdef size_t i
     for i in range(history.run_count):
-        history.lows[i] = seek(
-            history.scans[i], history.highs[i], history.counts[i], person
-        )
-        history.highs[i] = seek(
-            history.scans[i], history.lows[i], history.counts[i], <uint64_t> person + 1
-        )
+        history.lows[i] = seek(history.runs[i], person)
+        history.highs[i] = seek(history.runs[i], <uint64_t> person + 1)
 
 
 cdef int change_since(
@@ -615,12 +608,12 @@ cdef int change_since(
     cdef int64_t touched = -NEVER
     for i in range(history.run_count):
         high = history.highs[i]
-        low = seek_time(history.scans[i], history.lows[i], high, since)
+        low = seek_time(history.runs[i].scans, history.lows[i], high, since)
         if low > history.lows[i]:
-            touched = max(touched, history.scans[i][low - 1].time + work.rules.reach)
+            touched = max(touched, history.runs[i].scans[low - 1].time + work.rules.reach)
         if high > low:
-            heads[found] = history.scans[i] + low
-            stops[found] = history.scans[i] + high
+            heads[found] = history.runs[i].scans + low
+            stops[found] = history.runs[i].scans + high
             old_count += high - low
             found += 1
     if not make_room(work, old_count + fresh_count):

@@ -235,3 +235,29 @@ def test_rules_by_number_are_found_among_many() -> None:
     for visit in np.frombuffer(changes.visits(), VISIT):
         place = int(visit["place"])
         assert visit["end_ms"] == (1 + place % 977 if place in known else 1000)
+
+
+@pytest.mark.parametrize("top", [1, 7, 300, 2**31, 2**32 - 1])
+def test_persons_are_found_in_runs_of_any_size(top: int) -> None:
+    """Piecewise and all at once give the same, however the numbers lie."""
+    rng = random.Random(top)
+    people = sorted({rng.randrange(top + 1) for _ in range(200)} | {0, top})
+    scans = [
+        Scan(rng.choice(people), rng.randrange(10**9), rng.randrange(5), 0, 1, 2, ref=n + 1)
+        for n in range(2200)
+    ]
+    spans = rule_spans(VisitRules())
+    runs: list[ScanRun] = []
+    known: dict[tuple[int, int, int], tuple] = {}
+    for size in (1500, 500, 150, 49, 1):
+        part, scans = scans[:size], scans[size:]
+        run = ScanRun([packed(part)])
+        changes = derive_changes(run, runs, PLACES.table, **spans)
+        for ending in np.frombuffer(changes.endings(), ENDING):
+            del known[int(ending["person"]), int(ending["place"]), int(ending["start"])]
+        born = born_visits(changes.visits())
+        assert not born.keys() & known.keys()
+        known |= born
+        runs.append(run)
+    once = derive_changes(merge_runs(runs), [], PLACES.table, **spans)
+    assert born_visits(once.visits()) == known
