@@ -565,7 +565,8 @@ class CoLocationIndex:
             self._stopping.clear()
 
     def _keep_up(self) -> None:
-        while True:
+        # Looked at before every wait: a stop that comes just before the clear must not be lost.
+        while not self._stopping.is_set():
             self._has_come.wait()
             if self._wait_for_more():
                 return

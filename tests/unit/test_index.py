@@ -508,3 +508,18 @@ def test_plain_answers():
     assert index.snapshot().times_of(KEYS[3], 0, 100) == [(0, 12, 4)]
     assert later.times_of(KEYS[3], 0, 100) == []
     assert later.time_together(KEYS[3], 0, 100) == {}
+
+
+def test_a_stop_that_comes_while_it_goes_to_work_is_heard(monkeypatch):
+    index = CoLocationIndex(PLACES, RULES)
+
+    def look_too_early():
+        index._stopping.set()
+        index._has_come.set()
+        return False
+
+    monkeypatch.setattr(index, "_wait_for_more", look_too_early)
+    index.start()
+    index.apply(Group(1, scans_to_rows([Scan(KEYS[0], 1, 3, 0, 1, 2)])))
+    index._keeper.join(timeout=20)
+    assert not index._keeper.is_alive()
