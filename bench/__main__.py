@@ -19,6 +19,7 @@ from bench import (
     case_lanes,
     case_parse,
     case_records,
+    growth,
     live,
     qr,
     receipt,
@@ -49,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> Parser:
     parser = Parser(prog="python -m bench", description=__doc__.splitlines()[0])
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="list|run|smoke|qr|receipt|verdicts|backlog"
+        dest="action", required=True, metavar="list|run|smoke|qr|receipt|verdicts|backlog|growth"
     )
     actions.add_parser("list", help="the cases and what each measures")
     run = actions.add_parser("run", help="measure cases")
@@ -62,6 +63,7 @@ def build_parser() -> Parser:
     qr.add_parser(actions)
     receipt.add_parser(actions)
     live.add_parsers(actions)
+    growth.add_parser(actions)
     return parser
 
 
@@ -105,6 +107,8 @@ def main(words: list[str] | None = None) -> int:
             return qr.run_words(chosen)
         if chosen.action == "receipt":
             return receipt.run_words(chosen)
+        if chosen.action == "growth":
+            return growth.run_words(chosen)
         if chosen.action in ("verdicts", "backlog"):
             return live.run_words(chosen)
         return run(chosen.names, "large" if chosen.large else "small", chosen.data)

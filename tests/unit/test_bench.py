@@ -64,6 +64,18 @@ def test_receipts_are_all_there_in_every_setting(tmp_path: Path) -> None:
         assert 0 < setting["p50_ms"] <= setting["p99_ms"] <= setting["p100_ms"]
 
 
+def test_growth_answers_rightly_and_says_how_the_last_part_was(tmp_path: Path) -> None:
+    done = run_bench("growth", "--visits", "8000", "--days", "4", "--group", "200", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["wrong"] == 0 and abs(line["visits"] - 8000) < 800
+    assert len(line["scans_s"]) == len(line["cpu_us"]) >= 9
+    ratio = line["scans_s"][-1] / line["scans_s"][0]
+    assert line["last_to_first"] == pytest.approx(ratio, abs=0.02)
+    for name in ("venue_us", "history_us", "contacts_us"):
+        assert 0 < line[name][0] <= line[name][1]
+
+
 def test_a_backlog_and_checkins_are_stored_once_beside_lanes(tmp_path: Path) -> None:
     few = ("--clip-frames", "5")
     done = run_bench("backlog", "--scans", "700", *few, folder=tmp_path)
