@@ -256,6 +256,9 @@ cdef class PlainRules:
         self.flags = <uint8_t> check_int(flags, 0, 0xFF, "flags")
         self.today = <uint32_t> check_int(today, 0, UINT32_MAX, "today")
 
+    def __reduce__(self):
+        raise TypeError("PlainRules cannot be pickled")
+
     cdef bint has_lane(self, uint16_t lane) noexcept nogil:
         cdef int i
         for i in range(self.lane_count):

@@ -3,6 +3,8 @@ from typing import final
 
 from typing_extensions import Buffer
 
+__pyx_capi__: dict[str, object]  # the C face, for the other extensions
+
 @final
 class ScanRun:
     def __new__(cls, chunks: Iterable[Buffer]) -> ScanRun: ...
