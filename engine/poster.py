@@ -31,7 +31,7 @@ CODE_MM: Final = 150.0
 # Four modules of the least symbol that holds a venue's code, which has 29 (ISO/IEC 18004, 6.3.8).
 QUIET_MM: Final = 4 * CODE_MM / 29
 MARGIN_MM: Final = 14.0
-_PT_MM: Final = 25.4 / 72
+PT_MM: Final = 25.4 / 72
 _MEASURE_PX: Final = 1000  # size at which text is measured
 
 TITLE: Final = "QUÉT MÃ KHI VÀO VÀ KHI RA"
@@ -74,7 +74,7 @@ class Page:
 def text_width(text: str, size_pt: float, *, is_bold: bool = False) -> float:
     """mm."""
     length: float = _font(is_bold).getlength(text)
-    return length / _MEASURE_PX * size_pt * _PT_MM
+    return length / _MEASURE_PX * size_pt * PT_MM
 
 
 @functools.cache
@@ -103,10 +103,9 @@ def draw_poster(
     def line(y: float, text: str, size_pt: float, *, is_bold: bool = False) -> None:
         texts.append(Text(middle, y, _fitted(text, size_pt, room, is_bold), text, is_bold))
 
-    is_vehicle = venue.category == Category.PUBLIC_TRANSPORT
     if issuer:
         line(11, issuer, 10)
-    line(22, TITLE_VEHICLE if is_vehicle else TITLE, 26, is_bold=True)
+    line(22, TITLE_VEHICLE if _is_vehicle(venue) else TITLE, 26, is_bold=True)
     y = 33.0
     for part in wrap(venue.name, 20, room, lines=2, is_bold=True):
         line(y, part, 20, is_bold=True)

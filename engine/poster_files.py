@@ -12,10 +12,9 @@ from xml.sax.saxutils import escape
 
 from PIL import Image, ImageDraw, ImageFont
 
-from engine.poster import FONT_FILES, Page
+from engine.poster import FONT_FILES, PT_MM, Page
 
 DPI: Final = 300
-_PT_MM: Final = 25.4 / 72
 _NAMES: Final = {False: "ChotSans", True: "ChotSansBold"}
 
 
@@ -36,7 +35,7 @@ def page_to_svg(page: Page) -> str:
     for line in page.texts:
         anchor = ' text-anchor="middle"' if line.middle else ""
         parts.append(
-            f'<text x="{line.x:.3f}" y="{line.y:.3f}" font-size="{line.size_pt * _PT_MM:.3f}" '
+            f'<text x="{line.x:.3f}" y="{line.y:.3f}" font-size="{line.size_pt * PT_MM:.3f}" '
             f'font-family="{_NAMES[line.is_bold]}"{anchor}>{escape(line.text)}</text>'
         )
     return "\n".join([*parts, "</svg>\n"])
@@ -51,7 +50,7 @@ def page_to_png(page: Page, dpi: int = DPI) -> bytes:
         left, top = round(box.x * k), round(box.y * k)
         draw.rectangle((left, top, max(left, right - 1), max(top, foot - 1)), round(box.grey * 255))
     for line in page.texts:
-        font = ImageFont.truetype(FONT_FILES[line.is_bold], line.size_pt * _PT_MM * k)
+        font = ImageFont.truetype(FONT_FILES[line.is_bold], line.size_pt * PT_MM * k)
         draw.text((line.x * k, line.y * k), line.text, 0, font, "ms" if line.middle else "ls")
     out = io.BytesIO()
     image.save(out, "PNG", dpi=(dpi, dpi), optimize=True)
@@ -70,19 +69,19 @@ def pages_to_pdf(pages: Sequence[Page], title: str) -> bytes:
     canvas = Canvas(out, invariant=True)
     canvas.setTitle(title)
     for page in pages:
-        canvas.setPageSize((page.width / _PT_MM, page.height / _PT_MM))
+        canvas.setPageSize((page.width / PT_MM, page.height / PT_MM))
         for box in page.boxes:
             canvas.setFillGray(box.grey)
             y = page.height - box.y - box.height
             canvas.rect(
-                box.x / _PT_MM, y / _PT_MM, box.width / _PT_MM, box.height / _PT_MM,
+                box.x / PT_MM, y / PT_MM, box.width / PT_MM, box.height / PT_MM,
                 stroke=0, fill=1,
             )  # fmt: skip
         canvas.setFillGray(0)
         for line in page.texts:
             canvas.setFont(_NAMES[line.is_bold], line.size_pt)
             put = canvas.drawCentredString if line.middle else canvas.drawString
-            put(line.x / _PT_MM, (page.height - line.y) / _PT_MM, line.text)
+            put(line.x / PT_MM, (page.height - line.y) / PT_MM, line.text)
         canvas.showPage()
     canvas.save()
     return out.getvalue()

@@ -12,8 +12,6 @@ before the pipeline asks (`TrustList.check` may be called from any).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import threading
@@ -32,6 +30,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAl
 
 from engine.errors import SettingInvalid
 from engine.payloads.outcome import Group, Signature, Signed
+from engine.payloads.passes import decode_base64
 
 FILES_MAX: Final = 4_096
 FILE_SIZE_MAX: Final = 16_777_216  # bytes; the EU's whole list has under 1 MB
@@ -105,7 +104,7 @@ class TrustList:
             raise ValueError("a JWK without a kid")
         key = Key(public, issuer=issuer)
         self._add(kid.encode(), key)
-        raw = _decode_base64(kid)  # lists for HC1 write the eight bytes as base64
+        raw = decode_base64(kid)  # lists for HC1 write the eight bytes as base64
         if raw is not None and len(raw) == 8:
             self._add(raw, key)
 
@@ -317,7 +316,7 @@ def _jwk_to_public(jwk: Mapping[str, Any]) -> PublicKey:
     """Raises ValueError."""
     kind, curve = jwk.get("kty"), jwk.get("crv")
     names = ("n", "e") if kind == "RSA" else ("x", "y")
-    first, second = (_decode_base64(jwk.get(name)) for name in names)
+    first, second = (decode_base64(jwk.get(name)) for name in names)
     if not first or not second:
         raise ValueError("a JWK without its numbers")
     one, other = int.from_bytes(first), int.from_bytes(second)
@@ -330,18 +329,7 @@ def _jwk_to_public(jwk: Mapping[str, Any]) -> PublicKey:
 
 def _text_to_der(text: str) -> bytes:
     """Raises ValueError."""
-    der = _decode_base64(text)
+    der = decode_base64(text)
     if der is None:
         raise ValueError("not base64 of a certificate")
     return der
-
-
-def _decode_base64(text: object) -> bytes | None:
-    """Base64 or base64url, with its padding or without."""
-    if not isinstance(text, str) or not text.isascii():
-        return None
-    plain = text.translate(str.maketrans("-_", "+/", "=\r\n "))
-    try:
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None

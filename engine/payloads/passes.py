@@ -7,6 +7,8 @@ older than its year is no forgery, and its holder is somebody all the same.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -105,3 +107,14 @@ def to_seconds(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if -1e12 < value < 1e12 else None
+
+
+def decode_base64(text: object) -> bytes | None:
+    """Base64 or base64url, with its padding or without; None for anything else."""
+    if not isinstance(text, str) or not text.isascii():
+        return None
+    plain = text.translate(str.maketrans("-_", "+/", "=\r\n "))
+    try:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None

@@ -12,8 +12,6 @@ and kind of document. The issuer's three letters are taken for the document's co
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -35,6 +33,7 @@ from engine.payloads.passes import (
     BAD_SIGNATURE,
     HEALTH_SIZE_MAX,
     check_signature,
+    decode_base64,
     name_to_folded,
     text_to_birth,
     text_to_day,
@@ -152,8 +151,8 @@ _DOSES: Final = frozenset(map(str, range(1, 100)))
 def _to_signed(data: Mapping[str, Any], signature: Mapping[str, Any], issuer: str) -> Signed | None:
     algorithm = _text(signature, "alg")
     value, certificate = (
-        _decode_base64(signature.get("sigvl")),
-        _decode_base64(signature.get("cer")),
+        decode_base64(signature.get("sigvl")),
+        decode_base64(signature.get("cer")),
     )
     if algorithm is None or algorithm not in ALGORITHMS or not value or not certificate:
         return None
@@ -190,17 +189,6 @@ def _sorted(value: object) -> object:
     if isinstance(value, float) or (isinstance(value, int) and abs(value) > WHOLE_MAX):
         raise ValueError("a number without one spelling")
     return value
-
-
-def _decode_base64(text: object) -> bytes | None:
-    """Base64 or base64url, with its padding or without."""
-    if not isinstance(text, str) or not text.isascii():
-        return None
-    plain = text.translate(str.maketrans("-_", "+/", "=\r\n "))
-    try:
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
 
 
 def _map(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
