@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -79,7 +79,8 @@ class DecodePool:
         new_reader: Callable[[int, int], FrameReader] | None = None,
         prepare: Callable[[bytes], None] | None = None,
     ) -> None:
-        """prepare: called in a thread with each code that a lane's last frame did not show."""
+        """prepare: called in a thread with each code that a lane's last frame did not show, and by
+        the method of that name."""
         self.frames = 0
         self.codes = 0
         self.repeats = 0
@@ -133,6 +134,14 @@ class DecodePool:
         self.repeats += is_repeat
         self.decode_ns += spent_ns
         return codes
+
+    async def prepare(self, payloads: Sequence[bytes]) -> None:
+        """Has passes prepared in the threads, one at a time, so that frames get between them."""
+        if self._prepare is None:
+            return
+        loop = asyncio.get_running_loop()
+        for payload in payloads:
+            await loop.run_in_executor(self._threads, self._prepare, payload)
 
     def forget(self, lane_key: Hashable) -> None:
         """Drops what is kept of a lane, its last frame too, unless frames of it still wait."""

@@ -226,9 +226,11 @@ class Deliveries:
             gateway.number, delivery.epoch, DURABLE, delivery.seq, delivery.seq,
             post.number if post else 0, tuple(gateway.lanes), is_repeat=is_repeat,
         )  # fmt: skip
-        for outcome in server.pipeline.record_steps(origin, packed, delivery.body, fault):
-            if outcome is not None:
-                return outcome
+        for step in server.pipeline.record_steps(origin, packed, delivery.body, fault):
+            if isinstance(step, Outcome):
+                return step
+            if step:
+                await server.pool.prepare(step)
             await asyncio.sleep(0)
         raise WireMalformed("the message has no end")
 

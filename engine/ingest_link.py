@@ -33,7 +33,7 @@ from engine.gateways import Gateways
 from engine.held import HeldCodes
 from engine.journal import RecordBatch
 from engine.keys import KeyRing
-from engine.pipeline import Origin, Outcome, Pipeline
+from engine.pipeline import Origin, Outcome, Passes, Pipeline
 from engine.records import newest_ms
 from engine.registry import Gateway, Registry
 from engine.rows import Flag
@@ -423,27 +423,35 @@ class Link:
             self._note_time(DURABLE, message.seq, newest_ms(message.packed))
         origin = self._origin(DURABLE, message.seq, message.seq)
         steps = pipeline.record_steps(origin, message.packed, message.body, message.fault)
-        outcome = next(steps)
-        if outcome is not None:
-            self._keep(message.seq, outcome)
+        step = next(steps)
+        if isinstance(step, Outcome):
+            self._keep(message.seq, step)
         else:
             self._is_busy = True
-            self.server.spawn(self._consume_slowly(message.seq, steps))
+            self.server.spawn(self._consume_slowly(message.seq, steps, step))
 
-    async def _consume_slowly(self, seq: int, steps: Iterator[Outcome | None]) -> None:
-        """The rest of a large body, so that other links get their turn between steps (CP-3)."""
+    async def _consume_slowly(
+        self, seq: int, steps: Iterator[Outcome | Passes], passes: Passes
+    ) -> None:
+        """The rest of a body that is large or has passes in it: other links get their turn between
+        steps, and while signatures are checked (CP-3). What comes behind it waits."""
         assert self.state is not None
         try:
-            await asyncio.sleep(0)
-            for outcome in steps:
-                if outcome is None:
-                    await asyncio.sleep(0)
+            await self._give_way(passes)
+            for step in steps:
+                if not isinstance(step, Outcome):
+                    await self._give_way(step)
                 elif self.state.stream.windows[DURABLE].is_open(seq):  # else taken back
-                    self._keep(seq, outcome)
+                    self._keep(seq, step)
         except Exception as error:
             self.server.break_off(self.state, error)
         self._is_busy = False
         self._work_off()
+
+    async def _give_way(self, passes: Passes) -> None:
+        if passes:
+            await self.server.pool.prepare(passes)
+        await asyncio.sleep(0)
 
     def _on_lost(self, message: wire.Lost) -> None:
         assert self.state is not None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -39,6 +39,7 @@ from engine.group import TALLY, pack_details, split_details
 from engine.journal import Part, RecordBatch, Run
 from engine.judge import Candidate, Judge, Message
 from engine.keys import KeyRing
+from engine.payloads import is_signed
 from engine.readings import note_report
 from engine.records import ENTRY, decode_scans, encode_scan, encode_scans
 from engine.registry import Registry
@@ -56,6 +57,7 @@ STEP_RECORDS = 16
 STEP_PLAIN = 512
 _SLOW = STEP_PLAIN // STEP_RECORDS
 
+Passes = Sequence[bytes]  # payloads whose signatures are to be checked
 Tallies = defaultdict[tuple[int, int, str, int], int]  # (place, lane, reason, instant) -> how many
 
 
@@ -172,30 +174,37 @@ class Pipeline:
         is taken, it and the rest are refused with one NACK.
         """
         *_, outcome = self.record_steps(origin, entries, body, fault)
-        assert outcome is not None
+        assert isinstance(outcome, Outcome)
         return outcome
 
     def record_steps(
         self, origin: Origin, entries: bytes, body: bytes, fault: int = -1
-    ) -> Iterator[Outcome | None]:
+    ) -> Iterator[Outcome | Passes]:
         """As take_records, but a caller may do other things between the steps.
 
-        None after every STEP_RECORDS records, or every STEP_PLAIN of those that are plain, and the
-        outcome at the end.
+        Passes after every STEP_RECORDS records, or every STEP_PLAIN of those that are plain, and
+        before passes are read; the outcome at the end. A caller who waits for
+        `DecodePool.prepare` with them keeps their signatures away from its own thread.
         """
         work = self._begin(origin)
         if fault >= 0:
             work.fault(WireMalformed("this record and those behind it cannot be read"), fault)
         at, weight, rules = 0, 0, self._rules(work)
         size = len(entries) // ENTRY.itemsize
+        looked = 0  # entries that were looked at for passes
         while at < size:
             if weight + _SLOW > STEP_PLAIN:
                 self._judge_waiting(work)
-                yield None
+                yield ()
                 weight = 0
             last = min(size, at + STEP_PLAIN - weight)
             count = self._take_plain(work, entries, body, at, last, rules)
             if not count:
+                if at >= looked:
+                    looked = min(size, at + STEP_RECORDS)
+                    if passes := _passes(entries, body, at, looked):
+                        self._judge_waiting(work)
+                        yield passes
                 self._take_entry(work, entry_at(entries, at), body)
             at += count or 1
             weight += count or _SLOW
@@ -355,6 +364,12 @@ def _note_reports(details: bytes, count: int, reports: Mapping[int, Report]) -> 
         known = people.bytes_to_details(entries[i])
         entries[i] = people.details_to_bytes(note_report(known, report))
     return pack_details(entries)
+
+
+def _passes(entries: bytes, body: bytes, at: int, last: int) -> Passes:
+    """The different payloads of entries [at, last) that look like passes."""
+    shown = (entry_at(entries, i).who(body) for i in range(at, last))
+    return list(dict.fromkeys(filter(is_signed, shown)))
 
 
 @lru_cache(maxsize=1)

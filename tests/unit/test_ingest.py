@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from engine import wire
+from engine.card_reader import CardReader
+from engine.decode_pool import DecodePool
 from engine.deliveries import Deliveries, PastLights
 from engine.errors import WireStoreFull
 from engine.ingest import REFUSALS_LOGGED
 from engine.ingest_link import Link
 from engine.journal import Receipt, RecordBatch
 from engine.keys import FileKeyRing
+from engine.payloads.outcome import Signature, Signed
 from engine.questions import Deliver, PersonRef, persons_to_keys
 from engine.records import encode_scan, encode_scans
+from engine.trust import TrustList
 from engine.watch import WatchEntry, WatchKind
+from tests.reference.pass_maker import HEALTH, make_certificate, make_hc1, to_der, to_kid
 from tests.unit.test_privacy import CARD, NOW_MS, ODD_CARD, Door, Wire, scans
 
 
@@ -200,3 +208,128 @@ def test_whoever_knocks_without_end_fills_no_log(
     assert "link ended code=wire.store_full gateway=vl" in caplog.text
     samples = door.server.metrics.samples()
     assert samples["chot_sessions_refused", ("wire.auth",)] == 100
+
+
+# ---- passes -------------------------------------------------------------------------------------
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+CERTIFICATE = to_der(make_certificate(KEY))
+PASS = make_hc1(KEY, to_kid(CERTIFICATE))
+
+
+class HeldTrust:
+    """A trust list whose checks wait until they may go on."""
+
+    def __init__(self) -> None:
+        self.list = TrustList()
+        self.list.add_certificate(CERTIFICATE)
+        self.may_go_on = threading.Event()
+        self.threads: set[int] = set()
+
+    def check(self, signed: Signed, /) -> Signature:
+        self.threads.add(threading.get_ident())
+        assert self.may_go_on.wait(30)
+        return self.list.check(signed)
+
+
+@pytest.fixture
+def held(door: Door) -> Iterator[HeldTrust]:
+    """The door's server with a card reader of that trust, and one thread in its pool."""
+    trust, server = HeldTrust(), door.server
+    cards = CardReader(server.settings, server.clock, server.metrics, trust)
+    server.pipeline._reader._cards = cards
+    server.pool = DecodePool(1, prepare=cards.prepare)
+    yield trust
+    trust.may_go_on.set()
+    server.pool.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def shown(seq: int, *payloads: bytes) -> bytes:
+    body = encode_scans([encode_scan(NOW_MS - n, 1, p) for n, p in enumerate(payloads)])
+    return wire.encode(wire.Scans(seq=seq, body=body))
+
+
+def test_while_a_pass_is_verified_other_links_have_their_verdicts(
+    door: Door, held: HeldTrust
+) -> None:
+    """And what comes behind it on its own link waits, so that the order of a stream is kept."""
+
+    async def work() -> None:
+        link, out = await door.open()
+        other, other_out = await door.open(epoch=8)
+        link.data_received(shown(1, CARD, PASS, PASS, ODD_CARD) + shown(2, ODD_CARD))
+        await until(lambda: held.threads)
+        assert held.threads.isdisjoint({threading.get_ident()}), "not the event loop"
+        for seq in range(1, 4):
+            other.data_received(shown(seq, ODD_CARD))
+            await until(lambda seq=seq: [a for a in other_out.of(wire.Ack) if a.seq == seq])
+        assert len(other_out.of(wire.Result)) == 3
+        assert not out.of(wire.Result) and not out.of(wire.Ack) and not out.is_reading
+        held.may_go_on.set()
+        await until(lambda: [a for a in out.of(wire.Ack) if a.seq == 2])
+        told = [(r.seq, r.verdict.n) for r in out.of(wire.Result)]
+        assert told == [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
+        assert out.is_reading
+        # Shown again it is known by its digest.
+        link.data_received(shown(3, PASS))
+        await until(lambda: [a for a in out.of(wire.Ack) if a.seq == 3])
+        assert held.list.checks == 1
+        link.connection_lost(None)
+        other.connection_lost(None)
+
+    asyncio.run(work())
+
+
+def test_many_passes_are_verified_a_few_at_a_time(door: Door, held: HeldTrust) -> None:
+    """More than a trust list remembers would be forgotten again before they were read."""
+    passes = [
+        make_hc1(KEY, to_kid(CERTIFICATE), {**HEALTH, "dob": f"19{n:02}-01-01"}) for n in range(40)
+    ]
+    asked: list[int] = []
+    held.may_go_on.set()
+
+    async def work() -> None:
+        prepare = door.server.pool.prepare
+
+        async def count(payloads: Sequence[bytes]) -> None:
+            asked.append(len(payloads))
+            await prepare(payloads)
+
+        door.server.pool.prepare = count  # type: ignore[method-assign]
+        link, out = await door.open()
+        link.data_received(shown(1, *passes))
+        await until(lambda: out.of(wire.Ack))
+        assert len(out.of(wire.Result)) == len(passes)
+        link.connection_lost(None)
+
+    asyncio.run(work())
+    assert asked == [16, 16, 8]
+    assert held.list.checks == len(passes)
+
+
+def test_a_delivery_with_a_pass_holds_nobody_up(door: Door, held: HeldTrust) -> None:
+    taken = Deliveries(door.server, PastLights())
+
+    def delivery(epoch: int, seq: int, payload: bytes) -> Deliver:
+        body = encode_scans([encode_scan(NOW_MS - seq, 1, payload)])
+        return Deliver(token=door.token, gateway="vl", epoch=epoch, seq=seq, body=body)
+
+    async def work() -> None:
+        slow = asyncio.ensure_future(taken.take(delivery(9, 1, PASS)))
+        behind = asyncio.ensure_future(taken.take(delivery(9, 2, ODD_CARD)))
+        await until(lambda: held.threads)
+        found = await asyncio.wait_for(taken.take(delivery(10, 1, ODD_CARD)), 30)
+        assert [v.verdict for v in found.verdicts] == ["accepted"]
+        assert not slow.done() and not behind.done()
+        held.may_go_on.set()
+        assert [v.verdict for v in (await slow).verdicts] == ["accepted"]
+        assert [v.verdict for v in (await behind).verdicts] == ["seen"]
+
+    asyncio.run(work())
+    assert held.list.checks == 1

@@ -685,8 +685,8 @@ def test_a_large_body_gives_way_between_its_steps(bench: Bench) -> None:
     body = encode_scans([encode_scan(NOON_MS, 1, BANK)] * (3 * STEP_RECORDS))
     packed, fault = decode_scans(body)
     steps = list(bench.pipeline.record_steps(LANE_GATEWAY, packed, body, fault))
-    assert steps[:-1] == [None, None]
-    assert steps[-1] is not None and len(steps[-1].verdicts) == 3 * STEP_RECORDS
+    assert steps[:-1] == [(), ()]
+    assert isinstance(steps[-1], Outcome) and len(steps[-1].verdicts) == 3 * STEP_RECORDS
 
 
 def test_4096_records_of_4096_times_are_a_batch(bench: Bench) -> None:

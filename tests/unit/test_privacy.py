@@ -469,16 +469,16 @@ class Door:
             MemoryJournal(ring, self.clock), metrics,
         )  # fmt: skip
 
-    def hello(self, token: str | None = None) -> wire.Hello:
+    def hello(self, token: str | None = None, epoch: int = 7) -> wire.Hello:
         return wire.Hello(
-            gateway="vl", epoch=7, inst=bytes(8), lanes=[], next=(self.next_seq, 1), oldest=1,
+            gateway="vl", epoch=epoch, inst=bytes(8), lanes=[], next=(self.next_seq, 1), oldest=1,
             max_frame=wire.BODY_MAX, t0=0, token=token or self.token,
         )  # fmt: skip
 
-    async def open(self) -> tuple[Link, Wire]:
+    async def open(self, epoch: int = 7) -> tuple[Link, Wire]:
         link, out = Link(self.server), Wire()
         link.enter(out, None)
-        link.data_received(wire.encode(self.hello()))
+        link.data_received(wire.encode(self.hello(epoch=epoch)))
         for _ in range(20):
             await asyncio.sleep(0)
         assert out.of(wire.Welcome)
