@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ import numpy as np
 from engine import access, alerts, tracing
 from engine.access import AuditEntry, Grant, Role
 from engine.alerts import Alerts
+from engine.asks import ask_to_kind, ask_to_question, parameters, places_of, rows_of
 from engine.clock import Clock
 from engine.errors import (
     AccessDenied,
@@ -36,8 +37,6 @@ from engine.group import SealedDetails
 from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.index import Figures as IndexFigures
 from engine.keys import KeyRing, seal
-from engine.notice import Mark, NoticeQuestion
-from engine.profiles import profile_at
 from engine.question_socket import Peer
 from engine.questions import (
     SUPPRESSED,
@@ -74,10 +73,10 @@ from engine.questions import (
     Reply,
     Traceable,
     Traced,
+    TracedAnswer,
     WatchAdd,
     WatchRemove,
     Whoami,
-    persons_to_keys,
 )
 from engine.registry import (
     DEFAULT_STAY_MINUTES,
@@ -105,13 +104,12 @@ _HEALTH_ROLES: Final = frozenset({Role.TRACER, Role.CENTRE, Role.STATION})
 _NICENESS: Final = 10
 
 T = TypeVar("T")
-Answer = tracing.VenueAnswer | tracing.HistoryAnswer | tracing.ContactsAnswer | tracing.NoticeAnswer
 
 
 class TracerLike(Protocol):
     def ask(
         self, question: tracing.Question, places_allowed: frozenset[int] | None = None
-    ) -> Answer: ...
+    ) -> tracing.Answer: ...
 
 
 class ControlLike(Protocol):
@@ -259,16 +257,15 @@ class Desk:
         try:
             area = access.check(
                 grant,
-                _ask_to_kind(ask),
+                ask_to_kind(ask),
                 purpose=ask.purpose,
                 case=ask.case,
                 is_unmasked=ask.is_unmasked,
                 now_ms=now_ms,
             )
-            question = self._to_question(ask)
             allowed = self._registry.places_within(area) if area else None
             assert grant is not None
-            answer, entry = await self._run(self._ask, grant, ask, question, allowed)
+            answer, entry = await self._run(self._ask, grant, ask, allowed)
         except AccessDenied as error:
             # Who asked for what is not theirs is the auditor's business too.
             if grant is not None:
@@ -277,20 +274,22 @@ class Desk:
         audit = await self._audit(entry, now_ms)
         refs = frozenset(tracing.unpack(answer.packed, "newest").tolist())
         _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs))
-        places = self._infos(_places(answer))
-        return Traced(answer=answer, places=places, area=area, audit=audit)
+        places = self._infos(places_of(answer))
+        shown = cast(TracedAnswer, answer)
+        return Traced(answer=shown, places=places, area=area, audit=audit)
 
     def _ask(
         self,
         grant: Grant,
-        ask: AskRows,
-        question: tracing.Question,
+        ask: Traceable,
         allowed: frozenset[int] | None,
-    ) -> tuple[Answer, AuditEntry]:
+    ) -> tuple[tracing.Answer, AuditEntry]:
         """The answer and the record of it; runs in a thread of the pool.
 
         Those asked about are sealed in with those shown: both are people somebody looked at.
         """
+        limit = min(ask.limit, self._rows_max)
+        question = ask_to_question(ask, limit, self._registry, self._keyring)
         answer = self._tracer.ask(question, allowed)
         shown = [answer.persons[i : i + KEY_SIZE] for i in range(0, len(answer.persons), KEY_SIZE)]
         asked = getattr(question, "persons", [])  # of a question about places, nobody
@@ -303,60 +302,15 @@ class Desk:
             unit=grant.unit,
             purpose=ask.purpose,
             case=ask.case,
-            question=_ask_to_kind(ask),
-            parameters=_parameters(ask, question),
-            rows=len(_rows(answer)),
+            question=ask_to_kind(ask),
+            parameters=parameters(ask, question),
+            rows=len(rows_of(answer)),
             persons=len(shown),
             digest=digest,
             sealed_persons=sealed,
             is_unmasked=ask.is_unmasked,
         )
         return answer, entry
-
-    def _to_question(self, ask: Traceable) -> tracing.Question:
-        limit = min(ask.limit, self._rows_max)
-        match ask:
-            case AskVenue():
-                place = self._place_number(ask.place)
-                return tracing.VenueQuestion(
-                    place=place, from_ms=ask.from_ms, to_ms=ask.to_ms, limit=limit
-                )
-            case AskPerson():
-                return tracing.HistoryQuestion(
-                    persons=persons_to_keys(ask.persons, self._keyring),
-                    from_ms=ask.from_ms,
-                    to_ms=ask.to_ms,
-                    limit=limit,
-                )
-            case AskContacts():
-                profile = ask.profile or profile_at(ask.to_ms - 1).name
-                return tracing.ContactsQuestion(
-                    persons=persons_to_keys(ask.persons, self._keyring),
-                    from_ms=ask.from_ms,
-                    to_ms=ask.to_ms,
-                    profile=profile,
-                    min_minutes=ask.min_minutes,
-                    linger_minutes=ask.linger_minutes,
-                    limit=limit,
-                )
-            case AskNotice():
-                return NoticeQuestion(
-                    marks=tuple(
-                        Mark(self._place_number(mark.place), mark.from_ms, mark.to_ms)
-                        for mark in ask.marks
-                    ),
-                    least=ask.least,
-                    since=ask.since,
-                    limit=limit,
-                )
-
-    def _place_number(self, place: int | str) -> int:
-        if isinstance(place, int):
-            return place
-        post = self._registry.post(place)
-        if post is None:
-            raise NotFound("there is no post of that code")
-        return post.number
 
     async def _audit(self, entry: AuditEntry, now_ms: int) -> int:
         """Durable when it returns; its number in the control log."""
@@ -505,9 +459,7 @@ def place_to_info(place: Place) -> PlaceInfo:
     return PlaceInfo(place.number, place.name, place.category, place.area, "", minutes)
 
 
-def answer_to_digest(
-    answer: Answer,
-) -> str:
+def answer_to_digest(answer: tracing.Answer) -> str:
     """SHA-256 hex over what was shown: the keys, then each array in the order of their names."""
     digest = hashlib.sha256(answer.persons)
     for name in sorted(answer.packed):
@@ -533,32 +485,6 @@ def suppress(places: Array, passages: Array) -> None:
             places[name][few] = SUPPRESSED
 
 
-def _ask_to_kind(ask: AskRows) -> access.Question:
-    return access.Question(str(ask.__struct_config__.tag))
-
-
-def _parameters(ask: AskRows, question: tracing.Question) -> dict[str, str | int]:
-    """What of a question may stand in the audit for ever: never an identifier."""
-    found: dict[str, str | int] = {
-        "from_ms": question.from_ms,
-        "to_ms": question.to_ms,
-        "limit": question.limit,
-    }
-    if isinstance(question, tracing.VenueQuestion):
-        found["place"] = question.place
-    if isinstance(question, NoticeQuestion):
-        found["marks"] = " ".join(f"{m.place}:{m.from_ms}-{m.to_ms}" for m in question.marks)
-        found["least"], found["since"] = question.least, question.since
-    if isinstance(ask, AskPerson | AskContacts):
-        found["kinds"] = " ".join(person.kind for person in ask.persons)
-    if isinstance(question, tracing.ContactsQuestion):
-        found["profile"] = question.profile
-        for name in ("min_minutes", "linger_minutes"):
-            if (minutes := getattr(question, name)) is not None:
-                found[name] = minutes
-    return found
-
-
 def _refused(grant: Grant, ask: AskRows, outcome: str) -> AuditEntry:
     """The record of a question that was not answered.
 
@@ -571,25 +497,11 @@ def _refused(grant: Grant, ask: AskRows, outcome: str) -> AuditEntry:
         unit=grant.unit,
         purpose=ask.purpose if ask.purpose in frozenset(access.Purpose) else "",
         case=ask.case if is_case else "",
-        question=_ask_to_kind(ask),
+        question=ask_to_kind(ask),
         parameters={},
         is_unmasked=ask.is_unmasked,
         outcome=outcome,
     )
-
-
-def _rows(answer: Answer) -> Array:
-    """The rows that name places: visits, or the evidence for contacts."""
-    is_contacts = isinstance(answer, tracing.ContactsAnswer)
-    return tracing.unpack(answer.packed, "pairs" if is_contacts else "visits")
-
-
-def _places(answer: Answer) -> Array:
-    """Numbers of all places that the answer names."""
-    if isinstance(answer, tracing.NoticeAnswer):
-        return np.array([mark.place for mark in answer.marks], "<u4")
-    places: Array = _rows(answer)["place"]
-    return places
 
 
 def _remember(peer: Peer, audit: int, shown: _Shown) -> None:

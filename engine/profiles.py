@@ -35,6 +35,14 @@ class ContactProfile(msgspec.Struct, frozen=True, kw_only=True):
     days_after_onset: int | None = None
     days_after_sample: int | None = None
 
+    def with_minutes(self, least: int | None, linger: int | None) -> ContactProfile:
+        """The profile with other minutes in place of its own, where any are given."""
+        return msgspec.structs.replace(
+            self,
+            min_minutes=self.min_minutes if least is None else least,
+            linger_minutes=self.linger_minutes if linger is None else linger,
+        )
+
 
 PROFILES: Final = {
     profile.name: profile

@@ -250,13 +250,16 @@ class PlaceInfo(msgspec.Struct, frozen=True):
     default_stay_minutes: int = 0
 
 
+TracedAnswer = VenueAnswer | HistoryAnswer | ContactsAnswer | NoticeAnswer
+
+
 class Traced(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply", tag="traced"):
     """Answer to a question about persons, as the tracer gave it, and what it takes to read it.
 
     area: what bounded the answer, "" for nothing. audit: number of its audit record.
     """
 
-    answer: VenueAnswer | HistoryAnswer | ContactsAnswer | NoticeAnswer
+    answer: TracedAnswer
     places: tuple[PlaceInfo, ...]
     area: str
     audit: int

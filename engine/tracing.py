@@ -7,7 +7,8 @@ where people read them, by `visit_rows` and `contact_rows`. docs/tracing.md expl
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -78,7 +79,22 @@ class ContactsQuestion(msgspec.Struct, frozen=True, kw_only=True, tag="contacts"
     limit: int = 1000
 
 
-Question = VenueQuestion | HistoryQuestion | ContactsQuestion | NoticeQuestion
+class FurtherQuestion(Protocol):
+    """A question of a module of its own, which answers itself from a Scene (engine.tiers ...)."""
+
+    @property
+    def from_ms(self) -> int: ...
+    @property
+    def to_ms(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
+    def check(self) -> None:
+        """Raises QuestionInvalid; span and limit are checked for all questions alike."""
+
+    def answer(self, scene: Scene) -> Answer: ...
+
+
+Question = VenueQuestion | HistoryQuestion | ContactsQuestion | NoticeQuestion | FurtherQuestion
 
 
 # ---- answers ------------------------------------------------------------------------------------
@@ -113,6 +129,21 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     limit_cut: bool
     completeness: Completeness
     elapsed_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a further question is answered from.
+
+    allowed: the places a role bound to an area may see, None for all. place: what stands under a
+    number, None for nothing. fields: what every answer carries, of persons (V16), packed arrays by
+    name, the total and how many are shown.
+    """
+
+    snapshot: Snapshot
+    allowed: Collection[int] | None
+    place: Callable[[int], object | None]
+    fields: Callable[[Array, dict[str, Array], int, int], dict[str, Any]]
 
 
 class VenueAnswer(Answer, frozen=True, kw_only=True, tag="venue"):
@@ -304,9 +335,7 @@ class Tracer:
         self._place = place
         self._completeness = completeness or (lambda: Completeness(0, clock.now_ms()))
 
-    def ask(
-        self, question: Question, places_allowed: Collection[int] | None = None
-    ) -> VenueAnswer | HistoryAnswer | ContactsAnswer | NoticeAnswer:
+    def ask(self, question: Question, places_allowed: Collection[int] | None = None) -> Answer:
         """places_allowed: what roles bound to an area may see, None for everything.
 
         Raises QuestionInvalid, NotFound for an unknown place, and AccessDenied for a place that is
@@ -326,6 +355,27 @@ class Tracer:
                 return self._contacts(question, places_allowed, completeness, begun_ns)
             case NoticeQuestion():
                 return self._notice(question, places_allowed, completeness, begun_ns)
+            case _:
+                return question.answer(self._scene(places_allowed, completeness, begun_ns))
+
+    def _scene(
+        self, allowed: Collection[int] | None, completeness: Completeness, begun_ns: int
+    ) -> Scene:
+        snapshot = self._index.snapshot()
+
+        def fields(
+            persons: Array, packed: dict[str, Array], total: int, shown: int
+        ) -> dict[str, Any]:
+            return {
+                "persons": persons.tobytes(),
+                "packed": {name: array.tobytes() for name, array in packed.items()},
+                "total": total,
+                "limit_cut": total > shown,
+                "completeness": _complete_to(completeness, snapshot.lsn),
+                "elapsed_us": self._elapsed_us(begun_ns),
+            }
+
+        return Scene(snapshot, allowed, self._place, fields)
 
     def _venue(
         self,
@@ -380,11 +430,9 @@ class Tracer:
         completeness: Completeness,
         begun_ns: int,
     ) -> ContactsAnswer:
-        profile = profile_of(question.profile)
-        if question.min_minutes is not None:
-            profile = msgspec.structs.replace(profile, min_minutes=question.min_minutes)
-        if question.linger_minutes is not None:
-            profile = msgspec.structs.replace(profile, linger_minutes=question.linger_minutes)
+        profile = profile_of(question.profile).with_minutes(
+            question.min_minutes, question.linger_minutes
+        )
         met = self._index.snapshot().contacts(
             question.persons,
             question.from_ms,
@@ -477,14 +525,22 @@ def _check_question(question: Question) -> None:
         raise QuestionInvalid(f"limit must be 1 to {LIMIT_MAX}")
     if isinstance(question, VenueQuestion | NoticeQuestion):
         return
-    if not 1 <= len(question.persons) <= PERSONS_MAX:
-        raise QuestionInvalid(f"a person has 1 to {PERSONS_MAX} keys")
-    if any(len(key) != KEY_SIZE for key in question.persons):
-        raise QuestionInvalid(f"a person key has {KEY_SIZE} bytes")
+    if not isinstance(question, HistoryQuestion | ContactsQuestion):
+        question.check()
+        return
+    check_persons(question.persons)
     if isinstance(question, ContactsQuestion):
         profile_of(question.profile)
-        _check_minutes("min_minutes", question.min_minutes, MINUTES_MAX)
-        _check_minutes("linger_minutes", question.linger_minutes, LINGER_MINUTES_MAX)
+        check_minutes("min_minutes", question.min_minutes, MINUTES_MAX)
+        check_minutes("linger_minutes", question.linger_minutes, LINGER_MINUTES_MAX)
+
+
+def check_persons(persons: Collection[bytes]) -> None:
+    """Keys of one person. Raises QuestionInvalid."""
+    if not 1 <= len(persons) <= PERSONS_MAX:
+        raise QuestionInvalid(f"a person has 1 to {PERSONS_MAX} keys")
+    if any(len(key) != KEY_SIZE for key in persons):
+        raise QuestionInvalid(f"a person key has {KEY_SIZE} bytes")
 
 
 def _check_notice(question: NoticeQuestion) -> None:
@@ -499,6 +555,6 @@ def _check_notice(question: NoticeQuestion) -> None:
             raise QuestionInvalid(f"mark {n}: its span must begin before it ends")
 
 
-def _check_minutes(name: str, minutes: int | None, most: int) -> None:
+def check_minutes(name: str, minutes: int | None, most: int) -> None:
     if minutes is not None and not 0 <= minutes <= most:
         raise QuestionInvalid(f"{name} must be 0 to {most}")

@@ -30,7 +30,7 @@ RANKS = [
     ],
     ["notice", "tracing", "candidates", "pipeline", "retention", "verify"],
     [
-        *["tls", "websocket", "questions", "question_socket", "watch_desk"],
+        *["tls", "websocket", "questions", "question_socket", "watch_desk", "asks"],
         *["desk", "streams", "doors"],
         *["gateways", "ingest_link", "ingest", "deliveries"],
         *["answers", "alert_answers", "notice_answers", "openapi", "api", "client", "admin"],
