@@ -15,7 +15,7 @@ from libc.string cimport memcmp, memcpy, memset
 from native.checks cimport check_int
 from native.index cimport (
     TIME_MAX, Place, Span, Table, VisitTable, find_later, find_near, find_place, is_alive,
-    is_in_range, load_visit, whole,
+    is_in_range, load_span, load_visit, may_overlap, whole,
 )
 from native.scans cimport Seat, room_for, sort_seats
 from native.visits cimport Visit
@@ -129,14 +129,16 @@ cdef size_t look_around(Question* question, const Table* table) noexcept nogil:
     cdef size_t i, total = 0
     for i in range(question.case_count):
         mine = &question.case[i]
+        until = mine.end if mine.flags & PASSAGE else mine.end + question.linger
+        if not may_overlap(table, mine.start, until):
+            continue
         place = find_place(table, mine.place)
         if place is not NULL:
             near = &question.near[question.near_count]
             near.table = table
             near.case = i
-            near.low = find_near(table.spans, place, mine.start)
-            until = mine.end if mine.flags & PASSAGE else mine.end + question.linger
-            near.high = find_later(table.spans, near.low, place.stop, until)
+            near.low = find_near(table, place, mine.start)
+            near.high = find_later(table, near.low, place.stop, until)
             total += near.high - near.low
             question.near_count += near.high > near.low
     return total
@@ -157,7 +159,7 @@ cdef bint collect(Question* question) noexcept nogil:
     """All pairs; False if memory is short."""
     cdef const Near* near
     cdef const Visit* mine
-    cdef const Span* span
+    cdef Span span
     cdef Visit other
     cdef Pair* grown
     cdef size_t n, i
@@ -165,8 +167,8 @@ cdef bint collect(Question* question) noexcept nogil:
         near = &question.near[n]
         mine = &question.case[near.case]
         for i in range(near.low, near.high):
-            span = &near.table.spans[i]
-            if span.end <= mine.start or not is_alive(span, question.epoch):
+            span = load_span(near.table, i)
+            if span.end <= mine.start or not is_alive(&span, question.epoch):
                 continue
             if span.person >= question.key_count or is_alias(question, span.person):
                 continue

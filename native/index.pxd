@@ -12,12 +12,14 @@ cdef extern from *:
     #define ALIVE UINT32_MAX
     #define load_relaxed(at) __atomic_load_n(at, __ATOMIC_RELAXED)
     #define store_relaxed(at, value) __atomic_store_n(at, value, __ATOMIC_RELAXED)
+    #define prefetch(at) __builtin_prefetch(at)
     """
     # Instants lie within +-TIME_MAX, and so do lengths that are asked for: no sum of two overflows.
     const int64_t TIME_MAX
     const uint32_t ALIVE
     uint32_t load_relaxed(const uint32_t* at) noexcept nogil
     void store_relaxed(uint32_t* at, uint32_t value) noexcept nogil
+    void prefetch(const void* at) noexcept nogil
 
 
 cdef struct Span:              # of a visit what is walked, apart from the rest
@@ -54,6 +56,8 @@ cdef struct Table:
     size_t count
     size_t place_count
     size_t ended_count
+    int64_t least              # start of any visit, TIME_MAX without one
+    int64_t greatest           # end of any, -TIME_MAX without one
 
 
 cdef class VisitTable:
@@ -62,7 +66,50 @@ cdef class VisitTable:
 
 cdef inline bint is_alive(const Span* span, uint32_t epoch) noexcept nogil:
     """Whether a visit counts in that epoch. It may end meanwhile, in a later one."""
-    return load_relaxed(&span.ended) > epoch
+    return span.ended > epoch
+
+
+# Whoever walks a table asks these, never its fields: a table need not lie in memory as spans.
+
+cdef inline int64_t start_at(const Table* table, size_t at) noexcept nogil:
+    return table.spans[at].start
+
+
+cdef inline Span load_span(const Table* table, size_t at) noexcept nogil:
+    cdef const Span* span = &table.spans[at]
+    return Span(span.start, span.end, span.person, load_relaxed(&span.ended))
+
+
+cdef inline void end_at(Table* table, size_t at, uint32_t epoch) noexcept nogil:
+    """A visit ends with that epoch; one thread at a time."""
+    store_relaxed(&table.spans[at].ended, epoch)
+    table.ended_count += 1
+
+
+cdef inline uint32_t place_at(const Table* table, size_t at) noexcept nogil:
+    """Number of the place of a visit."""
+    return table.rests[at].place
+
+
+cdef inline size_t seat_at(const Table* table, size_t i) noexcept nogil:
+    """The visit of a seat; seats are in order of persons, find_seat has the first of one."""
+    return table.seats[i].at
+
+
+cdef inline uint32_t person_at(const Table* table, size_t i) noexcept nogil:
+    """The person of a seat."""
+    return table.seats[i].person
+
+
+cdef inline void fetch_visit(const Table* table, size_t at) noexcept nogil:
+    """It will be loaded soon."""
+    prefetch(&table.spans[at])
+    prefetch(&table.rests[at])
+
+
+cdef inline bint may_overlap(const Table* table, int64_t start, int64_t end) noexcept nogil:
+    """Whether any visit of the table can overlap [start, end)."""
+    return table.least < end and table.greatest > start
 
 
 cdef inline Visit load_visit(const Table* table, size_t at) noexcept nogil:
@@ -106,12 +153,14 @@ cdef inline const Place* find_place(const Table* table, uint32_t number) noexcep
     return &table.places[low]
 
 
-cdef inline size_t find_near(const Span* spans, const Place* place, int64_t start) noexcept nogil:
+cdef inline size_t find_near(
+    const Table* table, const Place* place, int64_t start
+) noexcept nogil:
     """First visit of the place that began less than its longest stay before `start`."""
     cdef size_t low = place.first, high = place.stop, middle
     while low < high:
         middle = (low + high) // 2
-        if start - spans[middle].start >= place.longest:
+        if start - start_at(table, middle) >= place.longest:
             low = middle + 1
         else:
             high = middle
@@ -119,13 +168,13 @@ cdef inline size_t find_near(const Span* spans, const Place* place, int64_t star
 
 
 cdef inline size_t find_later(
-    const Span* spans, size_t low, size_t high, int64_t end
+    const Table* table, size_t low, size_t high, int64_t end
 ) noexcept nogil:
     """First visit of [low, high) that begins at `end` or later."""
     cdef size_t middle
     while low < high:
         middle = (low + high) // 2
-        if spans[middle].start < end:
+        if start_at(table, middle) < end:
             low = middle + 1
         else:
             high = middle
@@ -137,7 +186,7 @@ cdef inline size_t find_seat(const Table* table, size_t low, uint64_t person) no
     cdef size_t high = table.count, middle
     while low < high:
         middle = (low + high) // 2
-        if table.seats[middle].person < person:
+        if person_at(table, middle) < person:
             low = middle + 1
         else:
             high = middle

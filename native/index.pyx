@@ -104,6 +104,8 @@ cdef bint index_rows(Table* table) noexcept nogil:
     cdef Place* place = NULL
     cdef Seat* spare
     cdef Seat* seats
+    table.least = TIME_MAX
+    table.greatest = -TIME_MAX
     for i in range(count):
         if i == 0 or table.rests[i].place != table.rests[i - 1].place:
             table.place_count += 1
@@ -120,6 +122,8 @@ cdef bint index_rows(Table* table) noexcept nogil:
             place[0] = Place(i, i, 0, table.rests[i].place)
         place.stop = i + 1
         place.longest = max(place.longest, span.end - span.start)
+        table.least = min(table.least, span.start)
+        table.greatest = max(table.greatest, span.end)
         table.seats[i] = Seat(span.person, <uint32_t> i)
         last = max(last, span.person)
     seats = sort_seats(table.seats, spare, count, last)
@@ -203,20 +207,21 @@ cdef class VisitTable:
         cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
         cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
         cdef const Place* here = find_place(&self.table, number)
-        cdef const Span* spans = self.table.spans
+        cdef Span span
         cdef size_t low, high, i, count = 0
         cdef bytes found
         cdef uint8_t* packed
         cdef Visit visit
         if here is NULL:
             return b""
-        low = find_near(spans, here, start)
-        high = find_later(spans, low, here.stop, end)
+        low = find_near(&self.table, here, start)
+        high = find_later(&self.table, low, here.stop, end)
         # Room for all that are near, cut afterwards to those that count.
         found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> ((high - low) * sizeof(Visit)))
         packed = <uint8_t*> PyBytes_AS_STRING(found)
         for i in range(low, high):
-            if spans[i].end > start and is_alive(&spans[i], when):
+            span = load_span(&self.table, i)
+            if span.end > start and is_alive(&span, when):
                 visit = load_visit(&self.table, i)
                 memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
                 count += 1
@@ -233,7 +238,7 @@ cdef class VisitTable:
         cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
         cdef size_t low = find_seat(&self.table, 0, number)
         cdef size_t high = find_seat(&self.table, low, <uint64_t> number + 1)
-        cdef const Span* span
+        cdef Span span
         cdef Visit visit
         cdef size_t i, count = 0
         cdef bytes found = PyBytes_FromStringAndSize(
@@ -241,9 +246,9 @@ cdef class VisitTable:
         )
         cdef uint8_t* packed = <uint8_t*> PyBytes_AS_STRING(found)
         for i in range(low, high):
-            span = &self.table.spans[self.table.seats[i].at]
-            if span.start < end and span.end > start and is_alive(span, when):
-                visit = load_visit(&self.table, self.table.seats[i].at)
+            span = load_span(&self.table, seat_at(&self.table, i))
+            if span.start < end and span.end > start and is_alive(&span, when):
+                visit = load_visit(&self.table, seat_at(&self.table, i))
                 memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
                 count += 1
         return found if count == high - low else found[:count * sizeof(Visit)]
@@ -272,11 +277,15 @@ cdef size_t copy_begun(
     """How many visits begin within [start, end); they are copied unless `found` is NULL."""
     cdef size_t p, low, high, i, count = 0
     cdef Visit visit
+    cdef Span span
+    if not may_overlap(table, start - 1, end):
+        return 0
     for p in range(table.place_count):
-        low = find_later(table.spans, table.places[p].first, table.places[p].stop, start)
-        high = find_later(table.spans, low, table.places[p].stop, end)
+        low = find_later(table, table.places[p].first, table.places[p].stop, start)
+        high = find_later(table, low, table.places[p].stop, end)
         for i in range(low, high):
-            if is_alive(&table.spans[i], epoch):
+            span = load_span(table, i)
+            if is_alive(&span, epoch):
                 if found is not NULL:
                     visit = load_visit(table, i)
                     memcpy(found + count * sizeof(Visit), &visit, sizeof(Visit))
@@ -305,48 +314,50 @@ cdef size_t read_tables(object tables, Table** found) except? 0:
 cdef size_t seek_seat(const Table* table, size_t low, uint32_t person) noexcept nogil:
     """As find_seat, sooner where the seat is near."""
     cdef size_t step = 1
-    while step < table.count - low and table.seats[low + step].person < person:
+    while step < table.count - low and person_at(table, low + step) < person:
         low += step
         step *= 2
     return find_seat(table, low, person)
 
 
-cdef Span* find_visit(Table* table, size_t* cursor, const Ending* ending) noexcept nogil:
-    """That visit if the table has it and it has not ended, else NULL. Moves the cursor."""
+cdef bint find_visit(
+    const Table* table, size_t* cursor, const Ending* ending, size_t* found
+) noexcept nogil:
+    """Whether the table has that visit and it has not ended, and where. Moves the cursor."""
     cdef size_t i = seek_seat(table, cursor[0], ending.person)
     cdef const Place* place
-    cdef Span* span
+    cdef Span span
     cdef size_t at
     cursor[0] = i
-    if i == table.count or table.seats[i].person != ending.person:
-        return NULL
+    if i == table.count or person_at(table, i) != ending.person:
+        return False
     place = find_place(table, ending.place)
     if place is NULL:
-        return NULL
-    while i < table.count and table.seats[i].person == ending.person:
-        at = table.seats[i].at
+        return False
+    while i < table.count and person_at(table, i) == ending.person:
+        at = seat_at(table, i)
         if place.first <= at < place.stop:
-            span = &table.spans[at]
-            if span.start == ending.start and load_relaxed(&span.ended) == ALIVE:
-                return span
+            span = load_span(table, at)
+            if span.start == ending.start and span.ended == ALIVE:
+                found[0] = at
+                return True
         i += 1
-    return NULL
+    return False
 
 
 cdef size_t end_all(
     Table** tables, size_t count, const Ending* endings, size_t ending_count, uint32_t epoch
 ) noexcept nogil:
     cdef size_t cursors[TABLES_MAX]
-    cdef size_t ended = 0, i, t
-    cdef Span* span
+    cdef size_t ended = 0, at = 0, i, t
     memset(cursors, 0, sizeof(cursors))
     for i in range(ending_count):
         # The youngest table first: what changes was mostly written not long ago.
         for t in range(count, 0, -1):
-            span = find_visit(tables[t - 1], &cursors[t - 1], &endings[i])
-            if span is not NULL:
-                store_relaxed(&span.ended, epoch)
-                tables[t - 1].ended_count += 1
+            if not may_overlap(tables[t - 1], endings[i].start - 1, endings[i].start + 1):
+                continue
+            if find_visit(tables[t - 1], &cursors[t - 1], &endings[i], &at):
+                end_at(tables[t - 1], at, epoch)
                 ended += 1
                 break
     return ended
@@ -379,9 +390,10 @@ def end_visits(tables, endings, epoch) -> int:
 
 
 cdef inline bint is_before(const Table* a, size_t i, const Table* b, size_t j) noexcept nogil:
-    if a.rests[i].place != b.rests[j].place:
-        return a.rests[i].place < b.rests[j].place
-    return a.spans[i].start < b.spans[j].start
+    cdef uint32_t x = place_at(a, i), y = place_at(b, j)
+    if x != y:
+        return x < y
+    return start_at(a, i) < start_at(b, j)
 
 
 cdef void merge_rows(Table** tables, size_t count, Table* into) noexcept nogil:

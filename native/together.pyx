@@ -14,18 +14,16 @@ from libc.string cimport memset
 
 from native.checks cimport check_int
 from native.index cimport (
-    TIME_MAX, Place, Span, Table, VisitTable, find_later, find_near, find_place, find_seat,
-    is_alive, whole,
+    TIME_MAX, Place, Span, Table, VisitTable, fetch_visit, find_later, find_near, find_place,
+    find_seat, is_alive, load_span, may_overlap, person_at, place_at, prefetch, seat_at, whole,
 )
 from native.scans cimport room_for
 
 cdef extern from *:
     """
     #define SPREAD UINT64_C(0x9E3779B97F4A7C15)
-    #define prefetch(at) __builtin_prefetch(at)
     """
     const uint64_t SPREAD
-    void prefetch(const void* at) noexcept nogil
 
 cdef enum:
     TABLES_MAX = 64
@@ -94,9 +92,8 @@ cdef inline bint is_asked(const Asked* asked, const Span* span) noexcept nogil:
 cdef size_t find_own(const Table* table, uint32_t person, size_t* stop) noexcept nogil:
     """The first of the person's seats in a table; their visits, scattered, are on their way."""
     cdef size_t first = find_seat(table, 0, person), i = first
-    while i < table.count and table.seats[i].person == person:
-        prefetch(&table.spans[table.seats[i].at])
-        prefetch(&table.rests[table.seats[i].at])
+    while i < table.count and person_at(table, i) == person:
+        fetch_visit(table, seat_at(table, i))
         i += 1
     stop[0] = i
     return first
@@ -112,26 +109,31 @@ def people_at(tables, place, from_ms, to_ms, keys, epoch) -> set[bytes]:
     cdef uint32_t number = <uint32_t> check_int(place, 0, UINT32_MAX, "place")
     cdef Py_buffer view
     cdef Asked asked
+    cdef const Table* table
     cdef const Place* here
-    cdef const Span* spans
+    cdef Span span
     cdef size_t t, i, low, high
     cdef set found = set()
     PyObject_GetBuffer(keys, &view, PyBUF_SIMPLE)
     try:
         read_asked(&asked, held, from_ms, to_ms, epoch, &view)
         for t in range(asked.table_count):
-            here = find_place(asked.tables[t], number)
+            table = asked.tables[t]
+            if not may_overlap(table, asked.start, asked.end):
+                continue
+            here = find_place(table, number)
             if here is NULL:
                 continue
-            spans = asked.tables[t].spans
-            low = find_near(spans, here, asked.start)
-            high = find_later(spans, low, here.stop, asked.end)
+            low = find_near(table, here, asked.start)
+            high = find_later(table, low, here.stop, asked.end)
             for i in range(low, high):
-                if spans[i].person < asked.key_count:
-                    prefetch(asked.keys + KEY_SIZE * <size_t> spans[i].person)
+                span = load_span(table, i)
+                if span.person < asked.key_count:
+                    prefetch(asked.keys + KEY_SIZE * <size_t> span.person)
             for i in range(low, high):
-                if is_asked(&asked, &spans[i]) and spans[i].person < asked.key_count:
-                    PySet_Add(found, key_of(&asked, spans[i].person))
+                span = load_span(table, i)
+                if is_asked(&asked, &span) and span.person < asked.key_count:
+                    PySet_Add(found, key_of(&asked, span.person))
     finally:
         PyBuffer_Release(&view)
     return found
@@ -147,20 +149,21 @@ def times_of(tables, person, from_ms, to_ms, epoch) -> list[tuple[int, int, int]
     cdef Py_buffer view
     cdef Asked asked
     cdef const Table* table
-    cdef const Span* span
-    cdef size_t t, i, first, stop = 0
+    cdef Span span
+    cdef size_t t, i, at, first, stop = 0
     cdef list found = []
     memset(&view, 0, sizeof(Py_buffer))
     read_asked(&asked, held, from_ms, to_ms, epoch, &view)
     for t in range(asked.table_count):
         table = asked.tables[t]
+        if not may_overlap(table, asked.start, asked.end):
+            continue
         first = find_own(table, number, &stop)
         for i in range(first, stop):
-            span = &table.spans[table.seats[i].at]
-            if is_asked(&asked, span):
-                found.append(
-                    (span.start, span.end - span.start, table.rests[table.seats[i].at].place)
-                )
+            at = seat_at(table, i)
+            span = load_span(table, at)
+            if is_asked(&asked, &span):
+                found.append((span.start, span.end - span.start, place_at(table, at)))
     return found
 
 
@@ -215,25 +218,31 @@ cdef size_t look_around(Totals* totals, uint32_t person) noexcept nogil:
     cdef const Table* table
     cdef const Table* other
     cdef const Place* place
-    cdef const Span* mine
+    cdef Span mine
     cdef Near* near
     cdef size_t t, o, i, first, stop = 0, total = 0
+    cdef uint32_t number
     for t in range(asked.table_count):
         table = asked.tables[t]
+        if not may_overlap(table, asked.start, asked.end):
+            continue
         first = find_own(table, person, &stop)
         for i in range(first, stop):
-            mine = &table.spans[table.seats[i].at]
-            if is_asked(asked, mine):
+            mine = load_span(table, seat_at(table, i))
+            if is_asked(asked, &mine):
+                number = place_at(table, seat_at(table, i))
                 for o in range(asked.table_count):
                     other = asked.tables[o]
-                    place = find_place(other, table.rests[table.seats[i].at].place)
+                    if not may_overlap(other, mine.start, mine.end):
+                        continue
+                    place = find_place(other, number)
                     if place is not NULL:
                         near = &totals.near[totals.near_count]
                         near.table = other
                         near.start = mine.start
                         near.end = mine.end
-                        near.low = find_near(other.spans, place, mine.start)
-                        near.high = find_later(other.spans, near.low, place.stop, mine.end)
+                        near.low = find_near(other, place, mine.start)
+                        near.high = find_later(other, near.low, place.stop, mine.end)
                         total += near.high - near.low
                         totals.near_count += near.high > near.low
     return total
@@ -242,15 +251,15 @@ cdef size_t look_around(Totals* totals, uint32_t person) noexcept nogil:
 cdef void add_up(Totals* totals, uint32_t person) noexcept nogil:
     cdef const Asked* asked = totals.asked
     cdef const Near* near
-    cdef const Span* span
+    cdef Span span
     cdef Sum* total
     cdef int64_t overlap
     cdef size_t n, i, at
     for n in range(totals.near_count):
         near = &totals.near[n]
         for i in range(near.low, near.high):
-            span = &near.table.spans[i]
-            if span.end <= near.start or not is_alive(span, asked.epoch):
+            span = load_span(near.table, i)
+            if span.end <= near.start or not is_alive(&span, asked.epoch):
                 continue
             if span.person == person or span.person >= asked.key_count:
                 continue
