@@ -4,7 +4,8 @@
 
 The CRC covers header, runs and tallies, the hash in the header covers what is sealed, and the
 header carries the hash of the group before it. Forgetting a day keeps header, runs and tallies:
-watermarks and the chain survive, the people do not.
+watermarks and the chain survive, the people do not. Erasing a person keeps the head as well and
+seals the rows anew, with an amendment before them that says so.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from engine import keys
 from engine.errors import JournalCorrupt, KeyDestroyed, SealBroken
-from engine.rows import ROW, ROW_SIZE
+from engine.rows import ROW, ROW_SIZE, Kind
 
 RUN = np.dtype(
     [
@@ -54,6 +55,7 @@ GROUP_LIMIT_BYTES = 1 << 20  # plain bytes of one group: one commit is one wait 
 MAGIC = b"CHJG"
 VERSION = 1
 EXPIRED = 1
+AMENDED = 2
 HEADER = struct.Struct("<4sBBHQiIIIIIq12sI32s32s")
 HEADER_SIZE = HEADER.size
 assert HEADER_SIZE == 128
@@ -63,6 +65,11 @@ _SIZE_PACK = struct.Struct("<I")
 _DETAILS_AAD = struct.Struct("<QiI")
 GCM_TAG_SIZE = 16
 LAST_PIECE = 255
+# Of an amended group, between its head and what is sealed: nonce, rows erased, sizes of sealed rows
+# and details, SHA-256 of these and of what is sealed.
+AMENDMENT = struct.Struct("<12sIII32s")
+_AMENDED_FIELDS = struct.Struct("<12sIII")
+_AMENDED_LABEL = b"chot/amended/1\0"
 
 
 @dataclass(slots=True)
@@ -159,6 +166,7 @@ class RawGroup:
     sealed_rows: bytes
     details_sealed: bytes
     plain_head: bytes  # header with flags and CRC zero, runs, tallies
+    amended: bytes = b""  # SHA-256 in the amendment; empty where nothing was amended
 
     def iter_runs(self) -> Iterator[tuple[int, int, int, int, int, int, int]]:
         """(gateway, class, piece, rows, epoch, first, last) for each run."""
@@ -231,12 +239,19 @@ def bytes_to_raw(data: bytes | memoryview, *, is_head_only: bool = False) -> Raw
         magic, version, flags, reserved, lsn, day, run_count, tally_count, row_count, rows_size,
         details_size, first_arrival_ms, nonce, crc, content, chain,
     ) = HEADER.unpack_from(data)  # fmt: skip
-    if magic != MAGIC or version != VERSION or flags & ~EXPIRED or reserved:
+    if magic != MAGIC or version != VERSION or flags not in (0, EXPIRED, AMENDED) or reserved:
         raise JournalCorrupt("a group has no header of this version")
-    is_expired = bool(flags & EXPIRED)
+    is_expired = flags == EXPIRED
     runs_end = HEADER_SIZE + run_count * RUN.itemsize
     head_end = runs_end + tally_count * TALLY.itemsize
-    rows_end = head_end + rows_size
+    begin, amended, amended_fields = head_end, b"", b""
+    if flags == AMENDED:
+        if len(data) < head_end + AMENDMENT.size:
+            raise JournalCorrupt(f"group {lsn}: its amendment is cut short")
+        nonce, _, rows_size, details_size, content = AMENDMENT.unpack_from(data, head_end)
+        begin, amended = head_end + AMENDMENT.size, content
+        amended_fields = bytes(data[head_end : head_end + _AMENDED_FIELDS.size])
+    rows_end = begin + rows_size
     end = head_end if is_expired else rows_end + details_size
     if len(data) != end or rows_size != _rows_size(row_count):
         raise JournalCorrupt(f"group {lsn}: its size does not agree with its counts")
@@ -246,13 +261,13 @@ def bytes_to_raw(data: bytes | memoryview, *, is_head_only: bool = False) -> Raw
         raise JournalCorrupt(f"group {lsn}: checksum of the head is wrong")
     sealed_rows = details_sealed = b""
     if not is_head_only and not is_expired:
-        sealed_rows, details_sealed = bytes(data[head_end:rows_end]), bytes(data[rows_end:end])
-        if hashlib.sha256(data[head_end:end]).digest() != content:
+        sealed_rows, details_sealed = bytes(data[begin:rows_end]), bytes(data[rows_end:end])
+        if hashlib.sha256(amended_fields + sealed_rows + details_sealed).digest() != content:
             raise JournalCorrupt(f"group {lsn}: hash of the sealed content is wrong")
     return RawGroup(
         lsn, day, is_expired, row_count, first_arrival_ms, nonce, chain,
         hashlib.sha256(plain_head).digest(), head[HEADER_SIZE:runs_end], head[runs_end:head_end],
-        sealed_rows, details_sealed, plain_head,
+        sealed_rows, details_sealed, plain_head, amended,
     )  # fmt: skip
 
 
@@ -263,10 +278,9 @@ def open_group(raw: RawGroup, ring: keys.KeyRing) -> Group:
     """
     rows, details_sealed, is_expired = b"", raw.details_sealed, raw.is_expired
     if raw.row_count and not is_expired:
-        aad = raw.plain_head[:_PREFIX_SIZE] + raw.plain_head[HEADER_SIZE:]
         try:
             key = ring.log_key(raw.day, make=False)
-            rows = keys.decrypt(key, raw.nonce, raw.sealed_rows, aad)
+            rows = keys.decrypt(key, raw.nonce, raw.sealed_rows, _rows_aad(raw, bool(raw.amended)))
         except KeyDestroyed:
             details_sealed, is_expired = b"", True
         except SealBroken as error:
@@ -285,6 +299,30 @@ def bytes_to_group(data: bytes, ring: keys.KeyRing) -> Group:
 def expire_bytes(raw: RawGroup) -> bytes:
     """The group without its people: header, runs and tallies, marked. The link stays the same."""
     return _stored_head(raw.plain_head, EXPIRED)
+
+
+def amend_bytes(raw: RawGroup, rows: bytes, details_sealed: bytes, ring: keys.KeyRing) -> bytes:
+    """The group with these rows, as many as it had, and these details, under the key of its day.
+
+    Head and link stay: they still name what the group was made with. Raises ValueError for another
+    number of rows, KeyDestroyed, KeyMissing.
+    """
+    if len(rows) != raw.row_count * ROW_SIZE or raw.is_expired:
+        raise ValueError("an amended group has as many rows as before")
+    nonce = _draw_nonce()
+    key = ring.log_key(raw.day, make=False)
+    sealed_rows = keys.encrypt(key, nonce, rows, _rows_aad(raw, is_amended=True))
+    erased = int((np.frombuffer(rows, ROW)["kind"] == Kind.ERASED).sum())
+    fields = _AMENDED_FIELDS.pack(nonce, erased, len(sealed_rows), len(details_sealed))
+    digest = _digest(fields + sealed_rows + details_sealed)
+    head = _stored_head(raw.plain_head, AMENDED)
+    return b"".join((head, fields, digest, sealed_rows, details_sealed))
+
+
+def _rows_aad(raw: RawGroup, is_amended: bool) -> bytes:
+    """What the sealed rows are bound to."""
+    head = raw.plain_head[:_PREFIX_SIZE] + raw.plain_head[HEADER_SIZE:]
+    return _AMENDED_LABEL + head if is_amended else head
 
 
 def raw_to_details(raw: RawGroup, ring: keys.KeyRing) -> SealedDetails:

@@ -16,7 +16,7 @@ wait, and never grows memory without limit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +48,7 @@ from native.rows import longest_details
 __all__ = [  # the seam's whole vocabulary, with the values of engine.group
     "RUN",
     "TALLY",
+    "Amend",
     "Counters",
     "Draft",
     "Group",
@@ -61,6 +62,7 @@ __all__ = [  # the seam's whole vocabulary, with the values of engine.group
     "RecordBatch",
     "Run",
     "SealedDetails",
+    "check_amended",
     "check_batch",
     "check_overlap",
     "is_day_over",
@@ -72,6 +74,7 @@ PIECE_LIMIT_BYTES = GROUP_LIMIT_BYTES - TALLIES_LIMIT_BYTES - RUN.itemsize
 MAX_U64 = (1 << 64) - 1
 
 Mark = tuple[int, int, int]  # (gateway, epoch, class): whose watermark
+Amend = Callable[[RawGroup], bytes | None]  # a group's new bytes, None to leave it as it is
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -158,8 +161,19 @@ class Journal(Protocol):
     async def settle(self) -> None:
         """Returns when everything appended before is durable or was refused."""
 
-    async def expire(self, before_ms: int) -> int:
-        """Forget every day that ended at or before the instant; the number of groups emptied."""
+    async def expire(self, before_ms: int, held: Collection[int] = ()) -> int:
+        """Forget every day that ended at or before the instant; the number of groups emptied.
+
+        held: days that are kept all the same; a later call forgets them.
+        """
+
+    async def amend(self, lsns: Iterable[int], change: Amend) -> int:
+        """Put in place of groups what `change` makes of them; how many became others.
+
+        Durable when it returns; may be repeated. Runs, counts and the link of a group stay as they
+        are, or ValueError is raised. `change` runs in a thread of the journal, and what it raises
+        is raised here; groups before that one are changed then.
+        """
 
     def watermarks(self) -> dict[Mark, int]:
         """Highest durable sequence number per (gateway, epoch, class): a copy of all."""
@@ -329,6 +343,13 @@ def check_overlap(run: Run, watermark: int) -> bool:
     return False
 
 
+def check_amended(raw: RawGroup, data: bytes) -> bytes:
+    """`data`, if it may stand in place of the group. Raises ValueError."""
+    if bytes_to_raw(data).plain_head != raw.plain_head:
+        raise ValueError(f"group {raw.lsn} would be another one")
+    return data
+
+
 def is_day_over(day: int, before_ms: int) -> bool:
     return day_to_ms(day + 1) <= before_ms
 
@@ -417,17 +438,28 @@ class MemoryJournal:
     async def settle(self) -> None:
         return
 
-    async def expire(self, before_ms: int) -> int:
+    async def expire(self, before_ms: int, held: Collection[int] = ()) -> int:
         for day in self._ring.days():
-            if is_day_over(day, before_ms):
+            if is_day_over(day, before_ms) and day not in held:
                 self._ring.destroy_day(day)
         count = 0
         for n, data in enumerate(self._groups):
             raw = bytes_to_raw(data)
-            if raw.row_count and not raw.is_expired and is_day_over(raw.day, before_ms):
+            is_due = is_day_over(raw.day, before_ms) and raw.day not in held
+            if raw.row_count and not raw.is_expired and is_due:
                 self._groups[n] = expire_bytes(raw)
                 count += 1
         self.counters.groups_expired += count
+        return count
+
+    async def amend(self, lsns: Iterable[int], change: Amend) -> int:
+        count = 0
+        for lsn in lsns:
+            raw = bytes_to_raw(self._groups[lsn - 1])
+            data = change(raw)
+            if data is not None:
+                self._groups[lsn - 1] = check_amended(raw, data)
+                count += 1
         return count
 
     def watermarks(self) -> dict[Mark, int]:

@@ -18,7 +18,7 @@ import os
 import threading
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engine.clock import Clock
@@ -43,12 +43,14 @@ from engine.group import (
     seal_group,
 )
 from engine.journal import (
+    Amend,
     Counters,
     Mark,
     Marks,
     Packer,
     Receipt,
     RecordBatch,
+    check_amended,
     check_batch,
     check_overlap,
     is_day_over,
@@ -60,6 +62,7 @@ KIND = "journal"
 READ_BYTES = 1 << 20  # one short read transaction of a reader
 READ_GROUPS = 256  # groups a reader takes from the tail at a time
 EXPIRE_GROUPS = 256  # groups emptied in one commit: appends go between
+AMEND_BYTES = 2 << 20  # of groups amended in one commit, likewise
 
 
 class _Append(Job):
@@ -73,12 +76,24 @@ class _Append(Job):
         self.lsn = 0
 
 
-class _Expire(Job):
-    __slots__ = ("before_ms", "count", "days", "is_begun", "lsns", "position")
+class _Amend(Job):
+    __slots__ = ("change", "count", "lsns", "position")
 
-    def __init__(self, before_ms: int) -> None:
+    def __init__(self, lsns: list[int], change: Amend) -> None:
+        super().__init__()
+        self.lsns = lsns
+        self.change = change
+        self.position = 0
+        self.count = 0
+
+
+class _Expire(Job):
+    __slots__ = ("before_ms", "count", "days", "held", "is_begun", "lsns", "position")
+
+    def __init__(self, before_ms: int, held: frozenset[int]) -> None:
         super().__init__()
         self.before_ms = before_ms
+        self.held = held
         self.is_begun = False
         self.days: list[int] = []
         self.lsns: list[int] = []
@@ -198,8 +213,13 @@ class LmdbJournal:
     async def settle(self) -> None:
         await self._writer.run(Job())
 
-    async def expire(self, before_ms: int) -> int:
-        job = _Expire(before_ms)
+    async def expire(self, before_ms: int, held: Collection[int] = ()) -> int:
+        job = _Expire(before_ms, frozenset(held))
+        await self._writer.run(job)
+        return job.count
+
+    async def amend(self, lsns: Iterable[int], change: Amend) -> int:
+        job = _Amend(sorted(set(lsns)), change)
         await self._writer.run(job)
         return job.count
 
@@ -293,6 +313,8 @@ class LmdbJournal:
                 continue
             for job in run:
                 if isinstance(job, _Expire) and not self._expire_some(job):
+                    again.append(job)
+                if isinstance(job, _Amend) and not self._amend_some(job):
                     again.append(job)
         return again
 
@@ -419,6 +441,42 @@ class LmdbJournal:
         self._tail.clear()
         self._tail_size = 0
 
+    def _amend_some(self, job: _Amend) -> bool:
+        """One step of it; True when it is done or has failed."""
+        records: list[tuple[int, bytes]] = []
+        try:
+            self._recover()
+            step = self._read_some(job.lsns[job.position :])
+            for raw in step:
+                data = job.change(raw)
+                if data is not None:
+                    records.append((raw.lsn, check_amended(raw, data)))
+            if records:
+                self._store.write(records, is_append=False)
+        except Exception as error:
+            job.error = error  # whoever gave `change` knows best what it raises
+            return True
+        with self._lock:
+            # Open copies of the rows are in the tail; readers go to the store from here on.
+            self._clear_tail()
+        job.position += len(step)
+        job.count += len(records)
+        return job.position >= len(job.lsns)
+
+    def _read_some(self, lsns: Sequence[int]) -> list[RawGroup]:
+        """The first of these groups, up to AMEND_BYTES: appends go between."""
+        found: list[RawGroup] = []
+        size = 0
+        for lsn in lsns[:EXPIRE_GROUPS]:
+            for _, value in self._store.read(lsn, lsn, 1):
+                found.append(_check_lsn(bytes_to_raw(value), lsn))
+                size += len(value)
+            if size >= AMEND_BYTES:
+                break
+        if len(found) < min(1, len(lsns)):
+            raise NotFound(f"there is no group {lsns[0]}")
+        return found
+
     def _expire_some(self, job: _Expire) -> bool:
         """One step of forgetting; True when it is done or has failed.
 
@@ -453,11 +511,13 @@ class LmdbJournal:
     def _forget_days(self, job: _Expire) -> None:
         """Destroy the keys of the days that are over, and note which groups to empty."""
         job.is_begun = True
-        job.days = sorted(day for day in self._days if is_day_over(day, job.before_ms))
+        job.days = sorted(
+            day for day in self._days if is_day_over(day, job.before_ms) and day not in job.held
+        )
         with self._lock:
             # Open copies of the rows are in the tail; readers go to the store from here on.
             self._clear_tail()
-        for day in {*job.days, *self._ring.days()}:
+        for day in {*job.days, *self._ring.days()} - job.held:
             if is_day_over(day, job.before_ms):
                 self._ring.destroy_day(day)
         job.lsns = [lsn for day in job.days for lsn in self._days[day]]

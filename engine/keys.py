@@ -7,8 +7,8 @@ day leaves nothing that ties a visit of that day to anyone, in the store or in a
 
 Files of a `FileKeyRing` (each 32 raw bytes, docs/storage.md):
 
-    province.key  venue.key  ingest.key  audit.pub        days/DAY.log.key  days/DAY.details.pub
-    desk/audit.key  desk/DAY.details.key                  days/DAY.destroyed (empty tombstone)
+    province.key  venue.key  ingest.key  erasure.key      days/DAY.log.key  days/DAY.details.pub
+    audit.pub  desk/audit.key  desk/DAY.details.key       days/DAY.destroyed (empty tombstone)
 
 DAY is the civil day number of engine.clock. Keys are never part of a backup of the store.
 """
@@ -21,7 +21,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +37,7 @@ from native.hmac import Hmac
 KEY_SIZE = 32
 PERSON_KEY_SIZE = 16
 VENUE_TAG_SIZE = 5
+ERASURE_TAG_SIZE = 16
 SEAL_VERSION = 1
 SEAL_OVERHEAD = 1 + KEY_SIZE + 16  # version, ephemeral public key, Poly1305 tag
 DESK_DIR = "desk"
@@ -45,6 +46,7 @@ _SEAL_INFO = b"chot/seal/1"
 _PERSON_LABEL = b"chot/person/1\0"
 _VENUE_LABEL = b"chot/venue/1\0"
 _VEHICLE_LABEL = b"chot/vehicle/1\0"
+_ERASURE_LABEL = b"chot/erasure/1\0"
 _DAY_FILE = re.compile(r"(-?\d{1,9})\.(log\.key|details\.pub|destroyed)")
 
 
@@ -79,6 +81,17 @@ class KeyRing(Protocol):
 
     def details_public(self, day: int) -> bytes:
         """32 bytes to seal the day's details to; made at first use. Raises as log_key."""
+
+    def change_details(
+        self, day: int, sealed: bytes, aad: bytes, change: Callable[[bytes], bytes]
+    ) -> bytes:
+        """Seals anew what `change` makes of a group's details; nobody else gets to see them.
+
+        For erasing a person. Raises as log_key, SealBroken.
+        """
+
+    def erasure_tag(self, person: bytes) -> bytes:
+        """16 bytes that stand for an erased person key; only this ring can tell for which."""
 
     def ingest_public(self) -> bytes:
         """32 bytes that gateways seal their spools to."""
@@ -195,6 +208,8 @@ class FileKeyRing:
         self._audit_public = _load_key(self._root / "audit.pub")
         self._person = Hmac(_load_key(self._root / "province.key"), _PERSON_LABEL)
         self._vehicle = Hmac(_load_key(self._root / "province.key"), _VEHICLE_LABEL)
+        # Of an own key: tags must hold for as long as backups do, whatever becomes of the others.
+        self._erasure = Hmac(self._load_erasure_key(), _ERASURE_LABEL)
         self.person_mac: Hmac | None = self._person
         self.vehicle_mac: Hmac | None = self._vehicle
         self._venue = Hmac(_load_key(self._root / "venue.key"), _VENUE_LABEL)
@@ -245,6 +260,17 @@ class FileKeyRing:
             public = _load_key(path)
             self._details[day] = public
             return public
+
+    def change_details(
+        self, day: int, sealed: bytes, aad: bytes, change: Callable[[bytes], bytes]
+    ) -> bytes:
+        with self._lock:
+            self._check_alive(day)
+        private = _load_key(self._desk / f"{day}.details.key", group=True)
+        return seal(self.details_public(day), change(open_sealed(private, sealed, aad)), aad)
+
+    def erasure_tag(self, person: bytes) -> bytes:
+        return self._erasure.digest(person)[:ERASURE_TAG_SIZE]
 
     def ingest_public(self) -> bytes:
         return self._ingest_public
@@ -300,6 +326,15 @@ class FileKeyRing:
             yield
         finally:
             os.close(fd)
+
+    def _load_erasure_key(self) -> bytes:
+        """Made where a ring of an earlier version has none yet."""
+        path = self._root / "erasure.key"
+        if not path.exists():
+            with self._exclusive():
+                if not path.exists():
+                    _write_key(path, os.urandom(KEY_SIZE))
+        return _load_key(path)
 
     def _make_long_lived(self) -> None:
         with self._exclusive():

@@ -47,6 +47,7 @@ class Kind(enum.IntEnum):
     CHECKIN = 2
     MANUAL = 3
     READING = 4  # a temperature; never in a SCANS frame, comes from an EVENT
+    ERASED = 5  # nothing is left of it but n, and as its time the first instant of its day
 
 
 class Source(enum.IntEnum):

@@ -32,6 +32,7 @@ cdef enum:
     ROOM_FIRST = 1 << 10
     KEY_SIZE = 16
     READING = 4                # engine.rows.Kind
+    ERASED = 5
     REF_ROW_BITS = 20          # engine.visits
     AHEAD = 12                 # rows that are looked up before their turn
 
@@ -77,7 +78,9 @@ cdef class PersonNumbers:
         return <int64_t> slot.taken - 1
 
     def number(self, rows, lsn) -> bytes:
-        """Packed SCAN of packed ROW (a journal group), without readings; new persons get numbers.
+        """Packed SCAN of packed ROW (a journal group); new persons get numbers.
+
+        Readings and erased rows are left out.
 
         lsn: the group's number, 1 .. 2**44-1. A time beyond +-2**61 ms is taken for that. Raises
         ValueError for a broken size, an lsn out of range, more than 2**20 rows or 2**32-2 persons.
@@ -160,7 +163,7 @@ cdef size_t number_rows(
                 &numbers.slots[hash_key(rows + sizeof(Row) * (i + AHEAD)) >> 32 & numbers.mask]
             )
         memcpy(&row, rows + sizeof(Row) * i, sizeof(Row))
-        if row.kind == READING:
+        if row.kind == READING or row.kind == ERASED:
             continue
         slot = find_slot(numbers, row.person)
         if not slot.taken:

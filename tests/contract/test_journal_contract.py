@@ -12,11 +12,18 @@ from hypothesis import strategies as st
 
 from engine.clock import DAY_MS, ManualClock, day_to_ms
 from engine.errors import KeyDestroyed, KeyMissing, NotFound, StorageUnavailable
-from engine.group import split_details
+from engine.group import (
+    amend_bytes,
+    details_aad,
+    expire_bytes,
+    open_group,
+    pack_details,
+    split_details,
+)
 from engine.journal import MemoryJournal, Part, RecordBatch, Run
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import DeskKeys, FileKeyRing
-from engine.rows import ROW
+from engine.rows import ROW, Kind
 from tests.reference.batches import DAY, count_identities, identities, make_batch, make_rows
 
 AFTER_DAY_MS = day_to_ms(DAY + 1)
@@ -491,5 +498,80 @@ def test_any_sends_agree_with_a_dictionary(tmp_path_factory, kind, sends, stops)
                 expected.update((gateway, seq, cls) for seq in range(first, first + more + 1))
         assert journal.watermarks() == marks
         assert count_identities(await read_all(journal)) == dict.fromkeys(expected, 1)
+
+    run(bench, scenario)
+
+
+# ---- amending -----------------------------------------------------------------------------------
+
+
+def blank_first(bench):
+    """Takes the first row of a group away, and its details."""
+
+    def change(raw):
+        rows = open_group(raw, bench.ring).rows.copy()
+        rows[0] = np.zeros((), ROW)
+        rows["kind"][0] = Kind.ERASED
+        aad = details_aad(raw.lsn, raw.day, raw.row_count)
+
+        def without_first(plain):
+            return pack_details([b"", *split_details(plain, raw.row_count)[1:]])
+
+        details = bench.ring.change_details(raw.day, raw.details_sealed, aad, without_first)
+        return amend_bytes(raw, rows.tobytes(), details, bench.ring)
+
+    return change
+
+
+def test_an_amended_group_stays_where_it_is(bench):
+    async def scenario(journal):
+        for seq in (1, 2, 3):
+            await journal.append(make_batch(4, seq, details=b"name"))
+        before = await read_all(journal)
+        assert await journal.amend([2], blank_first(bench)) == 1
+        assert await journal.amend([1, 3], lambda raw: None) == 0
+        assert await journal.amend([], lambda raw: None) == 0
+        for _ in range(2):
+            groups = await read_all(journal)
+            assert [g.lsn for g in groups] == [1, 2, 3]
+            assert identities(groups[0].rows) == identities(before[0].rows)
+            assert identities(groups[1].rows) == [(0, 0, 0), (4, 2, 1)]
+            assert groups[1].runs.tolist() == before[1].runs.tolist()
+            found = journal.read_details(2)
+            plain = bench.desk.open_details(found.day, found.sealed, found.aad)
+            assert split_details(plain, found.count) == [b"", b"name"]
+            assert (await journal.append(make_batch(4, 2, details=b"name"))).is_duplicate
+            journal = await bench.reopen()
+        await journal.append(make_batch(4, 4))
+        assert await journal.amend([2], blank_first(bench)) == 1  # again
+        assert await journal.expire(AFTER_DAY_MS) == 4
+        assert (await bench.reopen()).watermarks() == {(4, 7, 0): 4}
+
+    run(bench, scenario)
+
+
+def test_an_amended_group_cannot_become_another(bench):
+    async def scenario(journal):
+        await journal.append(make_batch(4, 1))
+        await journal.append(make_batch(4, 2))
+        others = {}
+        await journal.amend([1, 2], lambda raw: others.update({raw.lsn: raw}))
+        with pytest.raises(ValueError, match="another"):
+            await journal.amend([1], lambda raw: expire_bytes(others[2]))
+        assert len((await read_all(journal))[0].rows) == 2
+        assert (await journal.append(make_batch(4, 3))).lsn == 3
+
+    run(bench, scenario)
+
+
+def test_days_that_are_held_are_kept_until_they_are_not(bench):
+    async def scenario(journal):
+        for n in range(3):
+            await journal.append(make_batch(4, n + 1, day=DAY + n))
+        assert await journal.expire(AFTER_DAY_MS + DAY_MS, {DAY}) == 1
+        assert [g.is_expired for g in await read_all(journal)] == [False, True, False]
+        assert bench.ring.days() == [DAY, DAY + 2]
+        assert await (await bench.reopen()).expire(AFTER_DAY_MS + DAY_MS) == 1
+        assert bench.ring.days() == [DAY + 2]
 
     run(bench, scenario)
