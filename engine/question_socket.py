@@ -304,5 +304,7 @@ async def _write(
         failure = _unreadable("the answer is too large for one message; ask for fewer rows")
         message = _encode((number, failure))
     async with lock:
+        if writer.is_closing():  # meanwhile; uvloop would raise RuntimeError
+            raise ConnectionResetError
         writer.write(_HEAD.pack(len(message)) + message)
         await writer.drain()

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine import access, client
-from engine.api import BODY_SIZE_MAX
 from engine.errors import EngineError
+from engine.http_shape import BODY_SIZE_MAX
 from tests.reference.stand import (
     BINH,
     BODIES,

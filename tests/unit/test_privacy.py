@@ -26,7 +26,6 @@ from rich.console import Console
 from engine import app, client, demo, group, keys, telemetry, wire
 from engine.access import is_case, make_token
 from engine.alerts import Alerts
-from engine.api import OpenedDetails
 from engine.clock import DAY_MS, ManualClock, day_to_ms
 from engine.control_lmdb import ControlLog
 from engine.dedup import SeenWindow, Spans
@@ -47,6 +46,7 @@ from engine.journal import MemoryJournal, Part, RecordBatch, Run
 from engine.journal_lmdb import LmdbJournal
 from engine.judge import Judge
 from engine.keys import DeskKeys, FileKeyRing
+from engine.opened_details import OpenedDetails
 from engine.pipeline import STEP_PLAIN, STEP_RECORDS, Pipeline
 from engine.questions import SUPPRESSED
 from engine.records import encode_scan, encode_scans
