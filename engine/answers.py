@@ -18,7 +18,7 @@ from msgspec import Meta
 from engine import people, tracing
 from engine.clock import day_to_date, iso_to_ms, ms_to_iso
 from engine.errors import QuestionInvalid
-from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
+from engine.figures import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.people import Details
 from engine.profiles import ContactProfile
 from engine.questions import (

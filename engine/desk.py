@@ -33,9 +33,9 @@ from engine.errors import (
     QuestionInvalid,
     RegistryInvalid,
 )
+from engine.figures import PASSAGE_FIGURE, PLACE_FIGURE
+from engine.figures import Figures as IndexFigures
 from engine.group import SealedDetails
-from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
-from engine.index import Figures as IndexFigures
 from engine.keys import KeyRing, seal
 from engine.question_socket import Peer
 from engine.questions import (

@@ -21,9 +21,10 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from engine.aliases import Aliases, AliasNumbers, alias_changes, number_aliases
 from engine.clock import DAY_MS, day_to_ms
 from engine.contacts import CONTACT, PAIR
-from engine.rows import Kind
+from engine.figures import Figures, count_day
 from engine.telemetry import Log
 from engine.visits import (
     REF_ROW_BITS,
@@ -32,7 +33,6 @@ from engine.visits import (
     VISIT,
     Array,
     PlaceRules,
-    VisitFlag,
     VisitRules,
     rule_spans,
 )
@@ -57,13 +57,6 @@ ENDING_SIZE: Final = 16
 _log = Log("index")
 
 NEWEST = np.dtype([("time_ms", "<i8"), ("ref", "<u8")])
-PLACE_FIGURE = np.dtype(
-    [("place", "<u4")]
-    + [(name, "<u4") for name in ("scans", "checkins", "manuals", "persons", "visits", "passages")]
-)
-PASSAGE_FIGURE = np.dtype(
-    [("place", "<u4"), ("lane", "<u2"), ("direction", "u1"), ("spare", "u1"), ("count", "<u4")]
-)
 
 
 class GroupLike(Protocol):
@@ -109,17 +102,6 @@ class Met:
     lsn: int
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Counts of one civil day. places: PLACE_FIGURE; passages: PASSAGE_FIGURE; persons: in all."""
-
-    day: int
-    places: Array
-    passages: Array
-    persons: int
-    lsn: int
-
-
 def ref_to_position(ref: int) -> tuple[int, int]:
     """(lsn, row within the group) of a ref."""
     return ref >> REF_ROW_BITS, ref & ((1 << REF_ROW_BITS) - 1)
@@ -127,15 +109,6 @@ def ref_to_position(ref: int) -> tuple[int, int]:
 
 def _joined(parts: Iterable[bytes], dtype: np.dtype[Any]) -> Array:
     return np.frombuffer(b"".join(parts), dtype)
-
-
-def _changes(*columns: Array) -> Array:
-    """Mask of the rows in which any column differs from the row before; the first row does."""
-    mask = np.ones(len(columns[0]), bool)
-    mask[1:] = columns[0][1:] != columns[0][:-1]
-    for column in columns[1:]:
-        mask[1:] |= column[1:] != column[:-1]
-    return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +152,7 @@ class Snapshot:
         numbers: PersonNumbers,
         rules: VisitRules,
         lsn: int,
+        aliases: AliasNumbers | None = None,
     ) -> None:
         # Counted first: columns that grow in between have room for more than that.
         self._count = len(numbers)
@@ -188,14 +162,29 @@ class Snapshot:
         self.lsn = lsn
         self._tables = [layer.visits for layer in layers]
         self._keys = np.frombuffer(keys, "V16", self._count)
-        self._newest = np.frombuffer(newest, NEWEST, self._count)["ref"]
+        self._newest = np.frombuffer(newest, NEWEST, self._count)
         self._numbers = numbers
         self._rules = rules
+        self.aliases = aliases or AliasNumbers()
 
     def persons_of(self, keys: Collection[bytes]) -> list[int]:
-        """Numbers of the keys that are known here, ascending."""
+        """Numbers of the persons who are known here by the keys, ascending."""
         found = {self._numbers.find(key) for key in keys}
-        return sorted(number for number in found if 0 <= number < self._count)
+        mains = {self.aliases.main(number) for number in found}
+        return sorted(number for number in mains if 0 <= number < self._count)
+
+    def newest_of(self, people: Array) -> Array:
+        """Refs of the newest rows of persons by number."""
+        return self.aliases.newest(people, self._newest)
+
+    def changed_after(self, persons: Array, lsn: int) -> Array:
+        """Mask of the keys (V16) that a merge, or its end, made others than an answer of `lsn`
+        may have shown."""
+        changed = self.aliases.changed
+        if not changed:
+            return np.zeros(len(persons), bool)
+        numbers = (self._numbers.find(key.tobytes()) for key in persons)
+        return np.array([changed.get(number, -1) >= lsn for number in numbers], bool)
 
     def venue(self, place: int, from_ms: int, to_ms: int, limit: int | None = None) -> Found:
         """Visits at a place that overlap [from_ms, to_ms)."""
@@ -256,7 +245,7 @@ class Snapshot:
             np.frombuffer(contacts, CONTACT),
             np.frombuffer(pairs, PAIR),
             self._keys[people],
-            self._newest[people],
+            self.newest_of(people),
             total,
             below,
             self.lsn,
@@ -269,21 +258,20 @@ class Snapshot:
 
     def times_of(self, person: bytes, from_ms: int, to_ms: int) -> list[tuple[int, int, int]]:
         """(start, length, place) in ms of a person's visits that overlap [from_ms, to_ms)."""
-        number = self._numbers.find(person)
-        if not 0 <= number < self._count:
-            return []
-        return times_of(self._tables, number, _clamped(from_ms), _clamped(to_ms), self.epoch)
+        span = _clamped(from_ms), _clamped(to_ms)
+        for number in self.persons_of([person]):
+            return times_of(self._tables, number, *span, self.epoch)
+        return []
 
     def time_together(self, person: bytes, from_ms: int, to_ms: int) -> dict[bytes, int]:
         """Milliseconds of overlap with others by key, summed over all pairs of visits.
 
         Plain time, without the rules of engine.contacts.
         """
-        number = self._numbers.find(person)
-        if not 0 <= number < self._count:
-            return {}
         span = _clamped(from_ms), _clamped(to_ms)
-        return time_together(self._tables, number, *span, self._keys.data, self.epoch)
+        for number in self.persons_of([person]):
+            return time_together(self._tables, number, *span, self._keys.data, self.epoch)
+        return {}
 
     def figures(self, day: int) -> Figures:
         """Counts of a civil day: distinct scans by their time, visits and passages by start."""
@@ -292,12 +280,16 @@ class Snapshot:
         scans = ScanRun([layer.scans.between(low, high) for layer in self.layers])
         visits = [table.begun(low, high, self.epoch) for table in self._tables]
         today = np.frombuffer(scans.between(low, high), SCAN)
-        return _figures(day, today, _joined(visits, VISIT), self.lsn)
+        if self.aliases:
+            today = today.copy()
+            today["person"] = self.aliases.mains(today["person"])
+            today = np.frombuffer(ScanRun([today.data]).between(low, high), SCAN)
+        return count_day(day, today, _joined(visits, VISIT), self.lsn)
 
     def last_details_ref(self, person: bytes) -> tuple[int, int] | None:
         """(lsn, row) of the person's newest row, None for a person without any."""
         for number in self.persons_of([person]):
-            ref = int(self._newest[number])
+            ref = int(self.newest_of(np.array([number], np.uint32))[0])
             return ref_to_position(ref) if ref else None
         return None
 
@@ -332,38 +324,11 @@ class Snapshot:
         order = np.lexsort((visits["place"], position, visits["end_ms"], visits["start_ms"]))
         shown = visits.take(order[:limit])
         people, shown["person"] = self._by_key(shown["person"])
-        return Found(shown, self._keys[people], self._newest[people], len(visits), self.lsn)
+        return Found(shown, self._keys[people], self.newest_of(people), len(visits), self.lsn)
 
 
 def _clamped(instant_ms: int) -> int:
     return max(-2 * SPAN_MAX_MS, min(instant_ms, 2 * SPAN_MAX_MS))
-
-
-def _figures(day: int, scans: Array, visits: Array, lsn: int) -> Figures:
-    is_passage = (visits["flags"] & VisitFlag.PASSAGE) > 0
-    numbers = np.unique(np.concatenate([scans["place"], visits["place"]]))
-    places = np.zeros(len(numbers), PLACE_FIGURE)
-    places["place"] = numbers
-    pair = scans["place"].astype(np.uint64) << np.uint64(32) | scans["person"]
-    for name, column in (
-        ("scans", scans["place"][scans["kind"] == Kind.SCAN]),
-        ("checkins", scans["place"][scans["kind"] == Kind.CHECKIN]),
-        ("manuals", scans["place"][scans["kind"] == Kind.MANUAL]),
-        ("persons", np.unique(pair) >> np.uint64(32)),
-        ("visits", visits["place"][~is_passage]),
-        ("passages", visits["place"][is_passage]),
-    ):
-        places[name] = np.bincount(np.searchsorted(numbers, column), minlength=len(numbers))
-    lanes = np.zeros(int(is_passage.sum()), PASSAGE_FIGURE)
-    for name, field in (("place", "place"), ("lane", "room"), ("direction", "direction")):
-        lanes[name] = visits[field][is_passage]
-    if len(lanes):
-        lanes = lanes[np.lexsort((lanes["direction"], lanes["lane"], lanes["place"]))]
-        first = np.flatnonzero(_changes(lanes["place"], lanes["lane"], lanes["direction"]))
-        size = np.diff(first, append=len(lanes))
-        lanes = lanes[first]
-        lanes["count"] = size
-    return Figures(day, places, lanes, len(np.unique(scans["person"])), lsn)
 
 
 class CoLocationIndex:
@@ -383,6 +348,7 @@ class CoLocationIndex:
         self._applied = 0
         self._held = 0  # layers that the keeping thread is merging
         self._ended: list[tuple[bytes, int]] = []  # and what ended meanwhile, with its epoch
+        self._aliases = AliasNumbers()
         self._snapshot = Snapshot((), 0, self._numbers, self._rules, 0)
         self._keeper: threading.Thread | None = None
         self._has_come = threading.Event()
@@ -462,6 +428,20 @@ class CoLocationIndex:
             self._rules = visit_rules or self._rules
             self._rebuild(merge_runs([layer.scans for layer in self._snapshot.layers]))
 
+    def set_aliases(self, aliases: Aliases) -> None:
+        """Makes one person of the keys of each set, and several again of those that are no set any
+        more: only their histories are derived anew. Any thread but the one that applies."""
+        with self._refreshing:
+            self._refresh()
+            current = self._snapshot
+            with self._writing:
+                known = self._aliases
+                found = number_aliases(aliases, self._numbers, known.changed)
+            changed = found.differences(known)
+            self._aliases = found.noting(changed, current.lsn)
+            layers, epoch = self._settled(current.layers, changed, current.epoch)
+            self._publish(layers, epoch, current.lsn)
+
     def expire(self, before_ms: int) -> int:
         """Forgets every scan before an instant; returns how many distinct ones.
 
@@ -495,8 +475,9 @@ class CoLocationIndex:
         layers, epoch = current.layers, current.epoch
         if fresh:
             scans = ScanRun(fresh)
+            alone, merged = self._aliases.part(scans, fresh)
             changes = derive_changes(
-                scans,
+                alone,
                 [layer.scans for layer in layers],
                 self._places.table,
                 **rule_spans(self._rules),
@@ -510,10 +491,12 @@ class CoLocationIndex:
                 _log.error("visits derived anew", count=len(endings) // ENDING_SIZE - ended)
                 layers = (self._derived(merge_runs([*(old.scans for old in layers), scans])),)
                 self._held = 0
+                merged = self._aliases.numbers
             else:
                 if self._held and endings:
                     self._ended.append((endings, epoch))
                 layers = self._with_layer(layers, layer)
+            layers, epoch = self._settled(layers, merged, epoch)
             self._note_newest(scans)
         self._publish(layers, epoch, lsn)
         with self._writing:
@@ -532,21 +515,43 @@ class CoLocationIndex:
             free = (*free[:first], _merged(free[first:]))
         return held + free
 
+    def _settled(
+        self, layers: tuple[Layer, ...], persons: Collection[int], epoch: int
+    ) -> tuple[tuple[Layer, ...], int]:
+        """Layers, and their epoch, in which these persons have the visits of their alias sets."""
+        if not persons:
+            return layers, epoch
+        runs, tables = [layer.scans for layer in layers], [layer.visits for layer in layers]
+        born, endings = alias_changes(
+            self._aliases, persons, runs, tables, epoch, self._derive_visits
+        )
+        epoch += 1
+        end_visits(tables, endings, epoch)
+        if self._held and endings:
+            self._ended.append((endings, epoch))
+        return self._with_layer(layers, Layer(ScanRun(()), VisitTable(born))), epoch
+
     def _note_newest(self, scans: ScanRun) -> None:
         for first in range(0, len(scans), NEWEST_STEP):
             self._numbers.note_newest(scans, first, first + NEWEST_STEP)
 
     def _derived(self, scans: ScanRun) -> Layer:
+        """Of persons with one key each."""
         changes = derive_changes(scans, [], self._places.table, **rule_spans(self._rules))
         return Layer(scans, born_table(changes))
 
+    def _derive_visits(self, scans: ScanRun) -> Array:
+        changes = derive_changes(scans, [], self._places.table, **rule_spans(self._rules))
+        return np.frombuffer(changes.visits(), VISIT)
+
     def _rebuild(self, scans: ScanRun) -> None:
         """A snapshot of one layer of the given scans."""
-        layers = (self._derived(scans),) if len(scans) else ()
-        self._publish(layers, self._snapshot.epoch, self._snapshot.lsn)
+        whole = (self._derived(scans),) if len(scans) else ()
+        layers, epoch = self._settled(whole, self._aliases.numbers, self._snapshot.epoch)
+        self._publish(layers, epoch, self._snapshot.lsn)
 
     def _publish(self, layers: tuple[Layer, ...], epoch: int, lsn: int) -> None:
-        self._snapshot = Snapshot(layers, epoch, self._numbers, self._rules, lsn)
+        self._snapshot = Snapshot(layers, epoch, self._numbers, self._rules, lsn, self._aliases)
 
     # ---- keeping up ---------------------------------------------------------------------------
 

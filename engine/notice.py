@@ -71,8 +71,9 @@ class Marked:
 def find_marked(
     snapshot: Snapshot, marks: Sequence[Mark], *, least: int, since: int, limit: int
 ) -> Marked:
-    """A person whom an earlier answer could not show has a newer row than that answer: visits are
-    a function of the person's scans alone. So `since` may list somebody again, and misses nobody.
+    """A person whom an earlier answer could not show has a newer row than that answer or was merged
+    since: visits are a function of the person's scans alone. So `since` may list somebody again,
+    and misses nobody.
     """
     found = [snapshot.venue(mark.place, mark.from_ms, mark.to_ms) for mark in marks]
     figures = np.zeros(len(marks), MARK_FIGURE)
@@ -86,7 +87,8 @@ def find_marked(
 
     at = np.unique(visits["person"].astype(np.uint64) << np.uint64(32) | which) >> np.uint64(32)
     count = np.bincount(at.astype(np.int64), minlength=len(persons))
-    is_listed = (count >= least) & (newest >> np.uint64(REF_ROW_BITS) > since)
+    is_new = newest >> np.uint64(REF_ROW_BITS) > since
+    is_listed = (count >= least) & (is_new | snapshot.changed_after(persons, since))
     kept = is_listed[visits["person"]]
     visits, which = visits.compress(kept), which.compress(kept)
 

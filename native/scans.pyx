@@ -142,6 +142,15 @@ cdef class ScanRun:
             copy_between(scans, total, low, high, packed)
         return found
 
+    def of_person(self, person) -> bytes:
+        """Packed SCAN of one person, in the order of the run."""
+        cdef uint32_t number = <uint32_t> check_int(person, 0, UINT32_MAX, "person")
+        cdef size_t low = seek(&self.run, number)
+        cdef size_t high = seek(&self.run, <uint64_t> number + 1)
+        return PyBytes_FromStringAndSize(
+            <char*> (self.run.scans + low), <Py_ssize_t> ((high - low) * sizeof(Scan))
+        )
+
     def since(self, from_ms) -> ScanRun:
         """The scans at `from_ms` and later."""
         cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")

@@ -11,7 +11,7 @@ import pytest
 from engine.alerts import ALERT
 from engine.desk import answer_to_digest, suppress
 from engine.errors import NotFound, RegistryInvalid, StorageFull
-from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
+from engine.figures import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.questions import (
     SUPPRESSED,
     Alarmed,

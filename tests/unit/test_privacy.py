@@ -39,7 +39,7 @@ from engine.errors import (
     WireMalformed,
     WireUnknownGateway,
 )
-from engine.index import PASSAGE_FIGURE, PLACE_FIGURE
+from engine.figures import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.ingest import IngestServer
 from engine.ingest_link import TURN_MESSAGES, Link
 from engine.journal import MemoryJournal, Part, RecordBatch, Run

@@ -22,7 +22,17 @@ RANKS = [
     [
         *["images", "decode", "decode_pool", "held", "dedup", "keys", "watch", "readings"],
         *["judge", "trust", "card_reader"],
-        *["group", "journal", "tallies", "alerts", "index", "access", "erasure"],
+        *[
+            "group",
+            "journal",
+            "tallies",
+            "alerts",
+            "figures",
+            "aliases",
+            "index",
+            "access",
+            "erasure",
+        ],
     ],
     [
         *["zero_fill", "store_lmdb", "commit_thread", "journal_lmdb", "control_lmdb"],
