@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(VENV)/bin/pip --disable-pip-version-check -q
 
-.PHONY: help setup build demo serve test test-full lint types sanitize wheel bench-smoke clean
+.PHONY: help setup build demo serve test test-full lint types sanitize wheel bench-smoke gate clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -61,6 +61,9 @@ wheel: $(VENV)/.lint    ## sdist, wheel from the sdist, tested from another fold
 
 bench-smoke: build      ## every benchmark, small
 	@$(PY) -m bench smoke
+
+gate: build      ## has a hot path become slower? (bench/gates.toml)
+	@$(PY) -m bench gate
 
 clean:           ## build output and the environment
 	rm -rf build dist $(VENV) *.egg-info native/*.so native/*/*.so

@@ -19,12 +19,15 @@ from bench import (
     case_lanes,
     case_parse,
     case_records,
+    gates,
     growth,
     live,
     qr,
     receipt,
+    results,
 )
-from bench.harness import Case, UsageError, run_case
+from bench.gauge import GaugeError
+from bench.harness import Case, Trial, UsageError, run_case, run_trial
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -39,6 +42,9 @@ CASES: dict[str, Case] = {
     )
 }
 
+# What is measured as a whole: a module with a TRIAL, added here.
+TRIALS: dict[str, Trial] = {}
+
 
 class Parser(argparse.ArgumentParser):
     """An error of use is one line."""
@@ -50,16 +56,20 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> Parser:
     parser = Parser(prog="python -m bench", description=__doc__.splitlines()[0])
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="list|run|smoke|qr|receipt|verdicts|backlog|growth"
+        dest="action",
+        required=True,
+        metavar="list|run|smoke|gate|report|qr|receipt|verdicts|backlog|growth",
     )
-    actions.add_parser("list", help="the cases and what each measures")
+    actions.add_parser("list", help="what there is and what each measures")
     run = actions.add_parser("run", help="measure cases")
     run.add_argument("names", nargs="+", metavar="NAME", help="a case, as `list` prints it")
     run.add_argument("--large", action="store_true", help="large parameters; takes minutes")
+    run.add_argument("--keep", action="store_true", help="add the lines to bench/results")
     run.add_argument(
         "--data", type=Path, metavar="DIR", help="decode: the JPEG images of this folder instead"
     )
     actions.add_parser("smoke", help="every case with tiny parameters; part of the tests")
+    gates.add_parser(actions)
     qr.add_parser(actions)
     receipt.add_parser(actions)
     live.add_parsers(actions)
@@ -67,19 +77,25 @@ def build_parser() -> Parser:
     return parser
 
 
-def run(names: list[str], size: str, data: Path | None = None) -> int:
-    """Prints a line for each case. Raises UsageError."""
+def run(names: list[str], size: str, data: Path | None = None, *, is_kept: bool = False) -> int:
+    """Prints a line for each case and trial. Raises UsageError."""
     for name in names:
-        if name not in CASES:
-            raise UsageError(f"there is no case {name!r}; there are: {', '.join(CASES)}")
-        if data is not None and not CASES[name].takes_data:
+        if name not in CASES and name not in TRIALS:
+            known = ", ".join([*CASES, *TRIALS])
+            raise UsageError(f"there is no case {name!r}; there are: {known}")
+        if data is not None and (name in TRIALS or not CASES[name].takes_data):
             raise UsageError(f"the case {name!r} takes no --data")
     if data is not None and not data.is_dir():
         raise UsageError(f"--data: {data} is no folder")
     is_wrong = False
     for name in _with_sizes(names):
-        line = run_case(CASES[name], size, data)
+        if name in TRIALS:
+            line = run_trial(TRIALS[name], size)
+        else:
+            line = run_case(CASES[name], size, data)
         print(json.dumps(line, ensure_ascii=False), flush=True)
+        if is_kept:
+            results.keep(line)
         for sentence in line["wrong"]:
             print(f"bench: {name}: WRONG: {sentence}", file=sys.stderr)
         is_wrong = is_wrong or bool(line["wrong"])
@@ -89,7 +105,9 @@ def run(names: list[str], size: str, data: Path | None = None) -> int:
 def _with_sizes(names: list[str]) -> list[str]:
     """`commit` stands for `commit_100` and `commit_1` too: the same work in other pieces; and
     `ingest` for all of ingest."""
-    found = (case for name in names for case in CASES if f"{case}_".startswith(f"{name}_"))
+    found = (
+        case for name in names for case in (*CASES, *TRIALS) if f"{case}_".startswith(f"{name}_")
+    )
     return list(dict.fromkeys(found))
 
 
@@ -100,9 +118,13 @@ def main(words: list[str] | None = None) -> int:
         if chosen.action == "list":
             for case in CASES.values():
                 print(f"{case.name:<15} {case.what}")
+            for trial in TRIALS.values():
+                print(f"{trial.name:<15} {trial.what}")
             return 0
         if chosen.action == "smoke":
             return run(list(CASES), "smoke")
+        if chosen.action == "gate":
+            return gates.run_words(chosen, CASES)
         if chosen.action == "qr":
             return qr.run_words(chosen)
         if chosen.action == "receipt":
@@ -111,7 +133,11 @@ def main(words: list[str] | None = None) -> int:
             return growth.run_words(chosen)
         if chosen.action in ("verdicts", "backlog"):
             return live.run_words(chosen)
-        return run(chosen.names, "large" if chosen.large else "small", chosen.data)
+        size = "large" if chosen.large else "small"
+        return run(chosen.names, size, chosen.data, is_kept=chosen.keep)
+    except GaugeError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     except UsageError as error:
         parser.error(str(error))
 

@@ -103,6 +103,27 @@ class Case:
 
 
 @dataclass(slots=True)
+class Outcome:
+    """What a trial gave. figures: for the page. wrong: sentences, empty when all is well."""
+
+    figures: dict[str, Any]
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Something measured as a whole, without contenders that take turns: an engine under load.
+
+    params: for each of SIZES; smoke within twenty seconds. measure: does it in a scratch folder.
+    """
+
+    name: str
+    what: str
+    params: Mapping[str, Params]
+    measure: Callable[[Params, Place], Outcome]
+
+
+@dataclass(slots=True)
 class Times:
     """Nanoseconds of each repetition of one contender."""
 
@@ -168,6 +189,26 @@ def run_case(case: Case, size: str, data: Path | None = None) -> dict[str, Any]:
             for peer, theirs, checksum in zip(peers, peer_times, checksums[1:], strict=True)
         },
         "facts": arranged.facts,
+        "machine": {**machine(), "scratch": file_system},
+        "versions": versions(),
+        "commit": commit(),
+        "load_average": load,
+    }
+
+
+def run_trial(trial: Trial, size: str, data: Path | None = None) -> dict[str, Any]:
+    """The JSON line of a trial."""
+    load = [round(value, 2) for value in os.getloadavg()]
+    with tempfile.TemporaryDirectory(prefix="chot-bench-") as scratch:
+        file_system = path_to_file_system(Path(scratch))
+        outcome = trial.measure(trial.params[size], Place(Path(scratch), data))
+    return {
+        "case": trial.name,
+        "size": size,
+        "params": dict(trial.params[size]),
+        "seed": SEED,
+        "wrong": outcome.wrong,
+        "figures": outcome.figures,
         "machine": {**machine(), "scratch": file_system},
         "versions": versions(),
         "commit": commit(),

@@ -151,7 +151,10 @@ def test_output_shown_in_the_documentation_is_of_today(lines: dict[str, dict]) -
 def test_list_names_every_case(tmp_path: Path) -> None:
     done = run_bench("list", folder=tmp_path)
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == list(command.CASES)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        *command.CASES,
+        *command.TRIALS,
+    ]
 
 
 def test_every_case_has_every_size() -> None:
