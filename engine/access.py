@@ -52,6 +52,8 @@ class Question(enum.StrEnum):
     DETAILS = "details"
     ALERTS = "alerts"
     WATCH = "watch"
+    MERGE = "merge"
+    REVIEW = "review"
     FIGURES = "figures"
     PLACES = "places"
     WHOAMI = "whoami"
@@ -60,7 +62,7 @@ class Question(enum.StrEnum):
 PERSONAL: Final = frozenset(
     {
         *(Question.VENUE, Question.PERSON, Question.CONTACTS, Question.NOTICE),
-        *(Question.DETAILS, Question.ALERTS, Question.WATCH),
+        *(Question.DETAILS, Question.ALERTS, Question.WATCH, Question.MERGE, Question.REVIEW),
     }
 )
 _PUBLIC: Final = frozenset({Question.PLACES, Question.WHOAMI})

@@ -44,9 +44,10 @@ class _Group(Protocol):
 
 
 class Alerts:
-    """Used from one thread."""
+    """Used from one thread. flags: which rows are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: int = ALARMING) -> None:
+        self._flags = flags
         self._parts: deque[Array] = deque()  # ALERT, in the order of the log
         self._count = 0
         self._applied = 0
@@ -59,7 +60,7 @@ class Alerts:
         if group.lsn <= self._applied:
             return
         self._applied = group.lsn
-        at = np.flatnonzero(group.rows["flags"] & ALARMING)
+        at = np.flatnonzero(group.rows["flags"] & self._flags)
         if not len(at):
             return
         found = np.zeros(len(at), ALERT)

@@ -9,7 +9,7 @@ had one key from the start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Final
 
 import numpy as np
@@ -51,7 +51,7 @@ class Aliases:
         """The key under which the person stands in answers."""
         return self.all_of(key)[0]
 
-    def keys(self) -> Collection[bytes]:
+    def keys(self) -> Set[bytes]:
         """Those that have others beside them."""
         return self._sets.keys()
 

@@ -159,8 +159,8 @@ class PlaceAnswer(msgspec.Struct, frozen=True):
 class PersonAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A person of an answer. Fields without a value are left empty; see `masked` of the answer.
 
-    doc: kind and number of the document, only its end while masked. Masked answers have neither
-    address nor day of birth.
+    doc: kind and number of the document, only its end while masked. issuer, signature: of a health
+    pass. Masked answers have neither address nor day of birth, nor health: what the pass says.
     """
 
     person: str
@@ -170,6 +170,9 @@ class PersonAnswer(msgspec.Struct, frozen=True, kw_only=True):
     birth: str = ""
     sex: str = ""
     address: str = ""
+    issuer: str = ""
+    signature: str = ""
+    health: str = ""
 
 
 class VisitAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -389,14 +392,14 @@ def details_to_person(handle: str, details: Details | None, is_masked: bool) -> 
         ("certificate", details.certificate_id),  # of a visitor who has nothing else
     )
     kind, number = next((pair for pair in documents if pair[1]), ("", ""))
-    name, birth, address = details.name, details.birth, details.address
+    name, birth, address, health = details.name, details.birth, details.address, details.health
     # As it is dialled here; no other answer needs the country before it.
     phone = "0" + details.phone[3:] if details.phone.startswith("+84") else details.phone
     if is_masked:
         name = people.mask_name(name) if name else ""
         phone = people.mask_phone(phone) if phone else ""
         number = people.mask_doc(number) if number else ""
-        birth, address = birth[:4], ""
+        birth, address, health = birth[:4], "", ""
     return PersonAnswer(
         person=handle,
         name=name,
@@ -405,6 +408,9 @@ def details_to_person(handle: str, details: Details | None, is_masked: bool) -> 
         birth=birth,
         sex=details.sex,
         address=address,
+        issuer=details.issuer,
+        signature=details.signature,
+        health=health,
     )
 
 

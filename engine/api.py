@@ -62,6 +62,16 @@ from engine.http_shape import (
     to_response,
 )
 from engine.keys import DeskKeys
+from engine.merge_answers import (
+    MergeAddBody,
+    MergeUndoBody,
+    ReviewCloseBody,
+    ReviewListBody,
+    merged_to_answer,
+    merges_to_answer,
+    review_refs,
+    reviews_to_answer,
+)
 from engine.notice_answers import NoticeBody, bodies_to_marks, noticed_to_answer
 from engine.openapi import ROUTES, document
 from engine.opened_details import DetailsOpener, Opener
@@ -199,6 +209,50 @@ class Api:
     async def _watched(self, ask: questions.WatchAdd | questions.WatchRemove) -> questions.Watched:
         (entry,) = (await self._ask(ask, questions.WatchEntries)).entries
         return entry
+
+    async def merge_add(self, request: web.Request) -> web.Response:
+        body = await self._body(request, MergeAddBody)
+        persons = (body.person, *body.others)
+        ask = questions.MergeAdd(**_why(request, body), persons=persons, why=body.why)
+        return await self._merged(ask)
+
+    async def merge_undo(self, request: web.Request) -> web.Response:
+        body = await self._body(request, MergeUndoBody)
+        ask = questions.MergeUndo(**_why(request, body), number=body.number, why=body.why)
+        return await self._merged(ask)
+
+    async def merge_list(self, request: web.Request) -> web.Response:
+        ask = questions.AskMerges(**_why(request, await self._body(request, CaseBody)))
+        return to_response(merges_to_answer(await self._ask(ask, questions.MergeEntries)))
+
+    async def review_list(self, request: web.Request) -> web.Response:
+        body = await self._body(request, ReviewListBody)
+        ask = questions.AskReviews(**_common(request, body))
+        found = await self._ask(ask, questions.Reviews)
+        details = await self._details.open(review_refs(found), found.audit, ask.token)
+        is_masked = not ask.is_unmasked
+        return await asyncio.to_thread(
+            lambda: to_response(reviews_to_answer(found, details, is_masked))
+        )
+
+    async def review_close(self, request: web.Request) -> web.Response:
+        return await self._close_review(request, is_reopened=False)
+
+    async def review_reopen(self, request: web.Request) -> web.Response:
+        return await self._close_review(request, is_reopened=True)
+
+    async def _close_review(self, request: web.Request, *, is_reopened: bool) -> web.Response:
+        body = await self._body(request, ReviewCloseBody)
+        ask = questions.ReviewClose(
+            **_why(request, body), person=body.person, why=body.why, is_reopened=is_reopened
+        )
+        return await self._merged(ask)
+
+    async def _merged(
+        self, ask: questions.MergeAdd | questions.MergeUndo | questions.ReviewClose
+    ) -> web.Response:
+        (entry,) = (await self._ask(ask, questions.MergeEntries)).entries
+        return to_response(merged_to_answer(entry))
 
     async def ingest(self, request: web.Request) -> web.Response:
         """Nothing is taken of a body with a record that is none: mend it and send it again."""

@@ -42,12 +42,14 @@ from engine.ingest import IngestServer
 from engine.journal_lmdb import LmdbJournal
 from engine.judge import Judge
 from engine.keys import DESK_DIR, FileKeyRing
+from engine.merges import Merges
 from engine.payloads import make_venue_code, venue_body
 from engine.pipeline import Pipeline
 from engine.question_socket import QuestionServer
 from engine.questions import Kit, RegistryTaken
 from engine.registry import Registry, Venue
 from engine.retention import Retention
+from engine.reviews import new_reviews
 from engine.settings import Settings
 from engine.tallies import Tallies
 from engine.telemetry import Log, Metrics, Sample, log_faults, setup_logging
@@ -108,18 +110,23 @@ class Engine:
         self._open_stores()
         self.registry = Registry()
         self.watch = WatchList(self.keyring)
+        self.merges = Merges(self.keyring)
         for record in self.control.read():
             self.registry.apply(record)
             self.watch.apply(record)
+            self.merges.apply(record)
+        self.watch.set_aliases(self.merges.aliases())
         self.seen = SeenWindow(self.registry.spans())
         self._rules = (self.registry.place_rules(), self.registry.visit_rules())
         self.index = CoLocationIndex(PlaceRules(self._rules[0]), self._rules[1])
         self.tallies = Tallies()
         self.alerts = Alerts()
+        self.reviews = new_reviews()
         self.past_lights = PastLights()
         self.index.start()
         self._exits.push_async_callback(asyncio.to_thread, self.index.stop)
         await self._recover()
+        self.index.set_aliases(self.merges.aliases(), self.merges.ever)
         self.pool = DecodePool(
             self.settings.decode_threads,
             pixels_max=self.settings.image_pixels_max,
@@ -178,6 +185,8 @@ class Engine:
             tallies=self.tallies.of_day,
             alarms=self.alerts,
             watch=self.watch,
+            merges=self.merges,
+            reviews=self.reviews,
             keyring=self.keyring,
             control=self.control,
             journal=self.journal,
@@ -188,6 +197,7 @@ class Engine:
             deliver=Deliveries(self.ingest, self.past_lights).take,
             rows_max=self.settings.answer_rows_max,
             on_registry=self._registry_changed,
+            on_merges=self._merges_changed,
         )
         self._exits.callback(self.desk.close)
         self.addresses = await self.ingest.start(self._addresses)
@@ -207,6 +217,7 @@ class Engine:
         self._applied_rows += len(group.rows)
         self.tallies.apply(group)
         self.alerts.apply(group)
+        self.reviews.apply(group)
 
     async def _recover(self) -> None:
         """The log into index, tallies and window: the same code as live, before the doors open."""
@@ -231,6 +242,7 @@ class Engine:
         while True:
             oldest_ms = day_to_ms(ms_to_day(self.clock.now_ms()) - self.settings.retention_days)
             self.alerts.expire(oldest_ms)
+            self.reviews.expire(oldest_ms)
             self.watch.drop_ended(oldest_ms)
             try:
                 await retention.run()
@@ -257,6 +269,11 @@ class Engine:
             # Everything is derived anew, and the lanes do not wait for that.
             places = PlaceRules(rules[0])
             await asyncio.to_thread(self.index.set_place_rules, places, rules[1])
+
+    async def _merges_changed(self) -> None:
+        aliases = self.merges.aliases()
+        self.watch.set_aliases(aliases)
+        await asyncio.to_thread(self.index.set_aliases, aliases)
 
     # ---- what is told ------------------------------------------------------------------------
 
@@ -303,6 +320,7 @@ class Engine:
         yield "chot_expired_groups", (), counters.groups_expired
         yield "chot_seen_entries", (), len(self.seen)
         yield "chot_watch_entries", (), len(self.watch)
+        yield "chot_merges", (), len(self.merges)
         yield "chot_index_rows", (), self._applied_rows
         yield "chot_index_persons", (), self.index.person_count
         lag = self.journal.last_lsn() - self.index.applied_lsn

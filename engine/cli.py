@@ -18,6 +18,7 @@ import msgspec
 
 import engine
 from engine.cli_gateway import add_gateway
+from engine.cli_merge import add_merge
 from engine.cli_parser import (
     EXIT_FAILED,
     EXIT_USE,
@@ -66,6 +67,7 @@ def build_parser() -> Parser:
     add_gateway(commands)
     add_trace(commands)
     add_watch(commands)
+    add_merge(commands)
     add_registry(commands)
     add_venue(commands)
     _add_decode(commands)

@@ -24,11 +24,12 @@ from engine.cli_parser import (
 from engine.errors import TokenInvalid
 
 URL: Final = "http://127.0.0.1:7480"
-KINDS: Final = ("cccd", "qid", "passport", "bhyt", "handle")
+KINDS: Final = ("cccd", "qid", "passport", "bhyt", "pass", "certificate", "handle")
 PERSONS_MAX: Final = 16
 MARKS_MAX: Final = 200
 _STDIN_MAX: Final = 65_536
 _PLACE_MAX: Final = 0xFFFF_FFFF
+_PASS: Final = "a pass has an issuer, a birth and a name, as in: pass SE 1990-06-05 Öberg Anna"
 _EXAMPLE: Final = "cccd 045190999001"
 
 PERSON_HELP: Final = """
@@ -38,6 +39,8 @@ kind and number. Further lines are other documents of the same person.
   qid 162999965430803382  national personal code
   passport C1999123 VNM   passport and its country
   bhyt TE4469915298967    health insurance
+  pass SE 1990-06-05 Öberg Anna   holder of a health pass: issuer, birth, name
+  certificate SE URN:UVCI:01:...  health pass without a whole birth: issuer, number
   handle 6y53yu5n...      what an answer calls a person"""
 
 _QUESTIONS: Final = {
@@ -351,11 +354,23 @@ def read_persons() -> list[dict[str, str]]:
 
 
 def _line_to_person(n: int, line: str) -> dict[str, str]:
-    """`kind number [country]`."""
+    """`kind number [country]`, `pass issuer birth name` or `certificate issuer number`."""
     kind, *rest = line.split()
     kind = kind.lower()
+    if kind in ("phone", "name"):
+        raise UseError(
+            f"line {n} of standard input: a {kind} is no identity; several people have the same"
+        )
     if kind not in KINDS:
         raise UseError(f"line {n} of standard input: kind is one of {', '.join(KINDS)}")
+    if kind == "pass":
+        if len(rest) < 3:
+            raise UseError(f"line {n} of standard input: {_PASS}")
+        return {"kind": kind, "issuer": rest[0], "birth": rest[1], "value": " ".join(rest[2:])}
+    if kind == "certificate":
+        if len(rest) != 2:
+            raise UseError(f"line {n} of standard input: a certificate has an issuer and a number")
+        return {"kind": kind, "issuer": rest[0], "value": rest[1]}
     if len(rest) not in (1, 2) or len(rest[0]) > 64:
         raise UseError(f"line {n} of standard input: kind and number, as in: {_EXAMPLE}")
     # Three letters, but a German passport prints a lone D.

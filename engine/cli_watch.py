@@ -76,12 +76,13 @@ def add_watch(commands: Any) -> None:
         "example:\n  chot alerts --from 2021-07-01 --to 2021-07-02 --case BN-1234 \\\n"
         "    --token-file tracer.token",
     )
-    _add_span(alerts)
+    add_span(alerts)
     add_case(alerts)
     add_access(alerts)
 
 
-def _add_span(parser: Parser) -> None:
+def add_span(parser: Parser) -> None:
+    """--from, --to and --limit of a list."""
     for name, where in (("--from", "start"), ("--to", "end")):
         parser.add_argument(
             name,

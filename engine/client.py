@@ -267,6 +267,39 @@ def render_watch(answer: dict[str, Any], form: str) -> str:
     return _to_lines(lines)
 
 
+def render_merges(answer: dict[str, Any], form: str) -> str:
+    """Merges, or one that was added or undone, or a closed review. form: "table" or "json"."""
+    if form == "json":
+        return _to_json(answer)
+    cells = ("number", "at", "case", "unit", "documents", "why", "persons")
+    lines: list[tuple[str, ...]] = [cells]
+    for entry in answer.get("merges", [answer]):
+        row = {**entry, "at": _cell("start", entry["at"])}
+        row |= {name: " ".join(entry[name]) for name in ("documents", "persons")}
+        lines.append(tuple(_cell("", row[name]) for name in cells))
+    return _to_lines(lines)
+
+
+def render_reviews(answer: dict[str, Any], form: str) -> str:
+    """form: "table" or "json"."""
+    if form == "json":
+        return _to_json(answer)
+    persons = {person["person"]: person for person in answer["persons"]}
+    lines: list[tuple[str, ...]] = []
+    lines += [
+        ("last", "place", "kind", "rows", "name", "birth", "doc", "unclear", "person", "alike")
+    ]
+    for row in answer["reviews"]:
+        person = persons[row["person"]]
+        cells = [row["place_name"], row["kind"], row["rows"], row["name"], person["birth"]]
+        cells += [person["doc"], row["warnings"], row["person"], row["alike"]]
+        lines.append((_cell("start", row["last"]), *(_cell("", cell) for cell in cells)))
+    cut = f" of {answer['total']}, cut by the limit" if answer["limit_cut"] else ""
+    area = f"; area {answer['area']} only" if answer["area"] else ""
+    count = len(answer["reviews"])
+    return f"{_to_lines(lines)}\n{count} persons{cut}; audit record {answer['audit']}{area}\n"
+
+
 def render_alerts(answer: dict[str, Any], form: str) -> str:
     """form: "table" or "json"."""
     if form == "json":

@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -37,6 +37,8 @@ from engine.figures import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.figures import Figures as IndexFigures
 from engine.group import SealedDetails
 from engine.keys import KeyRing, seal
+from engine.merge_desk import MergeDesk
+from engine.merges import Merges
 from engine.question_socket import Peer
 from engine.questions import (
     SUPPRESSED,
@@ -46,10 +48,12 @@ from engine.questions import (
     AskFigures,
     AskHealth,
     AskKit,
+    AskMerges,
     AskMetrics,
     AskNotice,
     AskPerson,
     AskPlaces,
+    AskReviews,
     AskRows,
     AskVenue,
     AskWatched,
@@ -61,6 +65,8 @@ from engine.questions import (
     Health,
     Identity,
     Kit,
+    MergeAdd,
+    MergeUndo,
     MetricsText,
     PlaceInfo,
     Places,
@@ -71,6 +77,8 @@ from engine.questions import (
     RegistryList,
     RegistryTaken,
     Reply,
+    ReviewClose,
+    Reviews,
     Traceable,
     Traced,
     TracedAnswer,
@@ -88,6 +96,7 @@ from engine.registry import (
     Registry,
     changes_to_record,
 )
+from engine.reviews import REVIEW
 from engine.rows import NOBODY
 from engine.telemetry import Metrics
 from engine.tracing import KEY_SIZE
@@ -104,6 +113,10 @@ _HEALTH_ROLES: Final = frozenset({Role.TRACER, Role.CENTRE, Role.STATION})
 _NICENESS: Final = 10
 
 T = TypeVar("T")
+
+
+async def _nothing() -> None:
+    """Nobody to tell."""
 
 
 class TracerLike(Protocol):
@@ -141,6 +154,8 @@ class Desk:
         tallies: Callable[[int], Sequence[Mapping[str, int | str]]],
         alarms: Alerts,
         watch: WatchList,
+        merges: Merges,
+        reviews: Alerts,
         keyring: KeyRing,
         control: ControlLike,
         journal: JournalLike,
@@ -151,13 +166,14 @@ class Desk:
         deliver: Callable[[Deliver], Awaitable[Delivered]],
         rows_max: int = ROWS_MAX,
         on_registry: Callable[[], Awaitable[None]] | None = None,
+        on_merges: Callable[[], Awaitable[None]] = _nothing,
         threads: int = 2,
     ) -> None:
         """figures, tallies: counts and refusals of a day. kit: what its owner needs of the engine.
         deliver: takes records of a gateway (engine.deliveries).
 
-        on_registry: told after each change of the registry. threads: for questions, at lower
-        priority than the lanes' work.
+        on_registry, on_merges: told after each change of the registry, of merges. threads: for
+        questions, at lower priority than the lanes' work.
         """
         self._registry = registry
         self._tracer = tracer
@@ -165,6 +181,10 @@ class Desk:
         self._tallies = tallies
         self._alerts = alarms
         self._watch = WatchDesk(registry, watch, keyring, control.append, clock)
+        self._merges = merges
+        self._merge_desk = MergeDesk(
+            registry, merges, reviews, keyring, control.append, clock, on_merges
+        )
         self._keyring = keyring
         self._control = control
         self._journal = journal
@@ -221,6 +241,10 @@ class Desk:
                 return await self._alarmed(question, peer)
             case WatchAdd() | WatchRemove() | AskWatched():
                 return await self._watch.answer(question)
+            case MergeAdd() | MergeUndo() | AskMerges() | ReviewClose():
+                return await self._merge_desk.answer(question)
+            case AskReviews():
+                return await self._review(question, peer)
             case FetchDetails():
                 return await self._fetch(question, peer)
             case AskFigures():
@@ -293,7 +317,7 @@ class Desk:
         answer = self._tracer.ask(question, allowed)
         shown = [answer.persons[i : i + KEY_SIZE] for i in range(0, len(answer.persons), KEY_SIZE)]
         asked = getattr(question, "persons", [])  # of a question about places, nobody
-        everybody = b"".join(dict.fromkeys([*asked, *shown]))
+        everybody = self._everybody([*asked, *shown])
         digest = answer_to_digest(answer)
         sealed = seal(self._keyring.audit_public(), everybody, access.digest_to_aad(digest))
         entry = AuditEntry(
@@ -358,9 +382,14 @@ class Desk:
         """The rows to show, how many there are, and the record of it; in a thread of the pool."""
         found = alerts.find(parts, ask.from_ms, ask.to_ms, within)
         rows = found[: min(ask.limit, self._rows_max)]
+        aliases = self._merges.aliases()
+        merged = aliases.keys()
+        for i, key in enumerate(rows["person"].tolist()):
+            if key in merged:
+                rows["person"][i] = np.void(aliases.main_of(key))
         known = dict.fromkeys(rows["person"].tolist())
         known.pop(NOBODY, None)
-        persons = b"".join(known)
+        persons = self._everybody(known)
         digest = hashlib.sha256(rows.tobytes()).hexdigest()
         entry = AuditEntry(
             who=grant.name, role=grant.role, unit=grant.unit, purpose=ask.purpose, case=ask.case,
@@ -373,6 +402,17 @@ class Desk:
             is_unmasked=ask.is_unmasked,
         )  # fmt: skip
         return rows, len(found), entry
+
+    async def _review(self, ask: AskReviews, peer: Peer) -> Reviews:
+        found, refs = await self._merge_desk.reviews(ask, self._run, self._rows_max)
+        _remember(peer, found.audit, _Shown(ask.token, ask.purpose, ask.case, refs))
+        places = self._infos(np.frombuffer(found.rows, REVIEW)["place"])
+        return msgspec.structs.replace(found, places=places)
+
+    def _everybody(self, persons: Iterable[bytes]) -> bytes:
+        """All keys of these persons, each once: who saw one of them saw the person."""
+        aliases = self._merges.aliases()
+        return b"".join(dict.fromkeys(key for one in persons for key in aliases.all_of(one)))
 
     # ---- details ----------------------------------------------------------------------------
 

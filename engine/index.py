@@ -45,9 +45,7 @@ from native.visits import derive_changes
 
 MERGE_RATIO: Final = 2
 REFRESH_S: Final = 0.05  # the keeping thread lets so much time's scans come together
-FLOOD_SCANS: Final = (
-    1 << 12
-)  # where more come in that time, it waits on: many at once cost less each
+FLOOD_SCANS: Final = 1 << 12  # where more come in that time, it waits on: that costs less each
 FLOOD_WAITS: Final = 5
 INLINE_SCANS: Final = 1 << 16  # a question merges no more than that where a thread keeps up
 LAYERS_MAX: Final = 32  # unless there are so many layers
@@ -428,9 +426,12 @@ class CoLocationIndex:
             self._rules = visit_rules or self._rules
             self._rebuild(merge_runs([layer.scans for layer in self._snapshot.layers]))
 
-    def set_aliases(self, aliases: Aliases) -> None:
+    def set_aliases(self, aliases: Aliases, changed_keys: Iterable[bytes] = ()) -> None:
         """Makes one person of the keys of each set, and several again of those that are no set any
-        more: only their histories are derived anew. Any thread but the one that applies."""
+        more: only their histories are derived anew. Any thread but the one that applies.
+
+        changed_keys: others that an earlier answer may have shown otherwise.
+        """
         with self._refreshing:
             self._refresh()
             current = self._snapshot
@@ -438,7 +439,8 @@ class CoLocationIndex:
                 known = self._aliases
                 found = number_aliases(aliases, self._numbers, known.changed)
             changed = found.differences(known)
-            self._aliases = found.noting(changed, current.lsn)
+            noted = changed | {self._numbers.find(key) for key in changed_keys}
+            self._aliases = found.noting(noted, current.lsn)
             layers, epoch = self._settled(current.layers, changed, current.epoch)
             self._publish(layers, epoch, current.lsn)
 

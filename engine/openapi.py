@@ -34,6 +34,15 @@ from engine.answers import (
     WhoamiAnswer,
 )
 from engine.errors import leaves
+from engine.merge_answers import (
+    MergeAddBody,
+    MergeAnswer,
+    MergeListAnswer,
+    MergeUndoBody,
+    ReviewCloseBody,
+    ReviewListAnswer,
+    ReviewListBody,
+)
 from engine.notice_answers import NoticeAnswer, NoticeBody
 
 # Name of a gateway, its epoch, the number of the message: decimal, u64.
@@ -128,6 +137,54 @@ ROUTES: Final = (
         about="The watch list, as far as the asker may see it",
         body=CaseBody,
         answer=WatchListAnswer,
+    ),
+    Route(
+        name="merge_add",
+        method="POST",
+        path="/v1/merge/add",
+        about="Says that several documents are one person's",
+        body=MergeAddBody,
+        answer=MergeAnswer,
+    ),
+    Route(
+        name="merge_undo",
+        method="POST",
+        path="/v1/merge/undo",
+        about="Takes a merge back",
+        body=MergeUndoBody,
+        answer=MergeAnswer,
+    ),
+    Route(
+        name="merge_list",
+        method="POST",
+        path="/v1/merge/list",
+        about="The merges that hold, as far as the asker may see them",
+        body=CaseBody,
+        answer=MergeListAnswer,
+    ),
+    Route(
+        name="review_list",
+        method="POST",
+        path="/v1/review/list",
+        about="Whose flagged rows has nobody looked at yet?",
+        body=ReviewListBody,
+        answer=ReviewListAnswer,
+    ),
+    Route(
+        name="review_close",
+        method="POST",
+        path="/v1/review/close",
+        about="Takes a person off the list of reviews, with rows to come",
+        body=ReviewCloseBody,
+        answer=MergeAnswer,
+    ),
+    Route(
+        name="review_reopen",
+        method="POST",
+        path="/v1/review/reopen",
+        about="Puts a person back on the list of reviews",
+        body=ReviewCloseBody,
+        answer=MergeAnswer,
     ),
     Route(
         name="ingest",

@@ -38,6 +38,7 @@ __all__ = [
     "details_to_bytes",
     "fields_to_parsed",
     "fold_name",
+    "holder_to_identity",
     "identify",
     "identities",
     "identity_to_details",
@@ -224,11 +225,37 @@ def identities(parsed: Parsed) -> list[Identity]:
 
 def _pass_to_identity(parsed: Parsed) -> Identity:
     """Spelled alike for all certificates of one issuer about one person, where that can be."""
-    issuer = (parsed.issuer or "").upper()[:FIELD_SIZE_MAX].replace("\0", "")
     if parsed.dob and parsed.name_fold:
-        return Identity("pass", issuer, f"{parsed.name_fold}|{parsed.dob}")
+        return _holder(parsed.issuer, parsed.name_fold, parsed.dob)
     named = parsed.certificate_id or f"{parsed.name_fold}|{parsed.birth_year or ''}"
-    return Identity("certificate", issuer, named.upper())
+    return _certificate(parsed.issuer, named)
+
+
+def _holder(issuer: str | None, name_fold: str, dob: str) -> Identity:
+    return Identity("pass", _issuer(issuer), f"{name_fold}|{dob}")
+
+
+def _certificate(issuer: str | None, number: str) -> Identity:
+    return Identity("certificate", _issuer(issuer), number.upper())
+
+
+def _issuer(issuer: str | None) -> str:
+    return (issuer or "").upper()[:FIELD_SIZE_MAX].replace("\0", "")
+
+
+def holder_to_identity(
+    issuer: str, name: str, birth: str, certificate_id: str
+) -> Identity | Refusal:
+    """Of a health pass that somebody has before them: name and whole birth, or, where the pass has
+    no whole birth, its number. issuer: as the pass names it."""
+    if not issuer.strip():
+        return Refusal("malformed_id", "its issuer is missing")
+    if certificate_id:
+        return _certificate(issuer.strip(), certificate_id.strip())
+    date, folded = text_to_date(birth), fold_name(name)
+    if date.iso is None or not folded:
+        return Refusal("malformed_id", "it takes a name and a whole date of birth")
+    return _holder(issuer.strip(), folded, date.iso)
 
 
 def identify(parsed: Parsed) -> Identity | None:

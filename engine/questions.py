@@ -19,7 +19,7 @@ from engine.group import SealedDetails
 from engine.keys import KeyRing
 from engine.notice import MARKS_MAX
 from engine.payloads.outcome import Refusal
-from engine.people import credential_to_identity
+from engine.people import credential_to_identity, holder_to_identity
 from engine.registry import Change
 from engine.tracing import ContactsAnswer, HistoryAnswer, NoticeAnswer, VenueAnswer
 from engine.wire import U64, Verdict
@@ -35,12 +35,14 @@ Word = Annotated[str, Meta(max_length=64)]
 class PersonRef(msgspec.Struct, frozen=True):
     """A person as a document names them, or by the handle that an answer gave.
 
-    issuer: country of a passport (three letters), else "".
+    issuer: country of a passport (three letters); of a health pass its issuer, as the pass has it:
+    a country or an address. value: the number; of a pass its holder's name, and birth theirs.
     """
 
-    kind: Literal["qid", "cccd", "passport", "bhyt", "handle"]
-    value: Annotated[str, Meta(min_length=1, max_length=64)]
-    issuer: Annotated[str, Meta(max_length=3)] = ""
+    kind: Literal["qid", "cccd", "passport", "bhyt", "pass", "certificate", "handle"]
+    value: Annotated[str, Meta(min_length=1, max_length=256)]
+    issuer: Annotated[str, Meta(max_length=256)] = ""
+    birth: Annotated[str, Meta(max_length=10)] = ""
 
 
 # ---- what is asked ------------------------------------------------------------------------------
@@ -144,6 +146,36 @@ class AskWatched(AskCase, frozen=True, kw_only=True, tag="watch_list"):
     """All entries that the asker may see."""
 
 
+class MergeAdd(AskCase, frozen=True, kw_only=True, tag="merge_add"):
+    """Says that these documents are one person's. why: what was seen."""
+
+    persons: Annotated[tuple[PersonRef, ...], Meta(min_length=2, max_length=16)]
+    why: Annotated[str, Meta(max_length=120)]
+
+
+class MergeUndo(AskCase, frozen=True, kw_only=True, tag="merge_undo"):
+    """Takes a merge back."""
+
+    number: Annotated[int, Meta(ge=1)]
+    why: Annotated[str, Meta(max_length=120)]
+
+
+class AskMerges(AskCase, frozen=True, kw_only=True, tag="merge_list"):
+    """All merges that hold and that the asker may see."""
+
+
+class AskReviews(AskPersons, frozen=True, kw_only=True, tag="review_list"):
+    """Persons whose rows are flagged for review and were not looked at yet."""
+
+
+class ReviewClose(AskCase, frozen=True, kw_only=True, tag="review_close"):
+    """Somebody looked: these rows and later ones of this person stay as they are."""
+
+    person: PersonRef
+    why: Annotated[str, Meta(max_length=120)]
+    is_reopened: bool = False
+
+
 class FetchDetails(Ask, frozen=True, kw_only=True, tag="details"):
     """Sealed details behind refs of an answer that this connection just got.
 
@@ -214,6 +246,11 @@ Question = (
     | WatchAdd
     | WatchRemove
     | AskWatched
+    | MergeAdd
+    | MergeUndo
+    | AskMerges
+    | AskReviews
+    | ReviewClose
     | FetchDetails
     | AskFigures
     | AskPlaces
@@ -302,6 +339,33 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
 
 class WatchEntries(msgspec.Struct, frozen=True, tag_field="reply", tag="watch_entries"):
     entries: tuple[Watched, ...]
+
+
+class Merged(msgspec.Struct, frozen=True, kw_only=True):
+    """A merge, or a review that was closed; engine.merges.Merge says what its fields mean."""
+
+    number: int
+    persons: tuple[bytes, ...]
+    documents: tuple[str, ...]
+    why: str
+    case: str
+    who: str
+    unit: str
+    at_ms: int
+
+
+class MergeEntries(msgspec.Struct, frozen=True, tag_field="reply", tag="merge_entries"):
+    entries: tuple[Merged, ...]
+
+
+class Reviews(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply", tag="reviews"):
+    """rows: engine.reviews.REVIEW, packed, newest first; total: how many there are."""
+
+    rows: bytes
+    total: int
+    places: tuple[PlaceInfo, ...]
+    area: str
+    audit: int
 
 
 class Details(msgspec.Struct, frozen=True, tag_field="reply", tag="details"):
@@ -407,6 +471,8 @@ Reply = (
     | Traced
     | Alarmed
     | WatchEntries
+    | MergeEntries
+    | Reviews
     | Details
     | Figures
     | Places
@@ -442,9 +508,14 @@ def persons_to_keys(persons: Iterable[PersonRef], keyring: KeyRing) -> list[byte
         if person.kind == "handle":
             keys[handle_to_key(person.value)] = None
             continue
-        identity = credential_to_identity([person.kind, person.value, person.issuer])
+        if person.kind in ("pass", "certificate"):
+            named = person.value if person.kind == "pass" else ""
+            number = "" if named else person.value
+            identity = holder_to_identity(person.issuer, named, person.birth, number)
+        else:
+            identity = credential_to_identity([person.kind, person.value, person.issuer])
         if isinstance(identity, Refusal):
-            raise QuestionInvalid(f"that is not a number of kind {person.kind}")
+            raise QuestionInvalid(f"that is not a {person.kind}: {identity.detail}")
         keys[keyring.person_key(identity.kind, identity.issuer, identity.canonical)] = None
     return list(keys)
 

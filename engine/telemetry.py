@@ -65,6 +65,7 @@ CATALOGUE: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "chot_journal_full": ("gauge", "1 while the store takes no scans", ()),
     "chot_seen_entries": ("gauge", "entries of the passage window table", ()),
     "chot_watch_entries": ("gauge", "entries of the watch list", ()),
+    "chot_merges": ("gauge", "merges of persons that hold", ()),
     "chot_index_rows": ("gauge", "rows in the co-location index", ()),
     "chot_index_persons": ("gauge", "persons in the co-location index", ()),
     "chot_index_lag_groups": ("gauge", "groups durable but not yet in the index", ()),

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Protocol
 import msgspec
 from msgspec import Meta
 
+from engine.aliases import Aliases
 from engine.clock import DAY_MS
 from engine.errors import JournalCorrupt, SealBroken
 from engine.keys import KeyRing, seal
@@ -127,6 +128,7 @@ class WatchList:
         self._keyring = keyring
         self._entries: dict[int, WatchEntry] = {}
         self._by_person: dict[bytes, list[WatchEntry]] = {}
+        self._aliases = Aliases()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -168,13 +170,24 @@ class WatchList:
 
     def put(self, entry: WatchEntry) -> None:
         self._entries[entry.number] = entry
-        for person in dict.fromkeys(entry.persons):
+        for person in self._everybody(entry):
             self._by_person.setdefault(person, []).append(entry)
+
+    def set_aliases(self, aliases: Aliases) -> None:
+        """From now on an entry about one key of a person is found under the others too."""
+        self._aliases = aliases
+        self._by_person = {}
+        for number in sorted(self._entries):
+            self.put(self._entries[number])
+
+    def _everybody(self, entry: WatchEntry) -> Iterable[bytes]:
+        keys = (key for person in entry.persons for key in self._aliases.all_of(person))
+        return dict.fromkeys(keys)
 
     def drop(self, number: int) -> WatchEntry | None:
         """The entry that was there."""
         entry = self._entries.pop(number, None)
-        for person in dict.fromkeys(entry.persons if entry else ()):
+        for person in self._everybody(entry) if entry else ():
             rest = [other for other in self._by_person[person] if other.number != number]
             if rest:
                 self._by_person[person] = rest

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 import numpy as np
 
 from engine import access
-from engine.access import AREA_BOUND, AuditEntry, Grant
+from engine.access import AREA_BOUND, Grant
+from engine.audits import Append, Audits
 from engine.clock import Clock
-from engine.errors import AccessDenied, NotFound, QuestionInvalid
-from engine.keys import KeyRing, seal
+from engine.errors import NotFound, QuestionInvalid
+from engine.keys import KeyRing
 from engine.questions import (
     AskCase,
     AskWatched,
@@ -39,7 +40,6 @@ from engine.watch import (
 )
 
 _PERSONAL: Final = re.compile(r"[0-9][0-9 .-]{7,}[0-9]")  # a phone, a card: no reason
-_Append = Callable[[str, str, bytes, int], Awaitable[int]]
 
 
 class WatchDesk:
@@ -50,7 +50,7 @@ class WatchDesk:
         registry: Registry,
         watch: WatchList,
         keyring: KeyRing,
-        append: _Append,
+        append: Append,
         clock: Clock,
     ) -> None:
         self._registry = registry
@@ -58,10 +58,11 @@ class WatchDesk:
         self._keyring = keyring
         self._append = append
         self._clock = clock
+        self._audits = Audits(registry, keyring, append, clock)
 
     async def answer(self, ask: WatchAdd | WatchRemove | AskWatched) -> WatchEntries:
         """Raises AccessDenied, TokenInvalid, QuestionInvalid, NotFound, StorageError."""
-        grant = await self._grant(ask)
+        grant, _ = await self._audits.grant(ask, access.Question.WATCH)
         match ask:
             case WatchAdd():
                 return await self._add(grant, ask)
@@ -127,51 +128,17 @@ class WatchDesk:
         self._watch.drop(ask.number)
         return WatchEntries((_entry_to_watched(entry),))
 
-    async def _grant(self, ask: AskCase) -> Grant:
-        now_ms = self._clock.now_ms()
-        grant = self._registry.grant_by_token(access.token_to_hash(ask.token), now_ms)
-        try:
-            access.check(
-                grant, access.Question.WATCH, purpose=ask.purpose, case=ask.case, now_ms=now_ms
-            )
-        except AccessDenied as error:
-            if grant is not None:
-                await self._audit(grant, ask, "refused", [], error.code)
-            raise
-        assert grant is not None
-        return grant
-
     async def _audit(
-        self,
-        grant: Grant,
-        ask: AskCase,
-        action: str,
-        entries: Iterable[WatchEntry],
-        outcome: str = "answered",
+        self, grant: Grant, ask: AskCase, action: str, entries: Iterable[WatchEntry]
     ) -> None:
         """Durable when it returns, and before anything is done or told."""
         found = list(entries)
-        persons = b"".join(dict.fromkeys(key for entry in found for key in entry.persons))
+        persons = [key for entry in found for key in entry.persons]
         numbers = " ".join(str(entry.number) for entry in found if entry.number)
-        digest = access.persons_to_digest(persons)
-        entry = AuditEntry(
-            who=grant.name,
-            role=grant.role,
-            unit=grant.unit,
-            purpose=ask.purpose if ask.purpose in frozenset(access.Purpose) else "",
-            case=ask.case if access.is_case(ask.case) else "",
-            question=access.Question.WATCH,
-            parameters={"action": action, "numbers": numbers[:4096]},
-            rows=len(found),
-            persons=len(persons) // 16,
-            digest=digest,
-            sealed_persons=seal(
-                self._keyring.audit_public(), persons, access.digest_to_aad(digest)
-            ),
-            outcome=outcome,
-        )
-        body = access.entry_to_body(entry)
-        await self._append(access.AUDIT_KIND, grant.name, body, self._clock.now_ms())
+        await self._audits.note(
+            grant, ask, access.Question.WATCH, action, persons=persons, rows=len(found),
+            parameters={"numbers": numbers[:4096]},
+        )  # fmt: skip
 
 
 def _may_see(grant: Grant, entry: WatchEntry) -> bool:

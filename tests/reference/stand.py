@@ -31,11 +31,13 @@ from engine.group import pack_details
 from engine.index import CoLocationIndex
 from engine.journal import MemoryJournal, Part, RecordBatch, Run
 from engine.keys import DeskKeys, FileKeyRing
+from engine.merges import Merges
 from engine.people import Details, details_to_bytes
 from engine.question_socket import QuestionClient, QuestionServer
 from engine.questions import Deliver, Delivered, Kit
 from engine.registry import Registry
 from engine.registry_csv import TABLE_ORDER, read_csv
+from engine.reviews import new_reviews
 from engine.rows import NO_TEMPERATURE, ROW, Direction, Kind, Source
 from engine.telemetry import Metrics
 from engine.tracing import Completeness, GatewayState, Tracer
@@ -170,6 +172,7 @@ class Stand:
             PlaceRules(self.registry.place_rules()), self.registry.visit_rules()
         )
         self.alerts, self.watch = Alerts(), WatchList(self.keyring)
+        self.reviews, self.merges = new_reviews(), Merges(self.keyring)
         await self._fill()
         self.control = FakeControl()
         self.control.gate.set()
@@ -209,6 +212,8 @@ class Stand:
             tallies=lambda day: [{"place": 1, "lane": 2, "reason": "payment_qr", "count": 3}],
             alarms=self.alerts,
             watch=self.watch,
+            merges=self.merges,
+            reviews=self.reviews,
             keyring=self.keyring,
             control=self.control,
             journal=self.journal,
@@ -217,7 +222,12 @@ class Stand:
             health=lambda: {"groups": self.journal.last_lsn()},
             kit=lambda: Kit("127.0.0.1:7401", self.keyring.ingest_public(), {}),
             deliver=_nothing,
+            on_merges=self._merges_changed,
         )
+
+    async def _merges_changed(self) -> None:
+        self.watch.set_aliases(self.merges.aliases())
+        self.index.set_aliases(self.merges.aliases())
 
     async def _fill(self) -> None:
         """Each scan is a run of its own with its details."""
@@ -247,6 +257,7 @@ class Stand:
         for group in await read_groups(self.journal):
             self.index.apply(group)
             self.alerts.apply(group)
+            self.reviews.apply(group)
 
     async def forget(self) -> None:
         """Destroys the keys of the day; the index still knows who was where."""

@@ -15,6 +15,7 @@ from engine.people import (
     credential_to_identity,
     details_to_bytes,
     fields_to_parsed,
+    holder_to_identity,
     identify,
     identities,
     identity_to_details,
@@ -364,3 +365,24 @@ def test_a_mask_never_shows_a_whole_name(name: str) -> None:
         assert len(shown) <= 2
         assert words[0].startswith(shown[0])
         assert words[1] not in shown[1:]
+
+
+# ---- holders of passes --------------------------------------------------------------------------
+
+
+def test_the_holder_of_a_pass_is_found_as_the_pass_has_them() -> None:
+    shown = Parsed(
+        type="dcc", verdict="accept", warnings=(), name_nfc="Öberg  Test Anna",
+        name_fold="OBERG TEST ANNA", dob="1990-06-05",
+        issuer="se", signature="valid",
+    )  # fmt: skip
+    for name, birth in (("Öberg Test Anna", "1990-06-05"), ("öberg test  ANNA", "05/06/1990")):
+        assert holder_to_identity("SE", name, birth, "") == identify(shown)
+    year_alone = Parsed(
+        type="dcc", verdict="accept", warnings=(), name_nfc="An", name_fold="AN",
+        birth_year=1990, issuer="SE",
+        signature="valid", certificate_id="urn:uvci:01:se:999",
+    )  # fmt: skip
+    assert holder_to_identity("SE", "", "", "URN:UVCI:01:SE:999 ") == identify(year_alone)
+    for bad in (("SE", "", "1990-06-05"), ("SE", "An", "1990"), ("", "An", "1990-06-05")):
+        assert isinstance(holder_to_identity(*bad, ""), Refusal)

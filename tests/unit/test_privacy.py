@@ -232,7 +232,7 @@ def test_forgetting_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     journal = FullJournal()
     engine = SimpleNamespace(
         journal=journal, index=NotedIndex(), clock=ManualClock(NOW_MS), settings=Settings(),
-        alerts=Alerts(), watch=WatchList(cast(Any, None)),
+        alerts=Alerts(), reviews=Alerts(), watch=WatchList(cast(Any, None)),
     )  # fmt: skip
 
     async def work() -> None:

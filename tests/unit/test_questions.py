@@ -179,7 +179,7 @@ def test_any_text_is_a_handle_or_refused(text: str) -> None:
 
 
 def test_a_question_that_cannot_be_read_is_refused_without_quoting_it(path: Path) -> None:
-    person = PersonRef("cccd", "079199999123", "far too long")
+    person = PersonRef("cccd", "079199999123", "far too long" * 30)
     question = AskPerson(
         token=TOKEN,
         purpose="case",
