@@ -54,7 +54,9 @@ def parse_address(url: str) -> Address:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-    except ValueError:
+        if "\0" in host or not host.encode("idna"):  # what no system can look up
+            raise ValueError
+    except ValueError:  # UnicodeError is one
         host, port = "", None
     if not host or port is None or parts.scheme not in SCHEMES:
         raise SettingInvalid(

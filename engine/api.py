@@ -83,6 +83,7 @@ from engine.records import encode_scans
 from engine.telemetry import Log, Metrics
 
 ENGINE_TIMEOUT_S: Final = 30.0
+STOP_S: Final = 5.0  # for answers under way when the API ends; who reads none is left
 _CACHE_SWEEP_S: Final = 30.0
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -393,7 +394,7 @@ async def run_api(
         )
     client, deliverer = (QuestionClient(socket_path, ENGINE_TIMEOUT_S) for _ in range(2))
     api = Api(client, DeskKeys(desk_path), clock or SystemClock(), deliverer=deliverer)
-    runner = web.AppRunner(api.make_app(), access_log=None)
+    runner = web.AppRunner(api.make_app(), access_log=None, shutdown_timeout=STOP_S)
     await runner.setup()
     server: asyncio.Server | None = None
     try:

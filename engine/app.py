@@ -60,6 +60,7 @@ from engine.visits import PlaceRules
 from engine.watch import WatchList
 
 API_RESTART_S = 1.0
+API_STOP_S = 2 * api.STOP_S
 FORGET_S = 900  # between looks for days that are due
 
 _log = Log("app")
@@ -361,12 +362,16 @@ async def _serve(
         }
         if running.addresses[1:]:
             doors["listen"] = " ".join(map(str, running.addresses[1:]))
+        ends = [asyncio.create_task(event.wait()) for event in (stop, running.failed)]
         child: asyncio.Task[None] | None = None
         if with_api:
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             child = asyncio.create_task(_keep_api(settings, ready))
-            doors["api"] = await ready
-            doors["metrics"] = doors["api"] + "/metrics"
+            waiting: set[asyncio.Future[Any]] = {ready, child, *ends}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                doors["api"] = ready.result()
+                doors["metrics"] = doors["api"] + "/metrics"
         # What the start leaves is no garbage, and looking through it takes tens of milliseconds in
         # which no lane has its verdict.
         gc.collect()
@@ -375,7 +380,6 @@ async def _serve(
             print(json.dumps(doors), flush=True)
         else:
             print("".join(f"{name:8} {where}\n" for name, where in doors.items()), flush=True)
-        ends = [asyncio.create_task(event.wait()) for event in (stop, running.failed)]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for task in [*ends, *([child] if child is not None else [])]:
             await _cancel(task)
@@ -386,15 +390,23 @@ async def _keep_api(settings: Settings, ready: asyncio.Future[str]) -> None:
     """Runs the API process and starts it again when it dies."""
     values = {**msgspec.to_builtins(settings), "data": str(Path(settings.data).resolve())}
     while True:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "engine", "serve", "--part", "api",
-            *(f"--set={name}={value}" for name, value in values.items()),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "engine", "serve", "--part", "api",
+                *(f"--set={name}={value}" for name, value in values.items()),
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as error:  # no memory or descriptors now
+            _log.error("api not started", problem=error.strerror or "")
+            if not ready.done():
+                ready.set_exception(EngineUnreachable("the API did not start"))
+                return
+            await asyncio.sleep(API_RESTART_S)
+            continue
         try:
             assert process.stdout is not None
             line = await process.stdout.readline()
-            if line and not ready.done():
+            if line.endswith(b"\n") and not ready.done():
                 ready.set_result(json.loads(line)["api"])
                 # From now on it is found at the same port again.
                 values["api_port"] = int(ready.result().rpartition(":")[2])
@@ -408,8 +420,18 @@ async def _keep_api(settings: Settings, ready: asyncio.Future[str]) -> None:
             await asyncio.sleep(API_RESTART_S)
         finally:
             if process.returncode is None:
-                process.terminate()
+                await _end_api(process)
+
+
+async def _end_api(process: asyncio.subprocess.Process) -> None:
+    """One that hangs, or stands still, is killed: it keeps nothing, and receipts wait for us."""
+    for end, limit_s in ((process.terminate, API_STOP_S), (process.kill, None)):
+        with contextlib.suppress(TimeoutError, ProcessLookupError):
+            end()
+            async with asyncio.timeout(limit_s):
                 await process.wait()
+            return
+        _log.warning("api does not end", pid=process.pid)
 
 
 def serve_api(settings: Settings) -> int:

@@ -188,7 +188,7 @@ class Deliveries:
             if answer is not None:
                 return msgspec.structs.replace(answer, is_repeat=True)
         else:
-            state.note_open(self._server.clock.now_ms())
+            state.note_open(DURABLE, delivery.seq, self._server.gateways.monotonic_ms())
         try:
             outcome = await self._judge(gateway, delivery, is_repeat=not is_new)
         except Exception as error:

@@ -55,11 +55,15 @@ class Gateways:
         self._clock = clock
         self._offset_max_ms = offset_max_ms
         self._ahead_max_ms = ahead_max_ms
-        self._opened_ms = clock.now_ms()
+        self._opened_ms = self.monotonic_ms()
         self._newest_ms: dict[str, int] = {}
         self._heard_ms: dict[str, int] = {}
         self._clocks: dict[str, GatewayClock] = {}
         self.commits: dict[int, CommitWait] = {}  # by number of the gateway
+
+    def monotonic_ms(self) -> int:
+        """Absences are told by a clock that nobody sets."""
+        return self._clock.monotonic_ns() // 1_000_000
 
     def note_commit(self, number: int, span_ns: int) -> None:
         """A batch is durable that was given to the journal so long ago."""
@@ -88,7 +92,7 @@ class Gateways:
 
     def note_end(self, name: str) -> None:
         """A link of it ended."""
-        self._heard_ms[name] = self._clock.now_ms()
+        self._heard_ms[name] = self.monotonic_ms()
 
     def states(
         self, known: Set[str], open_since_ms: Mapping[str, int]
@@ -96,13 +100,13 @@ class Gateways:
         """(name, how long it may hold back scans in ms, whether it is connected) by gateway.
 
         known: gateways that the log has something of. open_since_ms: of each that is connected,
-        when its oldest message came that is not yet durable, 0 for none.
+        monotonic ms when its oldest message came that is not yet durable, 0 for none.
 
         One that is connected is behind by the age of that message; one that left, by the time
         since. What a gateway keeps that has not come since the engine opened nobody knows: it is
         behind by all that time.
         """
-        now_ms = self._clock.now_ms()
+        now_ms = self.monotonic_ms()
         behind = dict.fromkeys(known, now_ms - self._opened_ms)
         behind |= {name: now_ms - heard_ms for name, heard_ms in self._heard_ms.copy().items()}
         behind |= {name: now_ms - (since or now_ms) for name, since in open_since_ms.items()}

@@ -354,7 +354,7 @@ class Link:
             self.server.metrics.count("chot_resends_dropped")
             self.acknowledge(cls)  # its sender may have missed the receipt
             return False
-        self.state.note_open(self.server.clock.now_ms())
+        self.state.note_open(cls, seq, self.server.gateways.monotonic_ms())
         return True
 
     def _origin(self, cls: int, seq: int, first: int) -> Origin:

@@ -30,6 +30,7 @@ _PEER: Final = struct.Struct("3i")  # struct ucred of SO_PEERCRED: pid, uid, gid
 # Questions of one connection at work at once; more wait unread in the socket.
 _ASKS_MAX: Final = 64
 _CONNECTIONS_MAX: Final = 32
+_CLOSE_S: Final = 1.0  # for the last answers to leave
 _PATH_SIZE_MAX: Final = 107  # sun_path of Linux, less the closing NUL
 _ID_MAX: Final = (1 << 32) - 1
 
@@ -77,6 +78,7 @@ class QuestionServer:
         temporary = self._path.with_name(f".{os.getpid()}.s")
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            temporary.unlink(missing_ok=True)  # in a container the next process has the same number
             if len(os.fsencode(self._path)) > _PATH_SIZE_MAX:
                 raise OSError("its path is too long")
             sock.bind(str(temporary))
@@ -120,8 +122,10 @@ class QuestionServer:
         finally:
             self._tasks.discard(task)
             writer.close()
-            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-                await writer.wait_closed()
+            with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await writer.wait_closed()
+            writer.transport.abort()  # whoever reads no more must not hold up an engine that ends
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer
@@ -218,8 +222,10 @@ class QuestionClient:
         if link is not None:
             link.reading.cancel()
             await asyncio.gather(link.reading, return_exceptions=True)
-            with contextlib.suppress(ConnectionError):
-                await link.writer.wait_closed()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await link.writer.wait_closed()
+            link.writer.transport.abort()  # an engine that stands still takes no more
 
     async def _connected(self) -> _Link:
         async with self._opening:

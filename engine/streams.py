@@ -41,20 +41,23 @@ class StreamState:
         # What was taken off the times of the newest records that were made under our eyes.
         self.correction_ms: int | None = None
         self.appending = 0  # batches on their way to the journal
-        self.open_since_ms = 0  # when the oldest message came that is not settled, 0 for none
+        self.open_since_ms = 0  # when the oldest open message came, monotonic; 0 for none
+        self._came_ms: dict[tuple[int, int], int] = {}  # all of them, by class and number
         # Frames decode side by side; their batches wait here until all before them are decoded.
         self.ready: dict[int, RecordBatch | None] = {}
         self.undecided: list[int] = []
         self.released = 0  # newest number in a batch that is durable or on its way
 
-    def note_open(self, now_ms: int) -> None:
-        """A message was taken."""
-        if self.settled.is_set():
-            self.open_since_ms = now_ms
+    def note_open(self, cls: int, seq: int, now_ms: int) -> None:
+        """A message was taken. now_ms: monotonic."""
+        self._came_ms[cls, seq] = now_ms
+        self._note_oldest()
         self.settled.clear()
 
     def settle(self, cls: int, seq: int) -> None:
         """The message is durable, or had nothing to keep."""
+        self._came_ms.pop((cls, seq), None)
+        self._note_oldest()
         moved = self.stream.windows[cls].settle(seq)
         self._note_settled()
         if moved and self.link is not None:
@@ -65,6 +68,8 @@ class StreamState:
         for window, seq in zip(self.stream.windows, durable, strict=True):
             window.forget(seq)
         self.ready.clear()
+        self._came_ms.clear()
+        self._note_oldest()
         # A new list: frames still in the decoder see that their turn was taken from them.
         self.undecided = []
         self.released = durable[VOLATILE]
@@ -76,10 +81,13 @@ class StreamState:
             window.catch_up(seq)
         self.released = max(self.released, durable[VOLATILE])
 
+    def _note_oldest(self) -> None:
+        # Kept, not looked up when asked for: questions ask from other threads.
+        self.open_since_ms = next(iter(self._came_ms.values()), 0)
+
     def _note_settled(self) -> None:
         if self.stream.is_settled and not self.appending:
             self.settled.set()
-            self.open_since_ms = 0
 
 
 class Streams:

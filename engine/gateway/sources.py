@@ -243,8 +243,10 @@ class FrameSource:
         start_ms: int | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        if path != STDIN and not Path(path).exists():
-            raise SettingInvalid(f"there is no clip or folder {path}")
+        if path != STDIN and not (Path(path).is_file() or Path(path).is_dir()):
+            # Opening a named pipe would wait for its writer, and with it all lanes.
+            hint = "of a pipe or a device, use - and redirect it" if Path(path).exists() else ""
+            raise SettingInvalid(f"there is no clip or folder {path}", hint=hint)
         if not 0 < fps <= 1000:
             raise SettingInvalid("fps is above 0 and at most 1000")
         self.skipped = 0
@@ -273,10 +275,16 @@ class FrameSource:
                 codec = _SUFFIXES.get(file.suffix.lower())
                 if codec is None or not file.is_file():
                     continue
-                if file.stat().st_size > IMAGE_MAX:
+                try:
+                    is_image = file.stat().st_size <= IMAGE_MAX
+                    image = await asyncio.to_thread(file.read_bytes) if is_image else b""
+                except OSError as error:  # gone meanwhile, or not ours to read
+                    _log.warning("image_refused", lane=self.lane, problem=error.strerror or "")
+                    is_image = False
+                if is_image:
+                    yield codec, image
+                else:
                     self.skipped += 1
-                    continue
-                yield codec, await asyncio.to_thread(file.read_bytes)
             return
         splitter = JpegSplitter()
         async for chunk in read_chunks(self._path):
@@ -378,13 +386,21 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
 
 async def read_chunks(path: str) -> AsyncIterator[bytes]:
     """Bytes of a file, or of standard input when path is "-". Raises SettingInvalid."""
-    if path == STDIN and not stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
+    if path == STDIN and sys.stdin is None:
+        raise SettingInvalid("there is no standard input")
+    if path == STDIN and _can_wait(sys.stdin.fileno()):
         async for chunk in _read_pipe(sys.stdin.buffer):
             yield chunk
         return
     for chunk in _file_chunks(Path("/dev/stdin") if path == STDIN else Path(path)):
         yield chunk
         await asyncio.sleep(0)
+
+
+def _can_wait(handle: int) -> bool:
+    """Whether it tells when there is something to read; files and /dev/null never let one wait."""
+    mode = os.fstat(handle).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(handle)
 
 
 def _file_chunks(path: Path) -> Iterator[bytes]:

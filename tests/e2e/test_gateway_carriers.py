@@ -187,7 +187,7 @@ def test_goaway_leads_to_the_alternate_over_the_same_carrier(
             async def first(peer: Peer) -> None:
                 peer.welcome(limit=(2, 0))
                 await peer.until_scans(2)
-                alternates = ["nonsense", f"x@{other.host_port}", other.host_port]
+                alternates = ["nonsense", "a..b:1", f"x@{other.host_port}", other.host_port]
                 peer.send(wire.Goaway(code=10, retry_ms=10, alternates=alternates))
                 peer.ack(2)
                 await asyncio.sleep(0.05)

@@ -189,6 +189,7 @@ def test_what_is_wrong_is_said_in_vietnamese_and_nothing_typed_is_lost(rig: Rig)
         ({"why": ""}, "lý do"),
         ({"lane": "9"}, "chọn làn"),
         ({"lane": "x"}, "chọn làn"),
+        ({"lane": "9" * 5000}, "chọn làn"),
         ({"name": "", "cccd": "", "sex": "", "birth": ""}, "ít nhất"),
         ({"passport": "C1234567", "cccd": "045190999001"}, "không hợp lệ"),
         ({"name": "x" * 300}, "không hợp lệ"),
@@ -208,6 +209,27 @@ def test_what_is_wrong_is_said_in_vietnamese_and_nothing_typed_is_lost(rig: Rig)
             assert desk.entries() == []
             status, page = await desk.press({**FORM, "entry": "e1"})
             assert status == 200, "a form that was refused can be mended"
+
+    go(test)
+
+
+def test_what_no_browser_sends_is_no_form(rig: Rig) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="lane"\r\n%s\r\n1\r\n--x--'
+    cases = [
+        (b"x", "multipart/form-data"),
+        (part % b"Content-Transfer-Encoding: zzz\r\n", "multipart/form-data; boundary=x"),
+        (part % b"Content-Type: text/plain; charset=zzz\r\n", "multipart/form-data; boundary=x"),
+        (b"lane=\xff\xfe", "application/x-www-form-urlencoded"),
+        (b"&".join(b"f%d=1" % n for n in range(500)), "application/x-www-form-urlencoded"),
+    ]
+
+    async def test() -> None:
+        async with open_desk(rig) as desk:
+            for body, kind in cases:
+                status, text = await desk.ask("POST", "/", body, Content_Type=kind)
+                assert status == 400, (body[:40], text)
+                assert json.loads(text)["error"]["code"] == "http.body"
+            assert desk.entries() == []
 
     go(test)
 

@@ -183,6 +183,9 @@ BAD = [
     (b"x" * 100_000, "application/json"),
     (b"--x\r\n\r\nhello\r\n--x--\r\n", "multipart/form-data; boundary=x"),
     (b"no boundary", "multipart/form-data"),
+    (b"--x\r\nno header\r\n\r\n{}\r\n--x--", "multipart/form-data; boundary=x"),
+    (b"--x\r\nA: " + b"b" * 20_000 + b"\r\n\r\n{}\r\n--x--", "multipart/form-data; boundary=x"),
+    (b"--x\r\n" + b"A: b\r\n" * 3000 + b"\r\n{}\r\n--x--", "multipart/form-data; boundary=x"),
 ]
 
 

@@ -40,6 +40,8 @@ def test_plain_is_for_loopback_only(scheme: str, host: str) -> None:
     [
         *["", "127.0.0.1:7401", "tcp://:7401", "tcp://127.0.0.1", "tcp://127.0.0.1:65536"],
         *["tcp://127.0.0.1:x", "http://127.0.0.1:80", "tls://[::1", "tls://a:b@host:1"],
+        # Looked up they end in UnicodeError, and a gateway that was sent there ended with them.
+        *["tls://a..b:1", "wss://" + "x" * 64 + ".vn:1", "tls://a\0b:1", "tls://\udcff:1"],
         *["tls://host:1/path", "wss://host:1/ckp?x=1", "wss://host:1/ckp#x"],
     ],
 )
@@ -53,7 +55,7 @@ def test_several_and_elsewhere() -> None:
     assert parse_addresses("") == []
     assert str(first.elsewhere("c.vn:3")) == "tls://c.vn:3"
     assert str(second.elsewhere("[2001:db8::1]:3")) == "wss://[2001:db8::1]:3/x"
-    for wrong in ("nonsense", "c.vn:3/y", "a@c.vn:3"):
+    for wrong in ("nonsense", "c.vn:3/y", "a@c.vn:3", "c..vn:3"):
         with pytest.raises(SettingInvalid):
             first.elsewhere(wrong)
     with pytest.raises(SettingInvalid, match="loopback"):

@@ -8,11 +8,13 @@ import socket
 import stat
 import struct
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -226,6 +228,55 @@ def test_a_socket_left_by_a_killed_engine_is_replaced(path: Path) -> None:
         assert await client.ask(AskMetrics()) == MetricsText(b"up 1\n")
 
     run(path, work)
+
+
+def test_the_name_that_a_killed_engine_left_is_free(path: Path) -> None:
+    """Killed between the socket's making and its naming; in a container all are process 1."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path.with_name(f".{os.getpid()}.s")))
+
+    async def work(client: QuestionClient) -> None:
+        assert await client.ask(AskMetrics()) == MetricsText(b"up 1\n")
+
+    run(path, work)
+
+
+@pytest.mark.parametrize("run_loop", [asyncio.run, uvloop.run])
+def test_who_reads_no_answers_does_not_hold_up_an_engine_that_ends(
+    path: Path, run_loop: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    async def much(question: Question, peer: Peer) -> Reply:
+        return MetricsText(bytes(8 << 20))
+
+    async def main() -> None:
+        server = QuestionServer(path, much)
+        await server.start()
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(path))
+            ask = msgspec.msgpack.encode((1, AskMetrics()))
+            peer.sendall(struct.pack(">I", len(ask)) + ask)
+            assert await asyncio.to_thread(peer.recv, 4, socket.MSG_PEEK), "more is on its way"
+            async with asyncio.timeout(20):
+                await server.close()
+
+    run_loop(main())
+
+
+def test_an_engine_that_stands_still_does_not_hold_up_an_api_that_ends(path: Path) -> None:
+    async def main() -> None:
+        with socket.socket(socket.AF_UNIX) as engine:
+            engine.bind(str(path))
+            engine.listen()
+            client = QuestionClient(path, timeout_s=0.2)
+            places = tuple(
+                Venue(number=n, name="x" * 60, category=Category.MARKET) for n in range(100_000)
+            )
+            with pytest.raises(EngineUnreachable):
+                await client.ask(RegistryChange(places))
+            async with asyncio.timeout(20):
+                await client.close()
+
+    asyncio.run(main())
 
 
 def test_an_engine_that_does_not_answer_in_time(path: Path) -> None:

@@ -7,10 +7,12 @@ import base64
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.clock import ManualClock
+from engine.clock import ManualClock, SystemClock
 from engine.errors import InputError, LineInvalid, SettingInvalid
 from engine.gateway.sources import (
     FrameSource,
@@ -199,6 +201,35 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
         RecordSource(str(tmp_path / "no"), rate=1, lane=1, clock=ManualClock())
 
 
+def test_a_named_pipe_is_refused_and_nobody_waits_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "clip")
+    with pytest.raises(SettingInvalid) as caught:
+        FrameSource(str(tmp_path / "clip"), fps=1, lane=1, clock=ManualClock())
+    assert "redirect" in caught.value.hint
+
+
+def test_an_image_that_goes_away_costs_itself_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n, image in enumerate(IMAGES):
+        (tmp_path / f"{n}.jpg").write_bytes(image)
+    source = FrameSource(str(tmp_path), fps=1000, lane=1, clock=SystemClock())
+    read = Path.read_bytes
+
+    def read_late(path: Path) -> bytes:
+        if path.name == "1.jpg":
+            path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_late)
+
+    async def play() -> list[Any]:
+        return [item.image async for item in source.items() if isinstance(item, Picture)]
+
+    assert asyncio.run(play()) == [IMAGES[0], *IMAGES[2:]]
+    assert source.skipped == 1
+
+
 CHILD = """
 import asyncio, sys
 from engine.clock import SystemClock
@@ -224,6 +255,17 @@ def test_frames_on_standard_input(tmp_path: Path, way: str) -> None:
         with (tmp_path / "clip").open("rb") as file:
             done = subprocess.run(command, stdin=file, capture_output=True, cwd=ROOT, check=True)
     assert done.stdout.split() == [b"%d" % len(image) for image in IMAGES]
+
+
+@pytest.mark.parametrize("kind", ["frames", "records"])
+def test_no_standard_input_is_an_end_or_told(kind: str) -> None:
+    """What a service has: /dev/null, which never says that there is something to read."""
+    command = [sys.executable, "-c", CHILD, kind]
+    options: dict[str, Any] = {"capture_output": True, "cwd": ROOT, "timeout": 60}
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, check=True, **options)
+    assert not done.stdout and not done.stderr
+    done = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *command], **options)
+    assert done.returncode == 1 and b"there is no standard input" in done.stderr
 
 
 def test_a_live_feed_is_not_held_back_until_a_body_is_full() -> None:

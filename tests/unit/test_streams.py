@@ -84,16 +84,39 @@ def test_what_is_taken_before_a_new_link_wakes_up_is_settled_first_too() -> None
     async def work() -> None:
         state = await made.open(Link(), 1, 7)
         assert state.stream.windows[0].take(1, 10)
-        state.note_open(0)
+        state.note_open(0, 1, 0)
         opening = asyncio.create_task(made.open(Link(), 1, 7))
         await asyncio.sleep(0.01)
         state.settle(0, 1)
         assert state.stream.windows[0].take(2, 10)
-        state.note_open(0)
+        state.note_open(0, 2, 0)
         await asyncio.sleep(0.01)
         assert not opening.done()
         state.settle(0, 2)
         assert (await opening).stream.windows[0].acked == 2
+
+    asyncio.run(work())
+
+
+def test_a_stream_that_is_never_quite_settled_is_no_older_than_its_oldest_message() -> None:
+    """A gateway that sends all the time always has something on its way to the disk."""
+    made = streams({})
+
+    async def work() -> None:
+        state = await made.open(Link(), 1, 7)
+        for seq in (1, 2, 3):
+            assert state.stream.windows[0].take(seq, 10)
+            state.note_open(0, seq, 1000 * seq)
+            assert state.open_since_ms == 1000 * max(1, seq - 1)
+            if seq > 1:
+                state.settle(0, seq - 1)
+        assert state.open_since_ms == 3000
+        assert state.stream.windows[1].take(1, 10)
+        state.note_open(1, 1, 4000)
+        state.settle(0, 3)
+        assert state.open_since_ms == 4000
+        state.take_back((3, 0))
+        assert state.open_since_ms == 0
 
     asyncio.run(work())
 
@@ -122,7 +145,7 @@ def test_a_gateway_with_much_that_waits_gets_no_new_stream() -> None:
         for epoch in range(CREDITS_MAX):
             state = await made.open(Link(), 1, epoch)
             assert state.stream.windows[0].take(1, credit)
-            state.note_open(0)
+            state.note_open(0, 1, 0)
             state.link = None
         with pytest.raises(WireOverCredit):
             await made.open(Link(), 1, 77)

@@ -21,6 +21,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Annotated, Any, Final, NamedTuple
+from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
@@ -45,6 +46,7 @@ from engine.records import encode_manual, encode_scans
 from engine.telemetry import Log
 
 BODY_MAX: Final = 16_384
+FORM_FIELDS_MAX: Final = 32
 LISTENERS_MAX: Final = 8  # of lights; the oldest gives way
 LIGHTS_WAITING_MAX: Final = 64  # for one listener; a slow one misses the oldest
 BEAT_S: Final = 15.0
@@ -201,7 +203,7 @@ class OfficerDesk:
         return self._render({"lane": str(self.lane)})
 
     async def _take_form(self, request: web.Request) -> web.Response:
-        form = {k: v for k, v in (await request.post()).items() if isinstance(v, str)}
+        form = await _read_form(request)
         kept = {name: form.get(name, "") for name in ("lane", "officer")}
         number = form.get("entry", "")[:64]
         key = _key("form", number) if number else b""
@@ -212,7 +214,7 @@ class OfficerDesk:
                 return self._render(kept, "Người này đã được ghi lại.", is_good=True)
             entry = msgspec.convert(
                 {
-                    "lane": int(form.get("lane", "")) if form.get("lane", "").isdecimal() else 0,
+                    "lane": int(form["lane"][:6]) if form.get("lane", "").isdecimal() else 0,
                     "fields": {name: form[name] for name in _FIELDS if form.get(name, "").strip()},
                     "officer": form.get("officer", "").strip(),
                     "why": form.get("why", "").strip(),
@@ -360,6 +362,17 @@ class _Known(NamedTuple):
                 await asyncio.shield(self.stored)
         except TimeoutError:
             raise StorageUnavailable("the entry is not on disk yet") from None
+
+
+async def _read_form(request: web.Request) -> dict[str, str]:
+    """Raises BodyInvalid. The page sends no other kind of form, and whoever does is no browser."""
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise BodyInvalid("a form is application/x-www-form-urlencoded")
+    try:
+        text = (await request.read()).decode()
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=FORM_FIELDS_MAX))
+    except ValueError:
+        raise BodyInvalid("the form cannot be read") from None
 
 
 def _key(kind: str, word: str) -> bytes:

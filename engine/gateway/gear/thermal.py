@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Meta
 
 from engine.clock import Clock, iso_to_ms
@@ -163,7 +164,7 @@ async def _read_body(request: web.Request) -> Any:
                 data += chunk
             if bytes(data).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"<"):
                 return read_document(bytes(data))
-    except (ValueError, AssertionError, web.HTTPException) as error:
+    except (ValueError, AssertionError, HttpProcessingError, web.HTTPException) as error:
         if isinstance(error, web.HTTPRequestEntityTooLarge):
             raise
         raise BodyInvalid("the parts of the body cannot be read") from None
