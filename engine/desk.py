@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -206,6 +206,7 @@ class Desk:
         self._rows_max = min(rows_max, ROWS_MAX)
         self._on_registry = on_registry
         self._changing = asyncio.Lock()
+        self._begun: set[asyncio.Task[Any]] = set()
         self._pool = ThreadPoolExecutor(threads, "question", initializer=_lower_priority)
 
     def close(self) -> None:
@@ -256,9 +257,9 @@ class Desk:
             case AskAlerts():
                 return await self._alarmed(question, peer)
             case WatchAdd() | WatchRemove() | AskWatched():
-                return await self._watch.answer(question)
+                return await self._to_its_end(self._watch.answer(question))
             case MergeAdd() | MergeUndo() | AskMerges() | ReviewClose():
-                return await self._merge_desk.answer(question)
+                return await self._to_its_end(self._merge_desk.answer(question))
             case AskReviews():
                 return await self._review(question, peer)
             case FetchDetails():
@@ -280,7 +281,8 @@ class Desk:
             case AskHealth():
                 return Health(self._health())
             case RegistryChange():
-                return await self.take_changes(question.changes, f"uid {peer.uid}")
+                changes = self.take_changes(question.changes, f"uid {peer.uid}")
+                return await self._to_its_end(changes)
             case RegistryList():
                 if question.kind not in TYPES:
                     raise NotFound("the registry has no records of that kind")
@@ -291,6 +293,13 @@ class Desk:
             case _:
                 ask: VenueQuestion = question
                 return await self._venues.answer(ask, f"uid {peer.uid}")
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Whether its asker still lives or not: a change that is durable is taken in as well."""
+        task = asyncio.create_task(work)
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        return await asyncio.shield(task)
 
     # ---- persons ----------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ import os
 import resource
 import socket
 import ssl
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
@@ -30,7 +32,11 @@ from engine.wire import CONTROL_MAX, HEADER_SIZE
 BACKLOG: Final = 128
 ACCEPT_RETRY_S: Final = 0.1  # after running out of descriptors or memory
 DESCRIPTORS_KEPT: Final = 64  # for files, sockets of questions and the API
-TURN_MESSAGES: Final = 16  # of one WebSocket in one turn of the loop (CP-3)
+# Of one WebSocket in one turn of the loop (CP-3): messages to its link, and time to take bytes
+# apart, a piece after the other, for 64 KB can hold ten thousand frames without content.
+TURN_MESSAGES: Final = 16
+TURN_NS: Final = 2_000_000
+PIECE: Final = 4096
 CLOSE_S: Final = 2.0  # for the other end of a WebSocket or of TLS to say goodbye
 # Of a WebSocket before its session: the request's head, and a HELLO in its frame.
 HEAD_MAX: Final = 32_768
@@ -222,6 +228,7 @@ class _Site:
             protocols=(SUBPROTOCOL,),
             max_msg_size=self._message_max,
             compress=False,
+            autoping=False,  # they are counted like messages
             timeout=CLOSE_S,
         )
         if request.path != WEBSOCKET_PATH:
@@ -246,7 +253,7 @@ def _refusal(link: Guest, status: int, text: str) -> web.Response:
 
 
 class _Upgrade(asyncio.Protocol):
-    """Bytes to aiohttp's protocol, counted until there is a session.
+    """Bytes to aiohttp's protocol, counted until there is a session, and a few in each turn.
 
     A WebSocket takes messages of the largest frame, and before HELLO nobody may send so much.
     """
@@ -259,6 +266,9 @@ class _Upgrade(asyncio.Protocol):
         self._links = links
         self._size = 0
         self._transport: asyncio.Transport | None = None
+        self._unread: deque[bytes] = deque()
+        self._is_paused = False  # by aiohttp, whose queue is full
+        self._is_due = False  # the next turn is arranged
         self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
         self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
@@ -266,7 +276,8 @@ class _Upgrade(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._links[self._handler] = self._link
-        self._handler.connection_made(transport)
+        seen = _SeenTransport(self._transport, self._pause, self._resume)
+        self._handler.connection_made(cast(asyncio.Transport, seen))
 
     def data_received(self, data: bytes) -> None:
         if not self._link.has_session:
@@ -276,12 +287,64 @@ class _Upgrade(asyncio.Protocol):
                 assert self._transport is not None
                 self._transport.abort()
                 return
-        self._handler.data_received(data)
+        self._unread.extend(data[at : at + PIECE] for at in range(0, len(data), PIECE))
+        if not self._is_due:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """What came, for a while; the rest has its turn when others had theirs."""
+        self._is_due = False
+        until_ns = time.monotonic_ns() + TURN_NS
+        while self._unread and not self._is_paused:
+            self._handler.data_received(self._unread.popleft())
+            if time.monotonic_ns() >= until_ns:
+                break
+        if self._transport is None:
+            return
+        if self._unread:
+            self._transport.pause_reading()
+            if not self._is_paused:
+                self._arrange_turn()
+        elif not self._is_paused:
+            self._transport.resume_reading()
+
+    def _arrange_turn(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._hand_on)
+
+    def _pause(self) -> None:
+        self._is_paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        self._is_paused = False
+        self._arrange_turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._unread.clear()
         self._links.pop(self._handler, None)
         self._link.connection_lost(exc)
         self._handler.connection_lost(exc)
+
+
+class _SeenTransport:
+    """A transport as aiohttp sees it: what it pauses is what it is handed."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        pause_reading: Callable[[], None],
+        resume_reading: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self.pause_reading = pause_reading
+        self.resume_reading = resume_reading
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class _WebSocketCarrier:
@@ -328,6 +391,10 @@ class _WebSocketCarrier:
                 message = await self._socket.receive()
                 if message.type is WSMsgType.BINARY:
                     link.message_received(message.data)
+                elif message.type is WSMsgType.PING:
+                    await self._socket.pong(message.data)
+                elif message.type is WSMsgType.PONG:
+                    pass
                 elif message.type is WSMsgType.TEXT:
                     link.fail(WireMalformed("a text message"))
                 elif message.type is WSMsgType.ERROR:

@@ -124,6 +124,21 @@ def test_user_and_password(camera_url: str, way: str) -> None:
     assert "401" in problem_of(make(url))
 
 
+def test_a_challenge_that_breaks_the_library_costs_its_own_lane_only(camera_url: str) -> None:
+    problems: list[str] = []
+
+    async def sleep(span_s: float) -> None:
+        problems.append(camera.problem)
+        if len(problems) == 3:
+            raise asyncio.CancelledError
+
+    url = f"{camera_url}/snap/challenge"
+    camera = make(url, user=(USER, PASSWORD), is_digest=True, sleep=sleep)
+    with pytest.raises(asyncio.CancelledError):
+        take(camera, 1)
+    assert "401" in problems[0] and "no answer" in problems[1]
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

@@ -86,6 +86,10 @@ class Camera(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _snap(self, name: str) -> None:
+        if name == "challenge":
+            challenge = 'Digest realm="cam", nonce="n1", domain="\x01", qop="auth"'
+            self._say(401, b"", "text/plain", **{"WWW-Authenticate": challenge})
+            return
         if name in ("basic", "digest") and not self._is_allowed(name):
             return
         if name == "hang":

@@ -86,13 +86,17 @@ SCANS = (
 
 @dataclass
 class FakeControl:
-    """gate: closed, appends wait. error: raised in place of writing."""
+    """gate: closed, appends wait. error: raised in place of writing. As with the real one, whoever
+    stops waiting takes nothing back."""
 
     records: list[tuple[str, str, bytes, int]] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     error: EngineError | None = None
 
     async def append(self, kind: str, by: str, body: bytes, at_ms: int) -> int:
+        return await asyncio.shield(asyncio.ensure_future(self._write(kind, by, body, at_ms)))
+
+    async def _write(self, kind: str, by: str, body: bytes, at_ms: int) -> int:
         await self.gate.wait()
         if self.error is not None:
             raise self.error

@@ -19,16 +19,18 @@ from engine.questions import (
     AskKit,
     Kit,
     Listed,
+    PersonRef,
     RegistryChange,
     RegistryEntries,
     RegistryList,
     RegistryTaken,
+    WatchAdd,
 )
 from engine.registry import Category, Post, Registry, Venue
 from engine.rows import ROW, Flag, Kind
 from engine.tracing import Completeness, HistoryAnswer
 from engine.watch import WatchEntry, WatchKind
-from tests.reference.stand import TRACER, Stand
+from tests.reference.stand import BINH, TRACER, Stand
 
 NEW = Venue(number=2001, name="Chợ Mới", category=Category.MARKET)
 ALSO = Venue(number=2002, name="Quán Mới", category=Category.CAFE, area="QT-VL-HX")
@@ -90,6 +92,35 @@ def test_what_is_not_durable_is_not_taken(stand: Stand) -> None:
     stand.control.error = None
     stand.run(stand.desk.take_changes([NEW], "test"))
     assert stand.control.records[-1][0] == "registry.venue"
+
+
+def test_a_change_is_taken_in_whether_its_asker_still_lives_or_not(stand: Stand) -> None:
+    """Durable and not in force until the next start: a lane would let a person in quarantine by."""
+    binh = PersonRef(BINH.ref["kind"], BINH.ref["value"])
+    asks = [
+        RegistryChange((NEW,)),
+        WatchAdd(
+            token=stand.tokens[TRACER], purpose="case", case="BN-1234", persons=(binh,),
+            kind="watch", reason="F1", to_ms=stand.clock.now_ms() + 1000,
+        ),
+    ]  # fmt: skip
+
+    async def work() -> None:
+        for ask in asks:
+            stand.control.gate.clear()
+            link = stand.link()
+            asked = asyncio.ensure_future(link.ask(ask))
+            await asyncio.sleep(0.1)
+            await link.close()
+            await asyncio.gather(asked, return_exceptions=True)
+            await asyncio.sleep(0.1)
+            stand.control.gate.set()
+        while len(stand.control.records) < 3 or not len(stand.watch):  # the second has an audit
+            await asyncio.sleep(0.01)
+
+    stand.run(work())
+    assert stand.registry.place(2001) == NEW
+    assert [entry.case for entry in stand.watch.entries()] == ["BN-1234"]
 
 
 def test_two_imports_at_once_do_not_contradict_each_other(stand: Stand) -> None:

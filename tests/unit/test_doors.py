@@ -16,13 +16,18 @@ from engine.websocket import MESSAGE_MAX, Outbox
 class Flood:
     """A WebSocket with a thousand messages that are there already, then its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: WSMsgType = WSMsgType.BINARY) -> None:
         self.left = 1000
+        self.pongs = 0
+        self._kind = kind
 
     async def receive(self) -> WSMessage:
         self.left -= 1
-        kind = WSMsgType.BINARY if self.left >= 0 else WSMsgType.CLOSED
+        kind = self._kind if self.left >= 0 else WSMsgType.CLOSED
         return cast(WSMessage, WSMessage(kind, b"x", None))
+
+    async def pong(self, data: bytes) -> None:
+        self.pongs += 1
 
     async def send_bytes(self, data: bytes) -> None: ...
 
@@ -56,6 +61,115 @@ def test_a_flood_of_small_messages_leaves_turns_to_others() -> None:
             turns += 1
         assert counter.messages == 1000 and counter.is_closed
         assert turns >= 1000 // doors.TURN_MESSAGES
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("kind", [WSMsgType.PING, WSMsgType.PONG])
+def test_a_flood_of_pings_leaves_turns_to_others(kind: WSMsgType) -> None:
+    async def test() -> None:
+        counter, flood = Counter(), Flood(kind)
+        carrier = doors._WebSocketCarrier(cast(Any, flood), cast(Any, counter))
+        run = asyncio.create_task(carrier.run(cast(Any, counter)))
+        turns = 0
+        while not run.done():
+            before = flood.left
+            await asyncio.sleep(0)
+            assert before - flood.left <= doors.TURN_MESSAGES
+            turns += 1
+        await run
+        assert flood.pongs == (1000 if kind is WSMsgType.PING else 0) and not counter.messages
+        assert turns >= 1000 // doors.TURN_MESSAGES
+
+    asyncio.run(test())
+
+
+class Handler:
+    """aiohttp's protocol: takes what it is handed, and pauses after so many pieces."""
+
+    def __init__(self, pause_after: int = -1) -> None:
+        self.taken: list[bytes] = []
+        self.transport: Any = None
+        self._pause_after = pause_after
+        self.pause_writing = self.resume_writing = self.eof_received = lambda: None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+    def data_received(self, data: bytes) -> None:
+        self.taken.append(data)
+        if len(self.taken) == self._pause_after:
+            self.transport.pause_reading()
+
+
+class Socket:
+    """A transport that knows whether it is read."""
+
+    def __init__(self) -> None:
+        self.is_reading = True
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+    def get_extra_info(self, name: str) -> str:
+        return name
+
+
+class Session(Counter):
+    has_session = True
+
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+
+def upgrade(handler: Handler) -> tuple[doors._Upgrade, Socket]:
+    socket_ = Socket()
+    made = doors._Upgrade(cast(Any, handler), cast(Any, Session()), {})
+    made.connection_made(cast(Any, socket_))
+    assert handler.transport.get_extra_info("peername") == "peername"
+    return made, socket_
+
+
+def test_much_that_comes_at_once_is_taken_apart_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "TURN_NS", 0)
+    data = bytes(range(256)) * 1024
+
+    async def test() -> None:
+        handler = Handler()
+        made, socket_ = upgrade(handler)
+        made.data_received(data)
+        made.data_received(b"more")  # what was read before the pause
+        for n in range(1, len(data) // doors.PIECE + 1):
+            assert len(handler.taken) == n and not socket_.is_reading
+            await asyncio.sleep(0)
+        assert b"".join(handler.taken) == data + b"more" and socket_.is_reading
+
+    asyncio.run(test())
+
+
+def test_what_aiohttp_has_no_room_for_waits_and_stays_in_the_other_end() -> None:
+    async def test() -> None:
+        handler = Handler(pause_after=2)
+        made, socket_ = upgrade(handler)
+        made.data_received(bytes(5 * doors.PIECE))
+        for _ in range(3):
+            assert len(handler.taken) == 2 and not socket_.is_reading
+            await asyncio.sleep(0)
+        handler.transport.resume_reading()
+        assert len(handler.taken) == 2, "not from within the one that makes room"
+        while not socket_.is_reading:
+            await asyncio.sleep(0)
+        assert b"".join(handler.taken) == bytes(5 * doors.PIECE)
+        handler.transport.pause_reading()
+        made.data_received(b"late")
+        handler.transport.resume_reading()
+        made.connection_lost(None)
+        await asyncio.sleep(0)
+        assert not socket_.is_reading and handler.taken[-1] != b"late"
 
     asyncio.run(test())
 

@@ -90,8 +90,9 @@ class _Camera:
                     problem = str(fault)
                 except TimeoutError:
                     problem = f"no frame for {self._stall_s:g} s"
-                except (aiohttp.ClientError, OSError, ValueError) as error:
-                    # Their words may quote the address or what the camera sent.
+                except Exception as error:
+                    # Whatever a library makes of what a camera says costs this lane only. The
+                    # words may quote the address or what the camera sent.
                     problem = f"no answer ({type(error).__name__})"
                 if problem != self.problem:
                     _log.warning("camera_fails", lane=self.lane, kind=self.kind, problem=problem)
