@@ -84,6 +84,11 @@ class AliasNumbers:
         """Those that are in a set."""
         return self._main.keys()
 
+    @property
+    def sets(self) -> Iterable[Sequence[int]]:
+        """Numbers that are one person."""
+        return self._members.values()
+
     def main(self, number: int) -> int:
         return self._main.get(number, number)
 

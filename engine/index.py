@@ -21,10 +21,20 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from engine.aliases import Aliases, AliasNumbers, alias_changes, number_aliases
+from engine.aliases import ENDING, Aliases, AliasNumbers, alias_changes, number_aliases
 from engine.clock import DAY_MS, day_to_ms
 from engine.contacts import CONTACT, PAIR
 from engine.figures import Figures, count_day
+from engine.layers import (
+    Layer,
+    first_due,
+    forget_days,
+    forget_scans,
+    has_any,
+    in_memory,
+    in_segments,
+    merge_layers,
+)
 from engine.telemetry import Log
 from engine.visits import (
     REF_ROW_BITS,
@@ -37,20 +47,18 @@ from engine.visits import (
     rule_spans,
 )
 from native.contacts import find_contacts
-from native.index import VisitTable, born_table, end_visits, merge_tables
+from native.index import VisitTable, born_table, end_visits, visits_at, visits_of
 from native.numbers import PersonNumbers
 from native.scans import ScanRun, merge_runs
 from native.together import people_at, time_together, times_of
-from native.visits import derive_changes
+from native.visits import Changes, derive_changes
 
-MERGE_RATIO: Final = 2
 REFRESH_S: Final = 0.05  # the keeping thread lets so much time's scans come together
 FLOOD_SCANS: Final = 1 << 12  # where more come in that time, it waits on: that costs less each
 FLOOD_WAITS: Final = 5
 INLINE_SCANS: Final = 1 << 16  # a question merges no more than that where a thread keeps up
 LAYERS_MAX: Final = 32  # unless there are so many layers
 NEWEST_STEP: Final = 1 << 12  # scans; then other threads have their turn
-ENDING_SIZE: Final = 16
 
 _log = Log("index")
 
@@ -109,34 +117,6 @@ def _joined(parts: Iterable[bytes], dtype: np.dtype[Any]) -> Array:
     return np.frombuffer(b"".join(parts), dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Scans that came together, and the visits that they brought about and no later ones ended."""
-
-    scans: ScanRun
-    visits: VisitTable
-
-
-def _merged(layers: tuple[Layer, ...]) -> Layer:
-    return Layer(
-        merge_runs([layer.scans for layer in layers]),
-        merge_tables([layer.visits for layer in layers]),
-    )
-
-
-def _first_due(layers: tuple[Layer, ...], scans_max: int | None) -> int:
-    """Where the youngest layers begin that are to be merged: the last one alone needs no merge."""
-    first = max(len(layers) - 1, 0)
-    total = sum(len(layer.scans) for layer in layers[first:])
-    while first > 0:
-        size = len(layers[first - 1].scans)
-        if size > MERGE_RATIO * total or (scans_max is not None and total + size > scans_max):
-            break
-        total += size
-        first -= 1
-    return first
-
-
 class Snapshot:
     """One state of the index, complete up to `lsn`. Immutable; any thread may ask it.
 
@@ -186,11 +166,10 @@ class Snapshot:
 
     def venue(self, place: int, from_ms: int, to_ms: int, limit: int | None = None) -> Found:
         """Visits at a place that overlap [from_ms, to_ms)."""
-        packed = []
-        if 0 <= place < 1 << 32:
-            span = _clamped(from_ms), _clamped(to_ms)
-            packed = [table.at_place(place, *span, self.epoch) for table in self._tables]
-        return self._found(_joined(packed, VISIT), limit)
+        span = _clamped(from_ms), _clamped(to_ms)
+        is_place = 0 <= place < 1 << 32
+        packed = visits_at(self._tables, place, *span, self.epoch) if is_place else b""
+        return self._found(np.frombuffer(packed, VISIT), limit)
 
     def history(
         self,
@@ -296,12 +275,7 @@ class Snapshot:
     ) -> Array:
         span = _clamped(from_ms), _clamped(to_ms)
         visits = _joined(
-            [
-                table.of_person(number, *span, self.epoch)
-                for number in numbers
-                for table in self._tables
-            ],
-            VISIT,
+            (visits_of(self._tables, number, *span, self.epoch) for number in numbers), VISIT
         )
         if places is not None:
             allowed = np.array(sorted(places), np.int64)
@@ -447,25 +421,46 @@ class CoLocationIndex:
     def expire(self, before_ms: int) -> int:
         """Forgets every scan before an instant; returns how many distinct ones.
 
-        Snapshots still held by a question keep what they hold until the question is answered.
+        Snapshots held by a question keep what they hold, but know nobody of whom nothing is left.
         """
         with self._shaping, self._refreshing:
             self._refresh()
-            scans = merge_runs([layer.scans for layer in self._snapshot.layers])
-            kept = scans.since(before_ms)
-            if len(kept) < len(scans):
-                self._numbers.forget_newest()
-                self._note_newest(kept)
-                self._rebuild(kept)
-            return len(scans) - len(kept)
+            return self._forget(before_ms)
+
+    def _forget(self, before_ms: int) -> int:
+        current, spared = self._snapshot, set(self._aliases.numbers)
+        mains: set[int] = set()
+
+        def change(gone: ScanRun, runs: list[ScanRun]) -> Changes:
+            alone, merged = self._aliases.part(
+                gone, [gone.between(-4 * SPAN_MAX_MS, 4 * SPAN_MAX_MS)]
+            )
+            mains.update(merged)
+            return derive_changes(alone, runs, self._places.table, **rule_spans(self._rules))
+
+        people, epoch = len(self._numbers), current.epoch + 1
+        layers, begin, end, count = forget_scans(current.layers, before_ms, people, change)
+        if not count:
+            return 0
+        endings = end[["start_ms", "person", "place"]].astype(ENDING)
+        end_visits([layer.visits for layer in layers], endings.data, epoch)
+        layers, left = forget_days(layers, before_ms, epoch)
+        layers = (*layers, Layer(ScanRun(()), VisitTable(begin.tobytes() + left)))
+        layers, epoch = self._settled(layers, mains, epoch)
+        with self._writing:
+            spared.update(np.frombuffer(b"".join(self._fresh), SCAN)["person"].tolist())
+            self._numbers.forget_before(before_ms, np.array(sorted(spared), np.uint32).data)
+        self._publish(tuple(filter(has_any, layers)), epoch, current.lsn)
+        return count
 
     def compact(self) -> None:
-        """Refreshes and makes one layer of all: questions are quickest then."""
+        """Refreshes and makes one layer of all in memory: questions are quickest then."""
         with self._shaping, self._refreshing:
             self._refresh()
-            layers = self._snapshot.layers
+            current, layers = self._snapshot, in_memory(self._snapshot.layers)
             if len(layers) > 1:
-                self._publish((_merged(layers),), self._snapshot.epoch, self._snapshot.lsn)
+                whole = (*in_segments(current.layers), merge_layers(layers))
+                self._publish(whole, current.epoch, current.lsn)
 
     # ---- refreshing ---------------------------------------------------------------------------
 
@@ -488,9 +483,9 @@ class CoLocationIndex:
             endings = changes.endings()
             epoch += 1
             ended = end_visits([layer.visits for layer in layers], endings, epoch)
-            if ended * ENDING_SIZE != len(endings):
+            if ended * ENDING.itemsize != len(endings):
                 # No scan can do that. Whatever did, answers must not be short of somebody.
-                _log.error("visits derived anew", count=len(endings) // ENDING_SIZE - ended)
+                _log.error("visits derived anew", count=len(endings) // ENDING.itemsize - ended)
                 layers = (self._derived(merge_runs([*(old.scans for old in layers), scans])),)
                 self._held = 0
                 merged = self._aliases.numbers
@@ -511,10 +506,10 @@ class CoLocationIndex:
         All that are due, where no thread keeps up; it has those it holds to itself.
         """
         held, free = layers[: self._held], (*layers[self._held :], layer)
-        is_bounded = self._keeper is not None and len(free) < LAYERS_MAX
-        first = _first_due(free, INLINE_SCANS if is_bounded else None)
+        is_bounded = self._keeper is not None and len(in_memory(free)) < LAYERS_MAX
+        first = first_due(free, INLINE_SCANS if is_bounded else None)
         if len(free) - first > 1:
-            free = (*free[:first], _merged(free[first:]))
+            free = (*free[:first], merge_layers(free[first:]))
         return held + free
 
     def _settled(
@@ -585,12 +580,16 @@ class CoLocationIndex:
                 # The next question tries again, and whoever asks is told.
                 _log.error("the index is behind", problem=type(error).__name__)
 
+    def _waiting_scans(self) -> int:
+        """Applied and not yet derived."""
+        return self._fresh_size // SCAN.itemsize
+
     def _wait_for_more(self) -> bool:
         """Lets scans come together, for longer in a flood. Whether to stop."""
         for _ in range(FLOOD_WAITS):
             if self._stopping.wait(REFRESH_S):
                 return True
-            if not FLOOD_SCANS <= self._fresh_size // SCAN.itemsize < INLINE_SCANS:
+            if not FLOOD_SCANS <= self._waiting_scans() < INLINE_SCANS:
                 break
         return False
 
@@ -599,14 +598,14 @@ class CoLocationIndex:
         with self._shaping:
             with self._refreshing:
                 layers = self._snapshot.layers
-                first = _first_due(layers, None)
+                first = first_due(layers, None)
                 if len(layers) - first < 2:
                     return
                 self._held = len(layers)
                 self._ended.clear()
             merged = None
             try:
-                merged = _merged(layers[first:])
+                merged = merge_layers(layers[first:])
             finally:
                 with self._refreshing:
                     held, self._held = self._held, 0

@@ -13,9 +13,10 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from native.checks cimport check_int
+from native.columns cimport Place
 from native.index cimport (
-    TIME_MAX, Place, Span, Table, VisitTable, find_later, find_near, find_place, is_alive,
-    is_in_range, load_span, load_visit, may_overlap, whole,
+    TIME_MAX, Span, Table, VisitTable, find_later, find_near, find_place, is_alive,
+    is_in_range, load_span, load_visit_of, may_overlap, whole,
 )
 from native.scans cimport Seat, room_for, sort_seats
 from native.visits cimport Visit
@@ -180,7 +181,7 @@ cdef bint collect(Question* question) noexcept nogil:
                     return False
                 question.pairs = grown
                 question.pair_room *= 2
-            other = load_visit(near.table, i)
+            other = load_visit_of(near.table, i, mine.place)
             question.pair_count += pair_up(
                 mine, &other, question.linger, question.queue, &question.pairs[question.pair_count]
             )

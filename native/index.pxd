@@ -3,23 +3,19 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from native.columns cimport (
+    ALIVE, LENGTH_MAX, Columns, DayColumns, Place, find_door_seat, find_odd, load_relaxed,
+    open_seat, open_visit, open_whom, place_of, prefetch, store_relaxed,
+)
 from native.scans cimport Seat
 from native.visits cimport Visit
 
 cdef extern from *:
     """
     #define TIME_MAX (INT64_MAX / 2)
-    #define ALIVE UINT32_MAX
-    #define load_relaxed(at) __atomic_load_n(at, __ATOMIC_RELAXED)
-    #define store_relaxed(at, value) __atomic_store_n(at, value, __ATOMIC_RELAXED)
-    #define prefetch(at) __builtin_prefetch(at)
     """
     # Instants lie within +-TIME_MAX, and so do lengths that are asked for: no sum of two overflows.
     const int64_t TIME_MAX
-    const uint32_t ALIVE
-    uint32_t load_relaxed(const uint32_t* at) noexcept nogil
-    void store_relaxed(uint32_t* at, uint32_t value) noexcept nogil
-    void prefetch(const void* at) noexcept nogil
 
 
 cdef struct Span:              # of a visit what is walked, apart from the rest
@@ -41,18 +37,12 @@ cdef struct Rest:              # of a visit all that its span leaves out
     uint8_t spare
 
 
-cdef struct Place:             # visits [first, stop) of a table
-    size_t first
-    size_t stop
-    int64_t longest
-    uint32_t number
-
-
-cdef struct Table:
+cdef struct Table:             # either columns, or spans, rests and seats
+    const Columns* columns     # of a DayColumns
     Span* spans                # of every visit
     Rest* rests                # of the same visits
-    Place* places              # ascending by number
     Seat* seats                # of every visit, sorted by person, then as the spans are
+    const Place* places        # ascending by number
     size_t count
     size_t place_count
     size_t ended_count
@@ -61,7 +51,8 @@ cdef struct Table:
 
 
 cdef class VisitTable:
-    cdef Table table           # all of it is owned
+    cdef Table table           # all of it is owned where there are no columns
+    cdef DayColumns day
 
 
 cdef inline bint is_alive(const Span* span, uint32_t epoch) noexcept nogil:
@@ -69,40 +60,77 @@ cdef inline bint is_alive(const Span* span, uint32_t epoch) noexcept nogil:
     return span.ended > epoch
 
 
-# Whoever walks a table asks these, never its fields: a table need not lie in memory as spans.
+# Whoever walks a table asks these, never its fields.
 
 cdef inline int64_t start_at(const Table* table, size_t at) noexcept nogil:
+    if table.columns is not NULL:
+        return table.columns.head.base + table.columns.starts[at]
     return table.spans[at].start
 
 
+cdef inline uint32_t ended_at(const Table* table, size_t at) noexcept nogil:
+    """The first epoch without that visit, ALIVE while there is none."""
+    cdef uint32_t ended
+    if table.columns is not NULL:
+        ended = load_relaxed(&table.columns.ended[at])
+        return ended if ended else ALIVE
+    return load_relaxed(&table.spans[at].ended)
+
+
+cdef inline Span open_span(const Table* table, size_t at) noexcept nogil:
+    cdef uint64_t whom = open_whom(table.columns, at)
+    cdef int64_t start = table.columns.head.base + table.columns.starts[at]
+    cdef int64_t length = <int64_t> (whom >> 32)
+    cdef Visit visit
+    if length == LENGTH_MAX and find_odd(table.columns, at, &visit):
+        length = visit.end - visit.start
+    return Span(start, start + length, <uint32_t> whom, ended_at(table, at))
+
+
 cdef inline Span load_span(const Table* table, size_t at) noexcept nogil:
-    cdef const Span* span = &table.spans[at]
+    cdef const Span* span
+    if table.columns is not NULL:
+        return open_span(table, at)
+    span = &table.spans[at]
     return Span(span.start, span.end, span.person, load_relaxed(&span.ended))
 
 
 cdef inline void end_at(Table* table, size_t at, uint32_t epoch) noexcept nogil:
     """A visit ends with that epoch; one thread at a time."""
-    store_relaxed(&table.spans[at].ended, epoch)
+    if table.columns is not NULL:
+        store_relaxed(&table.columns.ended[at], epoch)
+    else:
+        store_relaxed(&table.spans[at].ended, epoch)
     table.ended_count += 1
 
 
 cdef inline uint32_t place_at(const Table* table, size_t at) noexcept nogil:
     """Number of the place of a visit."""
+    if table.columns is not NULL:
+        return place_of(table.columns, at)
     return table.rests[at].place
 
 
 cdef inline size_t seat_at(const Table* table, size_t i) noexcept nogil:
     """The visit of a seat; seats are in order of persons, find_seat has the first of one."""
+    if table.columns is not NULL:
+        return open_seat(table.columns, i)
     return table.seats[i].at
 
 
 cdef inline uint32_t person_at(const Table* table, size_t i) noexcept nogil:
     """The person of a seat."""
+    if table.columns is not NULL:
+        return <uint32_t> open_whom(table.columns, open_seat(table.columns, i))
     return table.seats[i].person
 
 
 cdef inline void fetch_visit(const Table* table, size_t at) noexcept nogil:
     """It will be loaded soon."""
+    if table.columns is not NULL:
+        prefetch(&table.columns.whom[at])
+        prefetch(&table.columns.starts[at])
+        return
     prefetch(&table.spans[at])
     prefetch(&table.rests[at])
 
@@ -113,9 +141,13 @@ cdef inline bint may_overlap(const Table* table, int64_t start, int64_t end) noe
 
 
 cdef inline Visit load_visit(const Table* table, size_t at) noexcept nogil:
-    cdef const Span* span = &table.spans[at]
-    cdef const Rest* rest = &table.rests[at]
+    cdef const Span* span
+    cdef const Rest* rest
     cdef Visit visit
+    if table.columns is not NULL:
+        return open_visit(table.columns, at, place_of(table.columns, at))
+    span = &table.spans[at]
+    rest = &table.rests[at]
     visit.start = span.start
     visit.end = span.end
     visit.ref = rest.ref
@@ -129,6 +161,13 @@ cdef inline Visit load_visit(const Table* table, size_t at) noexcept nogil:
     visit.direction = rest.direction
     memset(visit.spare, 0, sizeof(visit.spare))
     return visit
+
+
+cdef inline Visit load_visit_of(const Table* table, size_t at, uint32_t place) noexcept nogil:
+    """As load_visit, sooner where the number of its place is known."""
+    if table.columns is not NULL:
+        return open_visit(table.columns, at, place)
+    return load_visit(table, at)
 
 
 cdef inline void store_visit(Table* table, size_t at, const Visit* visit) noexcept nogil:
@@ -184,6 +223,8 @@ cdef inline size_t find_later(
 cdef inline size_t find_seat(const Table* table, size_t low, uint64_t person) noexcept nogil:
     """The first seat from `low` on of that person or of one behind."""
     cdef size_t high = table.count, middle
+    if table.columns is not NULL:
+        return max(low, find_door_seat(table.columns, person))
     while low < high:
         middle = (low + high) // 2
         if person_at(table, middle) < person:

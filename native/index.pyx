@@ -15,11 +15,12 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from native.checks cimport check_int
+from native.columns cimport ALIVE, DayColumns, Place
 from native.scans cimport room_for, sort_seats
 from native.visits cimport Changes, Ending
 
 cdef enum:
-    TABLES_MAX = 64
+    TABLES_MAX = 1024
 
 
 # ---- building -----------------------------------------------------------------------------------
@@ -101,6 +102,7 @@ cdef bint index_rows(Table* table) noexcept nogil:
     cdef size_t count = table.count, i
     cdef uint32_t last = 0
     cdef const Span* span
+    cdef Place* places
     cdef Place* place = NULL
     cdef Seat* spare
     cdef Seat* seats
@@ -109,7 +111,7 @@ cdef bint index_rows(Table* table) noexcept nogil:
     for i in range(count):
         if i == 0 or table.rests[i].place != table.rests[i - 1].place:
             table.place_count += 1
-    table.places = <Place*> malloc((table.place_count + 1) * sizeof(Place))
+    table.places = places = <Place*> malloc((table.place_count + 1) * sizeof(Place))
     table.seats = <Seat*> malloc((count + 1) * sizeof(Seat))
     spare = <Seat*> malloc((count + 1) * sizeof(Seat))
     if table.places is NULL or table.seats is NULL or spare is NULL:
@@ -118,7 +120,7 @@ cdef bint index_rows(Table* table) noexcept nogil:
     for i in range(count):
         span = &table.spans[i]
         if i == 0 or table.rests[i].place != place.number:
-            place = table.places if i == 0 else place + 1
+            place = places if i == 0 else place + 1
             place[0] = Place(i, i, 0, table.rests[i].place)
         place.stop = i + 1
         place.longest = max(place.longest, span.end - span.start)
@@ -150,10 +152,11 @@ cdef VisitTable make_table(const Visit* visits, size_t count):
 
 
 cdef void free_table(Table* table) noexcept:
-    free(table.spans)
-    free(table.rests)
-    free(table.places)
-    free(table.seats)
+    if table.columns is NULL:
+        free(table.spans)
+        free(table.rests)
+        free(<void*> table.places)
+        free(table.seats)
     memset(table, 0, sizeof(Table))
 
 
@@ -197,61 +200,12 @@ cdef class VisitTable:
         return self.table.count - self.table.ended_count
 
     def at_place(self, place, from_ms, to_ms, epoch) -> bytes:
-        """Packed VISIT of the visits at a place (u32) that overlap [from_ms, to_ms).
-
-        In order of start. epoch: u32, see above. Raises ValueError for a number out of range
-        (instants are within +-2**62).
-        """
-        cdef uint32_t number = <uint32_t> check_int(place, 0, UINT32_MAX, "place")
-        cdef int64_t start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
-        cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
-        cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
-        cdef const Place* here = find_place(&self.table, number)
-        cdef Span span
-        cdef size_t low, high, i, count = 0
-        cdef bytes found
-        cdef uint8_t* packed
-        cdef Visit visit
-        if here is NULL:
-            return b""
-        low = find_near(&self.table, here, start)
-        high = find_later(&self.table, low, here.stop, end)
-        # Room for all that are near, cut afterwards to those that count.
-        found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> ((high - low) * sizeof(Visit)))
-        packed = <uint8_t*> PyBytes_AS_STRING(found)
-        for i in range(low, high):
-            span = load_span(&self.table, i)
-            if span.end > start and is_alive(&span, when):
-                visit = load_visit(&self.table, i)
-                memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
-                count += 1
-        return found if count == high - low else found[:count * sizeof(Visit)]
+        """As `visits_at` of this table alone."""
+        return visits_at((self,), place, from_ms, to_ms, epoch)
 
     def of_person(self, person, from_ms, to_ms, epoch) -> bytes:
-        """Packed VISIT of a person (u32) that overlap [from_ms, to_ms), by place and start.
-
-        Raises ValueError as `at_place`.
-        """
-        cdef uint32_t number = <uint32_t> check_int(person, 0, UINT32_MAX, "person")
-        cdef int64_t start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
-        cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
-        cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
-        cdef size_t low = find_seat(&self.table, 0, number)
-        cdef size_t high = find_seat(&self.table, low, <uint64_t> number + 1)
-        cdef Span span
-        cdef Visit visit
-        cdef size_t i, count = 0
-        cdef bytes found = PyBytes_FromStringAndSize(
-            NULL, <Py_ssize_t> ((high - low) * sizeof(Visit))
-        )
-        cdef uint8_t* packed = <uint8_t*> PyBytes_AS_STRING(found)
-        for i in range(low, high):
-            span = load_span(&self.table, seat_at(&self.table, i))
-            if span.start < end and span.end > start and is_alive(&span, when):
-                visit = load_visit(&self.table, seat_at(&self.table, i))
-                memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
-                count += 1
-        return found if count == high - low else found[:count * sizeof(Visit)]
+        """As `visits_of` of this table alone."""
+        return visits_of((self,), person, from_ms, to_ms, epoch)
 
     def begun(self, from_ms, to_ms, epoch) -> bytes:
         """Packed VISIT of all visits that begin within [from_ms, to_ms). Raises ValueError."""
@@ -271,23 +225,102 @@ cdef class VisitTable:
         return found[:count * sizeof(Visit)]
 
 
+def visits_at(tables, place, from_ms, to_ms, epoch) -> bytes:
+    """Packed VISIT of the visits at a place (u32) that overlap [from_ms, to_ms).
+
+    Table by table, of each in order of start. epoch: u32, see above. Raises ValueError for a number
+    out of range (instants are within +-2**62), TypeError for what is no VisitTable.
+    """
+    cdef uint32_t number = <uint32_t> check_int(place, 0, UINT32_MAX, "place")
+    cdef int64_t start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
+    cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
+    cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
+    cdef list parts = []
+    cdef const Table* table
+    cdef const Place* here
+    for one in tables:
+        table = &(<VisitTable?> one).table
+        if may_overlap(table, start, end):
+            here = find_place(table, number)
+            if here is not NULL:
+                parts.append(visits_here(table, here, start, end, when))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+cdef bytes visits_here(
+    const Table* table, const Place* here, int64_t start, int64_t end, uint32_t epoch
+):
+    cdef size_t low = find_near(table, here, start), count = 0, i
+    cdef size_t high = find_later(table, low, here.stop, end)
+    # Room for all that are near, cut afterwards to those that count.
+    cdef bytes found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> ((high - low) * sizeof(Visit)))
+    cdef uint8_t* packed = <uint8_t*> PyBytes_AS_STRING(found)
+    cdef Visit visit
+    for i in range(low, high):
+        if ended_at(table, i) > epoch:
+            visit = load_visit_of(table, i, here.number)
+            if visit.end > start:
+                memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
+                count += 1
+    return found if count == high - low else found[:count * sizeof(Visit)]
+
+
+def visits_of(tables, person, from_ms, to_ms, epoch) -> bytes:
+    """Packed VISIT of a person (u32) that overlap [from_ms, to_ms).
+
+    Table by table, of each by place and start. Raises as `visits_at`.
+    """
+    cdef uint32_t number = <uint32_t> check_int(person, 0, UINT32_MAX, "person")
+    cdef int64_t start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
+    cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
+    cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
+    cdef list parts = []
+    cdef const Table* table
+    cdef size_t low, high
+    for one in tables:
+        table = &(<VisitTable?> one).table
+        if may_overlap(table, start, end):
+            low = find_seat(table, 0, number)
+            high = find_seat(table, low, <uint64_t> number + 1)
+            if low < high:
+                parts.append(visits_seated(table, low, high, start, end, when))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+cdef bytes visits_seated(
+    const Table* table, size_t low, size_t high, int64_t start, int64_t end, uint32_t epoch
+):
+    cdef bytes found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> ((high - low) * sizeof(Visit)))
+    cdef uint8_t* packed = <uint8_t*> PyBytes_AS_STRING(found)
+    cdef Visit visit
+    cdef size_t count = 0, i, at
+    for i in range(low, high):
+        fetch_visit(table, seat_at(table, i))
+    for i in range(low, high):
+        at = seat_at(table, i)
+        if ended_at(table, at) > epoch:
+            visit = load_visit(table, at)
+            if visit.start < end and visit.end > start:
+                memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
+                count += 1
+    return found if count == high - low else found[:count * sizeof(Visit)]
+
+
 cdef size_t copy_begun(
     const Table* table, int64_t start, int64_t end, uint32_t epoch, uint8_t* found
 ) noexcept nogil:
     """How many visits begin within [start, end); they are copied unless `found` is NULL."""
     cdef size_t p, low, high, i, count = 0
     cdef Visit visit
-    cdef Span span
     if not may_overlap(table, start - 1, end):
         return 0
     for p in range(table.place_count):
         low = find_later(table, table.places[p].first, table.places[p].stop, start)
         high = find_later(table, low, table.places[p].stop, end)
         for i in range(low, high):
-            span = load_span(table, i)
-            if is_alive(&span, epoch):
+            if ended_at(table, i) > epoch:
                 if found is not NULL:
-                    visit = load_visit(table, i)
+                    visit = load_visit_of(table, i, table.places[p].number)
                     memcpy(found + count * sizeof(Visit), &visit, sizeof(Visit))
                 count += 1
     return count
@@ -296,6 +329,38 @@ cdef size_t copy_begun(
 def born_table(Changes changes not None) -> VisitTable:
     """The visits that came with some changes, as a table. Raises ValueError, MemoryError."""
     return make_table(changes.changed.born, changes.changed.born_count)
+
+
+def table_of(DayColumns day not None) -> VisitTable:
+    """The visits of a day that lies in a file. One table of each day: it counts what ends."""
+    cdef VisitTable made = VisitTable(b"")
+    cdef Table* table = &made.table
+    free_table(table)
+    made.day = day
+    table.columns = &day.columns
+    table.places = day.columns.places
+    table.count = day.columns.head.count
+    table.place_count = day.columns.head.place_count
+    table.least = day.columns.head.least if table.count else TIME_MAX
+    table.greatest = day.columns.head.greatest if table.count else -TIME_MAX
+    return made
+
+
+def end_rows(VisitTable table not None, rows, epoch) -> None:
+    """Ends visits of a day by their rows (u32, as DayColumns.ended_rows). Raises ValueError."""
+    cdef uint32_t when = <uint32_t> check_int(epoch, 1, UINT32_MAX - 1, "epoch"), row
+    cdef Py_buffer view
+    cdef Py_ssize_t i, count
+    PyObject_GetBuffer(rows, &view, PyBUF_SIMPLE)
+    try:
+        count = whole(&view, 4, "rows")
+        for i in range(count):
+            memcpy(&row, <const uint8_t*> view.buf + 4 * i, 4)
+            if row >= table.table.count:
+                raise ValueError("a row is out of range")
+            end_at(&table.table, row, when)
+    finally:
+        PyBuffer_Release(&view)
 
 
 # ---- ending and merging -------------------------------------------------------------------------
@@ -366,7 +431,7 @@ cdef size_t end_all(
 def end_visits(tables, endings, epoch) -> int:
     """Ends visits with an epoch (1 .. 2**32-2); how many of them were there and had not ended.
 
-    tables: at most 64. endings: as Changes gives them, by person. One thread at a time. Raises
+    tables: at most 1024. endings: as Changes gives them, by person. One thread at a time. Raises
     ValueError for sizes and numbers out of range, TypeError for what is no VisitTable.
     """
     cdef list held = list(tables)
@@ -400,11 +465,12 @@ cdef void merge_rows(Table** tables, size_t count, Table* into) noexcept nogil:
     """The visits of all tables that have not ended, by place and start."""
     cdef size_t at[TABLES_MAX]
     cdef size_t i, least
+    cdef Visit visit
     memset(at, 0, sizeof(at))
     while True:
         least = count
         for i in range(count):
-            while at[i] < tables[i].count and load_relaxed(&tables[i].spans[at[i]].ended) != ALIVE:
+            while at[i] < tables[i].count and ended_at(tables[i], at[i]) != ALIVE:
                 at[i] += 1
             if at[i] < tables[i].count and (
                 least == count or is_before(tables[i], at[i], tables[least], at[least])
@@ -412,10 +478,9 @@ cdef void merge_rows(Table** tables, size_t count, Table* into) noexcept nogil:
                 least = i
         if least == count:
             return
-        into.spans[into.count] = tables[least].spans[at[least]]
-        # One that ends just now is found again by whoever ended it.
-        into.spans[into.count].ended = ALIVE
-        into.rests[into.count] = tables[least].rests[at[least]]
+        # Alive for now: one that ends just then is found again by whoever ended it.
+        visit = load_visit(tables[least], at[least])
+        store_visit(into, into.count, &visit)
         into.count += 1
         at[least] += 1
 
@@ -431,9 +496,10 @@ cdef void fit_rows(Table* table) noexcept nogil:
 
 
 def merge_tables(tables) -> VisitTable:
-    """All visits of at most 64 tables that have not ended, in one. Raises ValueError, MemoryError.
+    """All visits of at most 1024 tables that have not ended, in one.
 
-    Other threads may end visits meanwhile: of these each may still be there or not.
+    Other threads may end visits meanwhile: of these each may still be there or not. Raises
+    ValueError, MemoryError.
     """
     cdef list held = list(tables)
     cdef Table* found[TABLES_MAX]

@@ -20,3 +20,4 @@ cdef class PersonNumbers:
     cdef size_t room           # persons that keys and newest have room for
     cdef bytearray keys        # 16 bytes by number
     cdef bytearray newest      # Newest by number
+    cdef uint8_t* is_hole      # owned: by number, 1 for the dropped

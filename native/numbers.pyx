@@ -1,17 +1,20 @@
 """Persons as dense numbers: a person key of 16 bytes in, a u32 out, and rows made scans with it.
 
-A number is given once and never taken back. Keys are pseudonyms that nobody outside can choose, so
-their own bytes are their hash.
+A number is given once; who is dropped leaves a hole, and gets another number on coming back. Keys
+are pseudonyms that nobody outside can choose, so their own bytes are their hash.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport UINT32_MAX
+from libc.stdint cimport INT64_MAX, INT64_MIN, UINT32_MAX
 from libc.stdlib cimport free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from native.checks cimport check_int
+from native.columns cimport (
+    OF_SCANS, ONE_SCAN, SCAN_WORDS, Columns, open_scan_person, open_whom, open_word,
+)
 from native.rows cimport Row
 from native.scans cimport TIME_LIMIT, Scan, ScanRun, room_for
 
@@ -55,9 +58,11 @@ cdef class PersonNumbers:
         self.room = ROOM_FIRST
         self.keys = bytearray(KEY_SIZE * ROOM_FIRST)
         self.newest = bytearray(sizeof(Newest) * ROOM_FIRST)
+        self.is_hole = <uint8_t*> room_for(ROOM_FIRST, 1)
 
     def __dealloc__(self):
         free(self.slots)
+        free(self.is_hole)
 
     def __reduce__(self):
         raise TypeError("PersonNumbers cannot be pickled")
@@ -109,28 +114,131 @@ cdef class PersonNumbers:
     def note_newest(self, ScanRun run not None, first, stop) -> None:
         """Takes the scans [first, stop) of a run into `newest`, as far as there are so many.
 
-        Raises ValueError for a person whose number was never given.
+        Of a run in columns these are its rows, then its stored scans. Raises ValueError for a
+        person whose number was never given.
         """
-        cdef size_t low = <size_t> check_int(first, 0, UINT32_MAX, "first")
-        cdef size_t high = min(<size_t> check_int(stop, 0, UINT32_MAX, "stop"), run.run.count)
-        cdef Newest* newest = <Newest*> PyByteArray_AS_STRING(self.newest)
+        cdef size_t low = <size_t> check_int(first, 0, INT64_MAX, "first")
+        cdef size_t high = <size_t> check_int(stop, 0, INT64_MAX, "stop")
         cdef const Scan* scan
-        cdef Newest* known
         cdef size_t i
+        if run.run.columns is not NULL:
+            note_columns(self, run.run.columns, low, high)
+            return
+        high = min(high, run.run.count)
         if run.run.count and run.run.scans[run.run.count - 1].person >= self.count:
             raise ValueError("a person has no number")
         for i in range(low, high):
             scan = &run.run.scans[i]
-            known = &newest[scan.person]
-            if known.ref == 0 or scan.time > known.time or (
-                scan.time == known.time and scan.ref > known.ref
-            ):
-                known.time = scan.time
-                known.ref = scan.ref
+            note(self, scan.person, scan.time, scan.ref)
 
-    def forget_newest(self) -> None:
-        """Nobody has a newest row any more. What others hold of `newest` stays as it is."""
-        self.newest = bytearray(sizeof(Newest) * self.room)
+    def forget_before(self, from_ms, kept) -> bytes:
+        """Drops every person whose newest row is older; packed u32 of their numbers, ascending.
+
+        kept: packed u32 of persons that have scans which are not noted yet. Who holds the columns
+        keeps what they were. Raises ValueError for a broken size.
+        """
+        cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
+        cdef bytearray newest = bytearray(self.newest), keys = bytearray(self.keys)
+        cdef Newest* known = <Newest*> PyByteArray_AS_STRING(newest)
+        cdef set spared = set(memoryview(kept).cast("B").cast("I"))
+        cdef bytearray dropped = bytearray()
+        cdef uint32_t number
+        for number in range(self.count):
+            if known[number].ref and known[number].time < low and number not in spared:
+                known[number] = Newest(0, 0)
+                # Its slot stays, and is passed by.
+                memset(PyByteArray_AS_STRING(keys) + KEY_SIZE * <size_t> number, 0, KEY_SIZE)
+                self.is_hole[number] = 1
+                dropped += number.to_bytes(4, "little")
+        self.newest, self.keys = newest, keys
+        return bytes(dropped)
+
+    def holes(self) -> bytes:
+        """A byte a number, 1 where a person was dropped."""
+        return PyBytes_FromStringAndSize(<char*> self.is_hole, self.count)
+
+    def load(self, bytes keys not None, bytes holes not None) -> None:
+        """Gives the next numbers to these keys of 16 bytes, none of which is known.
+
+        holes: a byte a key, 1 for numbers that nobody has. Raises ValueError for a broken size,
+        MemoryError.
+        """
+        cdef size_t count = <size_t> len(holes), _i
+        if count * KEY_SIZE != <size_t> len(keys):
+            raise ValueError("keys has a broken size")
+        grow(self, count)
+        memcpy(
+            PyByteArray_AS_STRING(self.keys) + KEY_SIZE * <size_t> self.count,
+            PyBytes_AS_STRING(keys), count * KEY_SIZE,
+        )
+        memcpy(self.is_hole + self.count, PyBytes_AS_STRING(holes), count)
+        for _i in range(count):
+            self.count += 1
+            if not self.is_hole[self.count - 1]:
+                put_slot(self, self.count - 1)
+
+
+cdef void put_slot(PersonNumbers numbers, uint32_t number) noexcept:
+    """Where the number's key will be found; there is a free slot and the key is not known."""
+    cdef const uint8_t* key = (
+        <const uint8_t*> PyByteArray_AS_STRING(numbers.keys) + KEY_SIZE * <size_t> number
+    )
+    cdef uint64_t hashed = hash_key(key)
+    cdef size_t at = hashed >> 32 & numbers.mask
+    while numbers.slots[at].taken:
+        at = (at + 1) & numbers.mask
+    numbers.slots[at] = Slot(number + 1, <uint32_t> hashed)
+
+
+cdef inline void note(PersonNumbers numbers, uint32_t person, int64_t time, uint64_t ref) noexcept:
+    cdef Newest* known = <Newest*> PyByteArray_AS_STRING(numbers.newest) + person
+    if known.ref == 0 or time > known.time or (time == known.time and ref > known.ref):
+        known.time = time
+        known.ref = ref
+
+
+cdef int note_columns(
+    PersonNumbers numbers, const Columns* columns, size_t low, size_t high
+) except -1:
+    cdef size_t rows = columns.head.count, total = rows + columns.head.scan_count, i, w
+    cdef uint32_t persons[AHEAD]
+    cdef uint32_t words[4]
+    cdef uint32_t person
+    cdef int64_t time
+    cdef uint64_t ref
+    cdef size_t at, stop
+    at = low
+    high = min(high, total)
+    while at < high:
+        # A few at once: their persons lie scattered.
+        stop = min(at + AHEAD, high)
+        for i in range(at, stop):
+            person = (
+                <uint32_t> open_whom(columns, i) if i < rows
+                else open_scan_person(columns, i - rows)
+            )
+            if person >= numbers.count:
+                raise ValueError("a person has no number")
+            persons[i - at] = person
+            prefetch(<Newest*> PyByteArray_AS_STRING(numbers.newest) + person)
+        for i in range(at, stop):
+            if i < rows:
+                if not columns.kinds[i] & ONE_SCAN:
+                    continue
+                time = columns.head.base + columns.starts[i]
+                ref = columns.head.ref_base + (
+                    <uint64_t> columns.ref_highs[i] << 32 | columns.ref_lows[i]
+                )
+            else:
+                for w in range(<size_t> 4):
+                    words[w] = open_word(
+                        columns, OF_SCANS, columns.scans, (i - rows) * SCAN_WORDS + w
+                    )
+                memcpy(&time, &words[0], 8)
+                memcpy(&ref, &words[2], 8)
+            note(numbers, persons[i - at], time, ref)
+        at = stop
+    return 0
 
 
 cdef inline Slot* find_slot(PersonNumbers numbers, const uint8_t* key) noexcept:
@@ -141,7 +249,10 @@ cdef inline Slot* find_slot(PersonNumbers numbers, const uint8_t* key) noexcept:
     cdef Slot* slot = &numbers.slots[at]
     while slot.taken:
         if slot.tag == <uint32_t> hashed:
-            if memcmp(keys + KEY_SIZE * <size_t> (slot.taken - 1), key, KEY_SIZE) == 0:
+            if (
+                memcmp(keys + KEY_SIZE * <size_t> (slot.taken - 1), key, KEY_SIZE) == 0
+                and not numbers.is_hole[slot.taken - 1]
+            ):
                 break
         at = (at + 1) & numbers.mask
         slot = &numbers.slots[at]
@@ -190,6 +301,7 @@ cdef int grow(PersonNumbers numbers, size_t more) except -1:
     cdef size_t needed = numbers.count + more, room = numbers.room
     cdef size_t slots = numbers.mask + 1, i, at, mask
     cdef bytearray keys, newest
+    cdef uint8_t* is_hole
     cdef Slot* grown
     cdef const uint8_t* key
     cdef uint64_t hashed
@@ -208,6 +320,10 @@ cdef int grow(PersonNumbers numbers, size_t more) except -1:
             PyByteArray_AS_STRING(newest), PyByteArray_AS_STRING(numbers.newest),
             sizeof(Newest) * <size_t> numbers.count,
         )
+        is_hole = <uint8_t*> room_for(room, 1)
+        memcpy(is_hole, numbers.is_hole, numbers.count)
+        free(numbers.is_hole)
+        numbers.is_hole = is_hole
         numbers.keys, numbers.newest, numbers.room = keys, newest, room
     if 3 * needed > 2 * slots:
         while 3 * needed > 2 * slots:
@@ -215,6 +331,8 @@ cdef int grow(PersonNumbers numbers, size_t more) except -1:
         grown = <Slot*> room_for(slots, sizeof(Slot))
         mask = slots - 1
         for i in range(numbers.count):
+            if numbers.is_hole[i]:
+                continue
             key = <const uint8_t*> PyByteArray_AS_STRING(numbers.keys) + KEY_SIZE * i
             hashed = hash_key(key)
             at = hashed >> 32 & mask

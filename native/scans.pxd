@@ -1,8 +1,10 @@
 """C face of native.scans: the scan as a struct, how scans are ordered and joined, runs of them."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memset
+
+from native.columns cimport Columns, DayColumns, Visit
 
 cdef extern from *:
     """
@@ -12,8 +14,9 @@ cdef extern from *:
     const int64_t TIME_LIMIT
 
 cdef enum:
-    RUNS_MAX = 64
+    RUNS_MAX = 1024
     OUT = 2                    # engine.rows.Direction
+    OBSERVED = 0               # engine.visits.EndRule
 
 
 cdef packed struct Scan:       # 36 bytes, engine.visits.SCAN
@@ -33,7 +36,10 @@ cdef struct Seat:              # where something of a person is
     uint32_t at
 
 
-cdef struct Run:
+cdef struct Run:               # either columns, or scans and doors
+    const Columns* columns     # of a DayColumns
+    int64_t first_time         # of any of them; the last one is before the first without any
+    int64_t last_time
     Scan* scans                # distinct, by person, time, place and rule O
     size_t count
     uint32_t* doors            # of each 2**shift persons the first scan, and behind all the count
@@ -43,12 +49,41 @@ cdef struct Run:
 
 
 cdef class ScanRun:
-    cdef Run run               # all of it is owned
+    cdef Run run               # all of it is owned where there are no columns
+    cdef DayColumns day
 
 
 cdef size_t merge_scans(
     const Scan** heads, const Scan** stops, size_t count, Scan* into
 ) noexcept nogil
+
+cdef void sort_scans(Scan* scans, size_t count) noexcept nogil
+cdef size_t join_copies(Scan* scans, size_t count) noexcept nogil
+
+# Of any run; for a person at a time, in order of persons.
+cdef uint64_t next_person(const Run* run, uint64_t person) noexcept nogil
+cdef size_t loose_count(const Run* run, uint64_t person) noexcept nogil
+cdef size_t gather_scans(
+    const Run* run, uint64_t person, int64_t low, int64_t high, Scan* into
+) noexcept nogil
+
+
+cdef inline Scan scan_of(const Visit* visit, uint8_t kind) noexcept nogil:
+    """The scan of a visit that has no other, if the visit tells all of it."""
+    cdef Scan scan
+    cdef int64_t length = visit.end - visit.start
+    memset(&scan, 0, sizeof(Scan))
+    scan.time = visit.start
+    scan.ref = visit.ref
+    scan.person = visit.person
+    scan.place = visit.place
+    scan.vehicle = visit.vehicle
+    if visit.rule == OBSERVED and visit.direction != OUT and length <= UINT32_MAX:
+        scan.stay = <uint32_t> length
+    scan.lane = visit.room
+    scan.direction = visit.direction
+    scan.kind = kind
+    return scan
 
 
 cdef inline uint64_t minor(const Scan* scan) noexcept nogil:

@@ -9,6 +9,10 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from native.checks cimport check_int
+from native.columns cimport (
+    NO_PERSON, OF_SCANS, ONE_SCAN, SCAN_KIND_BITS, SCAN_KIND_SHIFT, SCAN_WORDS, find_door_scan,
+    find_door_seat, open_scan_person, open_seat, open_visit, open_whom, open_word, place_of,
+)
 
 cdef extern from "stdlib.h":
     void qsort(
@@ -117,8 +121,9 @@ cdef class ScanRun:
             free(raw)
 
     def __dealloc__(self):
-        free(self.run.scans)
-        free(self.run.doors)
+        if self.run.columns is NULL:
+            free(self.run.scans)
+            free(self.run.doors)
 
     def __reduce__(self):
         raise TypeError("a ScanRun cannot be pickled")
@@ -126,55 +131,187 @@ cdef class ScanRun:
     def __len__(self) -> int:
         return self.run.count
 
+    def first_ms(self) -> int:
+        """The time of the earliest, 2**63-1 without any."""
+        return self.run.first_time
+
     def between(self, from_ms, to_ms) -> bytes:
         """Packed SCAN of the scans within [from_ms, to_ms), in the order of the run."""
         cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
         cdef int64_t high = check_int(to_ms, INT64_MIN, INT64_MAX, "to_ms")
-        cdef const Scan* scans = self.run.scans
-        cdef size_t total = self.run.count, count
+        cdef const Run* run = &self.run
+        cdef size_t count
         cdef bytes found
         cdef uint8_t* packed
+        if run.last_time < low or run.first_time >= high:
+            return b""
         with nogil:
-            count = copy_between(scans, total, low, high, NULL)
+            count = copy_scans(run, 0, NO_PERSON, low, high, NULL)
+        if count == <size_t> -1:
+            raise MemoryError
         found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (count * sizeof(Scan)))
         packed = <uint8_t*> PyBytes_AS_STRING(found)
         with nogil:
-            copy_between(scans, total, low, high, packed)
+            count = copy_scans(run, 0, NO_PERSON, low, high, packed)
+        if count == <size_t> -1:
+            raise MemoryError
         return found
 
     def of_person(self, person) -> bytes:
         """Packed SCAN of one person, in the order of the run."""
         cdef uint32_t number = <uint32_t> check_int(person, 0, UINT32_MAX, "person")
-        cdef size_t low = seek(&self.run, number)
-        cdef size_t high = seek(&self.run, <uint64_t> number + 1)
-        return PyBytes_FromStringAndSize(
-            <char*> (self.run.scans + low), <Py_ssize_t> ((high - low) * sizeof(Scan))
-        )
+        cdef const Run* run = &self.run
+        cdef Scan* loose = <Scan*> room_for(loose_count(run, number), sizeof(Scan))
+        cdef size_t count = gather_scans(run, number, INT64_MIN, INT64_MAX, loose)
+        try:
+            return PyBytes_FromStringAndSize(<char*> loose, <Py_ssize_t> (count * sizeof(Scan)))
+        finally:
+            free(loose)
 
-    def since(self, from_ms) -> ScanRun:
-        """The scans at `from_ms` and later."""
+    def of_persons(self, first, stop, from_ms, to_ms) -> ScanRun:
+        """The scans of persons [first, stop) within [from_ms, to_ms)."""
+        cdef uint64_t one = <uint64_t> check_int(first, 0, INT64_MAX, "first")
+        cdef uint64_t other = <uint64_t> check_int(stop, 0, INT64_MAX, "stop")
         cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
-        cdef ScanRun kept = empty_run(self.run.count)
-        cdef const Scan* scans = self.run.scans
-        cdef uint8_t* packed = <uint8_t*> kept.run.scans
-        cdef size_t count = self.run.count
+        cdef int64_t high = check_int(to_ms, INT64_MIN, INT64_MAX, "to_ms")
+        cdef const Run* run = &self.run
+        cdef ScanRun kept
+        cdef uint8_t* packed
+        cdef size_t count
+        if run.last_time < low or run.first_time >= high:
+            return ScanRun(())
         with nogil:
-            count = copy_between(scans, count, low, INT64_MAX, packed)
+            count = copy_scans(run, one, other, low, high, NULL)
+        if count == <size_t> -1:
+            raise MemoryError
+        kept = empty_run(count)
+        packed = <uint8_t*> kept.run.scans
+        with nogil:
+            count = copy_scans(run, one, other, low, high, packed)
+        if count == <size_t> -1:
+            raise MemoryError
         kept.run.longest_stay = self.run.longest_stay
         finish_run(&kept.run, count)
         return kept
 
+    def since(self, from_ms) -> ScanRun:
+        """The scans at `from_ms` and later."""
+        return self.of_persons(0, INT64_MAX, from_ms, INT64_MAX)
 
-cdef size_t copy_between(
-    const Scan* scans, size_t count, int64_t low, int64_t high, uint8_t* found
+
+cdef size_t copy_scans(
+    const Run* run, uint64_t first, uint64_t stop, int64_t low, int64_t high, uint8_t* found
 ) noexcept nogil:
-    """How many scans lie within [low, high); they are copied unless `found` is NULL."""
-    cdef size_t i, made = 0
-    for i in range(count):
-        if low <= scans[i].time < high:
-            if found is not NULL:
-                memcpy(found + made * sizeof(Scan), &scans[i], sizeof(Scan))
-            made += 1
+    """How many scans of persons [first, stop) lie within [low, high); copies them into `found`.
+
+    found: NULL to count only. SIZE_MAX if memory is short.
+    """
+    cdef size_t made = 0, i, count, room = 0
+    cdef uint64_t person = first
+    cdef Scan* loose = NULL
+    cdef Scan* grown
+    if run.columns is NULL:
+        for i in range(seek(run, first), seek(run, stop)):
+            if low <= run.scans[i].time < high:
+                if found is not NULL:
+                    memcpy(found + made * sizeof(Scan), &run.scans[i], sizeof(Scan))
+                made += 1
+        return made
+    while True:
+        person = next_person(run, person)
+        if person >= stop or person == NO_PERSON:
+            free(loose)
+            return made
+        count = loose_count(run, person)
+        if count > room:
+            room = 2 * count
+            grown = <Scan*> realloc(loose, room * sizeof(Scan))
+            if grown is NULL:
+                free(loose)
+                return <size_t> -1
+            loose = grown
+        count = gather_scans(run, person, low, high, loose)
+        if found is not NULL:
+            memcpy(found + made * sizeof(Scan), loose, count * sizeof(Scan))
+        made += count
+        person += 1
+
+
+# ---- a person at a time, of any run -------------------------------------------------------------
+
+cdef uint64_t next_person(const Run* run, uint64_t person) noexcept nogil:
+    """The first person from that one on who has a scan, or may have; NO_PERSON where none is."""
+    cdef uint64_t found = NO_PERSON
+    cdef size_t i
+    if run.columns is NULL:
+        i = seek(run, person)
+        return run.scans[i].person if i < run.count else NO_PERSON
+    i = find_door_seat(run.columns, person)
+    if i < run.columns.head.count:
+        found = <uint32_t> open_whom(run.columns, open_seat(run.columns, i))
+    i = find_door_scan(run.columns, person)
+    if i < run.columns.head.scan_count:
+        found = min(found, <uint64_t> open_scan_person(run.columns, i))
+    return found
+
+
+cdef size_t loose_count(const Run* run, uint64_t person) noexcept nogil:
+    """How many scans of a person `gather_scans` may find at most."""
+    if run.columns is NULL:
+        return seek(run, person + 1) - seek(run, person)
+    return (
+        find_door_seat(run.columns, person + 1) - find_door_seat(run.columns, person)
+        + find_door_scan(run.columns, person + 1) - find_door_scan(run.columns, person)
+    )
+
+
+cdef size_t gather_scans(
+    const Run* run, uint64_t person, int64_t low, int64_t high, Scan* into
+) noexcept nogil:
+    """The scans of a person within [low, high), sorted; how many. See loose_count for the room."""
+    cdef size_t i, stop, row, w, made = 0
+    cdef uint32_t words[SCAN_WORDS]
+    cdef Visit visit
+    if run.columns is NULL:
+        for i in range(seek(run, person), seek(run, person + 1)):
+            if low <= run.scans[i].time < high:
+                into[made] = run.scans[i]
+                made += 1
+        return made
+    # Of a visit that has ended the scan is still one.
+    stop = find_door_seat(run.columns, person + 1)
+    for i in range(find_door_seat(run.columns, person), stop):
+        row = open_seat(run.columns, i)
+        if run.columns.kinds[row] & ONE_SCAN:
+            visit = open_visit(run.columns, row, place_of(run.columns, row))
+            into[made] = scan_of(
+                &visit, run.columns.kinds[row] >> SCAN_KIND_SHIFT & SCAN_KIND_BITS
+            )
+            made += low <= into[made].time < high
+    stop = find_door_scan(run.columns, person + 1)
+    for i in range(find_door_scan(run.columns, person), stop):
+        for w in range(<size_t> SCAN_WORDS):
+            words[w] = open_word(
+                run.columns, OF_SCANS, run.columns.scans, i * SCAN_WORDS + w
+            )
+        memcpy(&into[made], words, sizeof(Scan))
+        made += low <= into[made].time < high
+    sort_scans(into, made)
+    return made
+
+
+def run_of(DayColumns day not None) -> ScanRun:
+    """The scans of a day that lies in a file."""
+    cdef ScanRun made = ScanRun(())
+    free(made.run.scans)
+    free(made.run.doors)
+    memset(&made.run, 0, sizeof(Run))
+    made.day = day
+    made.run.columns = &day.columns
+    made.run.count = day.columns.head.total_scans
+    made.run.first_time = day.columns.head.first_scan
+    made.run.last_time = day.columns.head.last_scan
+    made.run.longest_stay = day.columns.head.longest_stay
     return made
 
 
@@ -216,7 +353,11 @@ cdef int open_doors(Run* run) except -1:
 
 cdef void fill_doors(Run* run) noexcept nogil:
     cdef size_t i, door = 0
+    run.first_time = INT64_MAX
+    run.last_time = INT64_MIN
     for i in range(run.count):
+        run.first_time = min(run.first_time, run.scans[i].time)
+        run.last_time = max(run.last_time, run.scans[i].time)
         while door <= run.scans[i].person >> run.shift:
             run.doors[door] = <uint32_t> i
             door += 1
@@ -244,9 +385,17 @@ cdef int finish_run(Run* run, size_t count) except -1:
     return open_doors(run)
 
 
+cdef ScanRun loose_run(object run):
+    """The same scans in memory."""
+    cdef ScanRun given = <ScanRun?> run
+    return given if given.run.columns is NULL else given.of_persons(
+        0, INT64_MAX, INT64_MIN, INT64_MAX
+    )
+
+
 def merge_runs(runs) -> ScanRun:
-    """All scans of at most 64 runs in one, copies joined. Raises ValueError, MemoryError."""
-    cdef list held = list(runs)
+    """All scans of at most 1024 runs in one, copies joined. Raises ValueError, MemoryError."""
+    cdef list held = [loose_run(run) for run in runs]
     cdef const Scan* heads[RUNS_MAX]
     cdef const Scan* stops[RUNS_MAX]
     cdef size_t count = len(held), total = 0, i

@@ -13,9 +13,10 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from native.checks cimport check_int
+from native.columns cimport Place, prefetch
 from native.index cimport (
-    TIME_MAX, Place, Span, Table, VisitTable, fetch_visit, find_later, find_near, find_place,
-    find_seat, is_alive, load_span, may_overlap, person_at, place_at, prefetch, seat_at, whole,
+    TIME_MAX, Span, Table, VisitTable, fetch_visit, find_later, find_near, find_place,
+    find_seat, is_alive, load_span, may_overlap, person_at, place_at, seat_at, whole,
 )
 from native.scans cimport room_for
 
@@ -26,7 +27,7 @@ cdef extern from *:
     const uint64_t SPREAD
 
 cdef enum:
-    TABLES_MAX = 64
+    TABLES_MAX = 1024
     KEY_SIZE = 16
     NOGIL_VISITS = 4096        # 0.3 ms or so; for less, getting the GIL back may take longer
 
@@ -102,7 +103,7 @@ cdef size_t find_own(const Table* table, uint32_t person, size_t* stop) noexcept
 def people_at(tables, place, from_ms, to_ms, keys, epoch) -> set[bytes]:
     """Keys of the persons with a visit at a place (u32) that overlaps [from_ms, to_ms).
 
-    tables: at most 64 VisitTable. keys: 16 bytes by person. epoch: see VisitTable. Raises
+    tables: at most 1024 VisitTable. keys: 16 bytes by person. epoch: see VisitTable. Raises
     ValueError for numbers and sizes out of range, TypeError for what is no VisitTable.
     """
     cdef list held = list(tables)

@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import final
 
 from native.scans import ScanRun
@@ -6,15 +6,13 @@ from native.scans import ScanRun
 @final
 class PlaceTable:
     def __new__(
-        cls,
-        rules: Iterable[tuple[int, bool, int]],
-        unknown: tuple[bool, int],
-        hours: Mapping[int, tuple[tuple[int, int], ...]] | None = None,
+        cls, rules: Iterable[tuple[int, bool, int]], unknown: tuple[bool, int]
     ) -> PlaceTable: ...
 
 @final
 class Changes:
     def visits(self) -> bytes: ...
+    def gone(self) -> bytes: ...
     def endings(self) -> bytes: ...
 
 def derive_changes(

@@ -5,14 +5,15 @@ person twice, without and with them, and only around them: between two scans tha
 connect the person's time falls apart, and what lies beyond stays as it was.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport UINT32_MAX
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport UINT32_MAX, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from native.checks cimport check_int
 from native.scans cimport (
-    OUT, RUNS_MAX, Run, Scan, ScanRun, absorb, compare, merge_scans, room_for, seek, seek_time,
+    OUT, RUNS_MAX, Run, Scan, ScanRun, absorb, compare, gather_scans, loose_count, merge_scans,
+    room_for, seek, seek_time,
 )
 
 cdef extern from "stdlib.h":
@@ -36,18 +37,12 @@ cdef enum:
     SHORT = 64                 # up to so many are sorted by insertion
     OBSERVED = 0               # engine.visits.EndRule
     INFERRED_NEXT = 1
-    CLOSING = 2
-    DEFAULT = 3
-    CAPPED = 4
+    DEFAULT = 2
+    CAPPED = 3
     PASSAGE = 1                # engine.visits.VisitFlag
     START_INFERRED = 2
     ROOM_FIRST = 64
-    DAYS = 7                   # of a week, Monday first
-    WEEKS_MAX = 0xFFFF         # different ones
-    MINUTE = 60_000            # all in ms
-    DAY = 86_400_000
-    CIVIL_OFFSET = 25_200_000  # of Viet Nam's clock, which has no summer time
-    THURSDAY = 3               # 1970-01-01
+    LOOSE_FIRST = 4096         # hardly anybody has more in a few days
 
 cdef enum:                     # what became of a person
     DONE = 0
@@ -62,17 +57,10 @@ cdef struct PlaceRule:
     uint32_t number
     uint8_t is_used
     uint8_t is_post
-    uint16_t week              # 0 where nothing is known, else one more than its position
-
-
-cdef struct Week:              # minutes from the day's beginning; closing 0: no closing that day
-    uint16_t opening[DAYS]
-    uint16_t closing[DAYS]
 
 
 cdef struct Places:            # open addressing, half full at most
     PlaceRule* slots
-    Week* weeks
     uint32_t mask
     PlaceRule unknown
     int64_t longest            # default stay of any place
@@ -104,16 +92,13 @@ cdef class PlaceTable:
     """What the rules need to know of places, to be looked up by number. Immutable.
 
     rules: (number u32, is_post, default stay in ms, 1 or more) of each place, numbers once each;
-    unknown: (is_post, default stay) of all others. hours: of places that close, by number, the
-    week of engine.hours: seven spans in minutes from the day's beginning. Raises ValueError.
+    unknown: (is_post, default stay) of all others. Raises ValueError.
     """
 
     cdef Places places
 
-    def __cinit__(self, rules, unknown, hours=None):
+    def __cinit__(self, rules, unknown):
         cdef list listed = list(rules)
-        cdef dict weeks = dict(hours or {})
-        cdef dict positions = {week: i for i, week in enumerate(dict.fromkeys(weeks.values()), 1)}
         cdef size_t room = 16
         cdef uint32_t at
         cdef PlaceRule rule
@@ -121,19 +106,13 @@ cdef class PlaceTable:
             room *= 2
         self.places.slots = <PlaceRule*> room_for(room, sizeof(PlaceRule))
         self.places.mask = <uint32_t> (room - 1)
-        self.places.unknown = PlaceRule(read_stay(unknown[1]), 0, 1, 1 if unknown[0] else 0, 0)
-        if len(positions) > WEEKS_MAX:
-            raise ValueError("too many different opening hours")
-        self.places.weeks = <Week*> room_for(max(len(positions), 1), sizeof(Week))
-        for week, position in positions.items():
-            read_week(&self.places.weeks[<size_t> position - 1], week)
+        self.places.unknown = PlaceRule(read_stay(unknown[1]), 0, 1, 1 if unknown[0] else 0)
         self.places.longest = self.places.unknown.stay
         for number, is_post, stay_ms in listed:
             rule.number = <uint32_t> check_int(number, 0, UINT32_MAX, "place")
             rule.stay = read_stay(stay_ms)
             rule.is_post = 1 if is_post else 0
             rule.is_used = 1
-            rule.week = positions[weeks[number]] if number in weeks else 0
             self.places.longest = max(self.places.longest, rule.stay)
             at = slot_of(rule.number, self.places.mask)
             while self.places.slots[at].is_used:
@@ -142,7 +121,6 @@ cdef class PlaceTable:
 
     def __dealloc__(self):
         free(self.places.slots)
-        free(self.places.weeks)
 
     def __reduce__(self):
         raise TypeError("a PlaceTable cannot be pickled")
@@ -150,45 +128,6 @@ cdef class PlaceTable:
 
 cdef int64_t read_stay(object stay_ms) except -1:
     return check_int(min(stay_ms, NEVER), 1, NEVER, "default stay")
-
-
-cdef int read_week(Week* found, object week) except -1:
-    if len(week) != DAYS:
-        raise ValueError("a week has seven days")
-    for day, (opening, closing) in enumerate(week):
-        found.opening[day] = <uint16_t> check_int(opening, 0, 1440, "opening")
-        found.closing[day] = <uint16_t> check_int(closing, 0, 2880, "closing")
-    return 0
-
-
-cdef int64_t closing_after(
-    const Places* places, const PlaceRule* place, int64_t time
-) noexcept nogil:
-    """When the place closes that is open at that instant; NEVER where it is not, or nobody knows.
-
-    Of two spans that are open the one of the later day counts.
-    """
-    if not place.week:
-        return NEVER
-    cdef const Week* week = &places.weeks[place.week - 1]
-    cdef int64_t into = (time + CIVIL_OFFSET) % DAY
-    if into < 0:
-        into += DAY
-    cdef int64_t begin = time - into
-    cdef int64_t weekday = ((begin + CIVIL_OFFSET) // DAY + THURSDAY) % DAYS
-    if weekday < 0:
-        weekday += DAYS
-    cdef int _back
-    for _back in range(2):
-        if (
-            week.opening[weekday] * <int64_t> MINUTE <= into
-            and into < week.closing[weekday] * <int64_t> MINUTE
-        ):
-            return begin + week.closing[weekday] * <int64_t> MINUTE
-        begin -= DAY
-        into += DAY
-        weekday = (weekday + DAYS - 1) % DAYS
-    return NEVER
 
 
 # ---- the rules, of one person -------------------------------------------------------------------
@@ -204,6 +143,8 @@ cdef struct Work:              # room for the scans of one person, used again fo
     Rules rules
     const Places* places
     size_t room
+    size_t loose_room
+    Scan* loose                # the person's scans out of columns
     Scan* old                  # without the new scans
     Scan* now                  # with them
     uint32_t* old_before       # of each of `now`: how many of `old` stand before it
@@ -217,6 +158,7 @@ cdef struct Work:              # room for the scans of one person, used again fo
 
 
 cdef void close_work(Work* work) noexcept nogil:
+    free(work.loose)
     free(work.old)
     free(work.now)
     free(work.old_before)
@@ -239,10 +181,15 @@ cdef bint make_room(Work* work, size_t count) noexcept nogil:
         return False
     cdef Rules rules = work.rules
     cdef const Places* places = work.places
+    cdef Scan* loose = work.loose
+    cdef size_t loose_room = work.loose_room
+    work.loose = NULL
     close_work(work)
     memset(work, 0, sizeof(Work))
     work.rules = rules
     work.places = places
+    work.loose = loose
+    work.loose_room = loose_room
     work.old = <Scan*> malloc(room * sizeof(Scan))
     work.now = <Scan*> malloc(room * sizeof(Scan))
     work.old_before = <uint32_t*> malloc(room * sizeof(uint32_t))
@@ -303,7 +250,7 @@ cdef void find_presences(
     cdef Presence* found = work.presences
     cdef int64_t longest = work.rules.longest
     cdef int64_t stay = min(place.stay, longest)
-    cdef int64_t next_out = NEVER, moved, closing
+    cdef int64_t next_out = NEVER, moved
     cdef const Scan* scan
     cdef const Scan* near
     cdef Presence* presence
@@ -354,10 +301,6 @@ cdef void find_presences(
                 continue
         presence.end = scan.time + stay
         presence.rule = CAPPED if place.stay > longest else DEFAULT
-        closing = closing_after(work.places, place, scan.time)
-        if closing <= presence.end:
-            presence.end = closing
-            presence.rule = CLOSING
         if work.elsewhere[<uint32_t> order[i - 1]] != NEVER:
             moved = max(work.elsewhere[<uint32_t> order[i - 1]] - work.rules.travel, scan.time + 1)
             if moved <= presence.end:
@@ -527,14 +470,14 @@ cdef bint keep_born(Changed* changes, const Visit* visit) noexcept nogil:
 
 
 cdef bint keep_ended(Changed* changes, const Visit* visit) noexcept nogil:
-    cdef Ending* grown
+    cdef Visit* grown
     if changes.ended_count == changes.ended_room:
-        grown = <Ending*> realloc(changes.ended, 2 * changes.ended_room * sizeof(Ending))
+        grown = <Visit*> realloc(changes.ended, 2 * changes.ended_room * sizeof(Visit))
         if grown is NULL:
             return False
         changes.ended = grown
         changes.ended_room *= 2
-    changes.ended[changes.ended_count] = Ending(visit.start, visit.person, visit.place)
+    changes.ended[changes.ended_count] = visit[0]
     changes.ended_count += 1
     return True
 
@@ -603,18 +546,17 @@ cdef int change_person(
     return DONE
 
 
-cdef struct History:           # where a person's older scans stand, run by run
+cdef struct History:
     const Run* runs[RUNS_MAX]
-    size_t lows[RUNS_MAX]
-    size_t highs[RUNS_MAX]
     size_t run_count
 
 
 def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
                    passage_window_ms, gap_ms, travel_ms, stay_max_ms) -> Changes:
-    """What the scans of `fresh` change in the visits of those in `runs` (at most 64), see Changes.
+    """What the scans of `fresh` change in the visits of those in `runs`, see Changes.
 
-    Raises ValueError for a span that is negative or beyond 2**60 ms; MemoryError.
+    runs: at most 1024. Raises ValueError for a span that is negative or beyond 2**60 ms;
+    MemoryError.
     """
     cdef list held = list(runs)
     cdef History history
@@ -656,11 +598,20 @@ def derive_changes(ScanRun fresh not None, runs, PlaceTable places not None, *,
     return changes
 
 
-cdef void find_person(History* history, uint32_t person) noexcept nogil:
-    cdef size_t i
+cdef bint make_loose_room(Work* work, const History* history, uint64_t person) noexcept nogil:
+    """For all of a person's scans that lie in columns; False if memory is short."""
+    cdef size_t count = LOOSE_FIRST, i
+    cdef Scan* grown
     for i in range(history.run_count):
-        history.lows[i] = seek(history.runs[i], person)
-        history.highs[i] = seek(history.runs[i], <uint64_t> person + 1)
+        if history.runs[i].columns is not NULL:
+            count += loose_count(history.runs[i], person)
+    if count > work.loose_room:
+        grown = <Scan*> realloc(work.loose, 2 * count * sizeof(Scan))
+        if grown is NULL:
+            return False
+        work.loose = grown
+        work.loose_room = 2 * count
+    return True
 
 
 cdef int change_since(
@@ -671,16 +622,36 @@ cdef int change_since(
     cdef const Scan* heads[RUNS_MAX]
     cdef const Scan* stops[RUNS_MAX]
     cdef const Scan* old
-    cdef size_t i, low, high, found = 0, old_count = 0, count
+    cdef const Scan* scans
+    cdef const Run* run
+    cdef uint64_t person = fresh.person
+    cdef size_t i, low, high, first, loose = 0, found = 0, old_count = 0, count
     cdef int64_t touched = -NEVER
+    if (since == -NEVER or not work.loose_room) and not make_loose_room(work, history, person):
+        return FAILED
     for i in range(history.run_count):
-        high = history.highs[i]
-        low = seek_time(history.runs[i].scans, history.lows[i], high, since)
-        if low > history.lows[i]:
-            touched = max(touched, history.runs[i].scans[low - 1].time + work.rules.reach)
+        run = history.runs[i]
+        if run.last_time < since:
+            # Not looked at: as if its last scan were the person's.
+            if run.count:
+                touched = max(touched, run.last_time + work.rules.reach)
+            continue
+        if run.columns is NULL:
+            scans = run.scans
+            first, high = seek(run, person), seek(run, person + 1)
+        else:
+            count = loose_count(run, person)
+            if loose + count > work.loose_room:
+                return TOO_FEW  # of room; the whole history makes it
+            scans = work.loose + loose
+            first, high = 0, gather_scans(run, person, -NEVER, NEVER, work.loose + loose)
+            loose += high
+        low = seek_time(scans, first, high, since)
+        if low > first:
+            touched = max(touched, scans[low - 1].time + work.rules.reach)
         if high > low:
-            heads[found] = history.runs[i].scans + low
-            stops[found] = history.runs[i].scans + high
+            heads[found] = scans + low
+            stops[found] = scans + high
             old_count += high - low
             found += 1
     if not make_room(work, old_count + fresh_count):
@@ -707,7 +678,6 @@ cdef bint change_persons(
         while stop < fresh_count and fresh[stop].person == fresh[first].person:
             since = min(since, first_touch(work, &fresh[stop]))
             stop += 1
-        find_person(history, fresh[first].person)
         born, ended = changes.born_count, changes.ended_count
         # Twice the reach back a seam is nearly always found; the whole history is sure to do.
         found = TOO_FEW
@@ -734,7 +704,7 @@ cdef class Changes:
         self.changed.born_room = ROOM_FIRST
         self.changed.ended_room = ROOM_FIRST
         self.changed.born = <Visit*> room_for(self.changed.born_room, sizeof(Visit))
-        self.changed.ended = <Ending*> room_for(self.changed.ended_room, sizeof(Ending))
+        self.changed.ended = <Visit*> room_for(self.changed.ended_room, sizeof(Visit))
 
     def __dealloc__(self):
         free(self.changed.born)
@@ -749,8 +719,21 @@ cdef class Changes:
             <char*> self.changed.born, <Py_ssize_t> (self.changed.born_count * sizeof(Visit))
         )
 
+    def gone(self) -> bytes:
+        """Packed VISIT of those that are no more, by person."""
+        return PyBytes_FromStringAndSize(
+            <char*> self.changed.ended, <Py_ssize_t> (self.changed.ended_count * sizeof(Visit))
+        )
+
     def endings(self) -> bytes:
         """Of those that are no more start (i64), person and place (u32 each), by person."""
-        return PyBytes_FromStringAndSize(
-            <char*> self.changed.ended, <Py_ssize_t> (self.changed.ended_count * sizeof(Ending))
-        )
+        cdef size_t count = self.changed.ended_count, i
+        cdef bytes found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (count * sizeof(Ending)))
+        cdef uint8_t* packed = <uint8_t*> PyBytes_AS_STRING(found)
+        cdef const Visit* visit
+        cdef Ending ending
+        for i in range(count):
+            visit = &self.changed.ended[i]
+            ending = Ending(visit.start, visit.person, visit.place)
+            memcpy(packed + i * sizeof(Ending), &ending, sizeof(Ending))
+        return found

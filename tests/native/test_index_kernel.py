@@ -436,13 +436,13 @@ def test_numbers_of_a_table_out_of_range_are_refused() -> None:
 
 def test_too_many_tables_are_refused() -> None:
     table = VisitTable(visits_of(meeting()).tobytes())
-    assert people_at([table] * 64, 3, 0, 9, bytes(32), 0) == {bytes(16)}
+    assert people_at([table] * 1024, 3, 0, 9, bytes(32), 0) == {bytes(16)}
     for ask_all in (
         lambda tables: merge_tables(tables), lambda tables: end_visits(tables, b"", 1),
         lambda tables: people_at(tables, 3, 0, 9, bytes(32), 0),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"^tables are too many$"):
-            ask_all([table] * 65)
+            ask_all([table] * 1025)
 
 
 def test_what_is_no_buffer_and_no_table_is_refused() -> None:

@@ -73,10 +73,44 @@ def test_who_holds_the_columns_keeps_what_they_held() -> None:
     numbers.number(rows_of([rng.randbytes(16) for _ in range(9000)], rng).data, 2)
     grown = numbers.columns()
     assert grown[0] is not keys
-    numbers.forget_newest()
+    assert len(numbers.forget_before(2**62, b"")) == 4 * 10
     assert (bytes(keys[:160]), bytes(newest[:160])) == kept
     assert bytes(grown[0][:160]) == kept[0]
     assert not any(numbers.columns()[1])
+    assert not any(numbers.columns()[0][:160])
+
+
+def test_who_is_dropped_leaves_a_hole() -> None:
+    rng = random.Random(4)
+    numbers = PersonNumbers()
+    # Sixteen zeros are a key like others, and look like a hole.
+    known = [bytes(16), *(rng.randbytes(16) for _ in range(1500))]
+    rows = rows_of(known, rng)
+    rows["kind"] = Kind.SCAN
+    rows["time_ms"] = np.arange(len(rows))
+    run = ScanRun([numbers.number(rows.data, 1)])
+    numbers.note_newest(run, 0, len(run))
+    spared = np.array([3], "<u4")
+    gone = np.frombuffer(numbers.forget_before(700, spared.tobytes()), "<u4").tolist()
+    assert gone == [0, 1, 2, *range(4, 700)]
+    assert [numbers.find(known[n]) for n in (3, 700, 1500)] == [3, 700, 1500]
+    assert {numbers.find(known[n]) for n in gone} == {-1}
+    assert np.flatnonzero(np.frombuffer(numbers.holes(), "u1")).tolist() == gone
+    again = np.frombuffer(numbers.number(rows[:6].data, 2), SCAN)["person"]
+    assert again.tolist() == [1501, 1502, 1503, 3, 1504, 1505]
+    keys = bytes(numbers.columns()[0][: 16 * len(numbers)])
+    other = PersonNumbers()
+    other.load(keys[:1600], numbers.holes()[:100])
+    other.load(keys[1600:], numbers.holes()[100:])
+    assert len(other) == len(numbers) == 1506
+    for n in (3, 700, 1500):
+        assert other.find(known[n]) == n
+    assert (other.find(known[0]), other.find(known[1])) == (1501, 1502)
+    more = rows_of([rng.randbytes(16) for _ in range(9000)], rng)
+    other.number(more.data, 3)
+    assert (other.find(known[0]), other.find(known[5])) == (1501, 1505)
+    with pytest.raises(ValueError, match=r"^keys has a broken size$"):
+        other.load(bytes(15), b"\0")
 
 
 def test_a_wild_clock_is_taken_for_the_end_of_time() -> None:

@@ -177,10 +177,10 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(ValueError, match=r"^a scan is out of range$"):
             ScanRun([packed([Scan(1, instant, 1, 0, 0, 1)])])
     with pytest.raises(ValueError, match=r"^runs are too many$"):
-        merge_runs([run] * 65)
+        merge_runs([run] * 1025)
     spans = rule_spans(VisitRules())
     with pytest.raises(ValueError, match=r"^runs are too many$"):
-        derive_changes(run, [run] * 65, PLACES.table, **spans)
+        derive_changes(run, [run] * 1025, PLACES.table, **spans)
     for name in spans:
         for value in (-1, 2**60 + 1, 2**64):
             with pytest.raises(ValueError, match=rf"^{name} is out of range$"):

@@ -194,13 +194,14 @@ def test_many_small_groups_stay_in_few_layers():
     visits = reference_visits(scans, POSTS, STAYS, RULES)
     assert found_visits(snapshot.history(persons, -1000, 1000)) == in_order(visits)
     assert index.expire(-1000) == 0
-    assert index.expire(1000) == len({(*vars(s).values(),) for s in scans})
-    assert found_visits(snapshot.venue(3, 0, 60)) == reference_venue(visits, 3, 0, 60)
     for person in sorted(persons)[:3]:
         met = snapshot.contacts([person], 0, 60, window_ms=20)
         assert (met_contacts(met), met.below) == reference_contacts(
             visits, [person], 0, 60, window=20, queue=RULES.queue_ms
         )
+    assert index.expire(1000) == len({(*vars(s).values(),) for s in scans})
+    assert found_visits(snapshot.venue(3, 0, 60)) == reference_venue(visits, 3, 0, 60)
+    assert snapshot.history(persons, -1000, 1000).total == 0
 
 
 def test_a_vehicle_counts_only_together():
@@ -451,12 +452,12 @@ def test_a_thread_keeps_up_while_others_apply_and_ask(monkeypatch):
 
 def test_what_ends_during_a_merge_has_ended_in_what_it_gives(monkeypatch):
     index = CoLocationIndex(PLACES, RULES)
-    monkeypatch.setattr("engine.index.MERGE_RATIO", 0)
+    monkeypatch.setattr("engine.layers.MERGE_RATIO", 0)
     for lsn, start in ((1, 0), (2, 20)):
         index.apply(Group(lsn, scans_to_rows([Scan(KEYS[0], start, 3, 0, 1, 2)])))
         index.snapshot()
     monkeypatch.undo()
-    merge = engine.index._merged
+    merge = engine.index.merge_layers
 
     def merge_slowly(layers):
         merged = merge(layers)
@@ -467,7 +468,7 @@ def test_what_ends_during_a_merge_has_ended_in_what_it_gives(monkeypatch):
             index.snapshot()
         return merged
 
-    monkeypatch.setattr("engine.index._merged", merge_slowly)
+    monkeypatch.setattr("engine.index.merge_layers", merge_slowly)
     index._keeper = threading.current_thread()
     index._merge_due()
     found = index.snapshot()
@@ -523,15 +524,3 @@ def test_a_stop_that_comes_while_it_goes_to_work_is_heard(monkeypatch):
     index.apply(Group(1, scans_to_rows([Scan(KEYS[0], 1, 3, 0, 1, 2)])))
     index._keeper.join(timeout=20)
     assert not index._keeper.is_alive()
-
-
-def test_a_new_place_has_its_rule_at_once_and_nothing_else_changes():
-    places = PlaceRules({3: PlaceRule(False, 20)})
-    index = CoLocationIndex(places)
-    index.apply(Group(1, scans_to_rows([Scan(KEYS[0], 100, 3, 0, 1, 2)])))
-    index.snapshot()
-    places.extend({3: PlaceRule(False, 20), 7: PlaceRule(False, 55)})
-    index.apply(Group(2, scans_to_rows([Scan(KEYS[0], 500, 7, 0, 1, 2)])))
-    found = index.venue(7, 0, 1000).visits
-    assert (found["start_ms"].tolist(), found["end_ms"].tolist()) == ([500], [555])
-    assert index.venue(3, 0, 1000).visits["end_ms"].tolist() == [120]

@@ -16,37 +16,24 @@ ROOT = Path(__file__).resolve().parents[2]
 RANKS = [
     ["errors", "clock", "settings", "telemetry", "faults", "machine"],
     [
-        *[
-            "hours",
-            "address",
-            "rows",
-            "records",
-            "record_lines",
-            "wire",
-            "session",
-            "payloads",
-            "people",
-        ],
+        *["address", "rows", "records", "record_lines", "wire", "session", "payloads", "people"],
         *["visits", "contacts", "profiles", "story", "offsets"],
     ],
     [
         *["images", "decode", "decode_pool", "held", "dedup", "keys", "aliases", "watch"],
         *["merges", "readings", "judge", "trust", "card_reader"],
-        *["group", "journal", "tallies", "alerts", "reviews", "figures", "index", "access"],
-        *["erasure"],
+        *["group", "journal", "tallies", "alerts", "reviews", "figures", "access"],
+        *["layers", "index", "segmented", "erasure"],
     ],
     [
         *["zero_fill", "store_lmdb", "commit_thread", "journal_lmdb", "control_lmdb"],
-        *["registry_records", "area_map", "registry"],
-        *["registry_tables", "registry_csv", "registry_xlsx"],
+        *["segments_lmdb"],
+        *["registry_records", "registry", "registry_csv"],
     ],
+    ["notice", "tracing", "candidates", "pipeline", "retention", "verify"],
     [
-        *["notice", "tracing", "venue_codes", "coverage"],
-        *["candidates", "pipeline", "retention", "verify"],
-    ],
-    [
-        *["tls", "websocket", "venue_questions", "questions", "question_socket", "audits"],
-        *["watch_desk", "merge_desk", "venue_desk", "asks"],
+        *["tls", "websocket", "questions", "question_socket", "audits", "watch_desk"],
+        *["merge_desk", "asks"],
         *["desk", "streams", "doors"],
         *["gateways", "ingest_link", "ingest", "deliveries"],
         *["answers", "alert_answers", "merge_answers", "notice_answers", "openapi", "http_shape"],
@@ -79,13 +66,12 @@ PLACE = {name: (rank, i) for rank, names in enumerate(RANKS) for i, name in enum
 
 # Libraries with one owner each.
 OWNERS = {
-    "lmdb": {"store_lmdb", "gateway.spool_epoch", "gateway.spool_lmdb"},
+    "lmdb": {"store_lmdb", "segments_lmdb", "gateway.spool_epoch", "gateway.spool_lmdb"},
     "zxingcpp": {"decode"},
     "simplejpeg": {"images"},
     "PIL": {"images", "poster", "poster_files"},
     "segno": {"poster"},
     "reportlab": {"poster_files"},
-    "openpyxl": {"registry_xlsx"},
     "uvloop": {"app"},
     "aiohttp": {"api", "http_shape", "doors", "gateway.gear", "gateway.carriers"},
     "rich": {"demo"},

@@ -1,0 +1,122 @@
+"""A day's visits and scans as columns that lie in a file; native.packing writes them.
+
+The memory belongs to whoever gives it and stays where it is for as long as a DayColumns lives.
+Only which visits have ended since is kept here.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport UINT32_MAX
+from libc.stdlib cimport calloc, free
+
+from native.checks cimport check_int
+
+COLUMNS = (
+    "starts", "whom", "ref_lows", "ref_highs", "rooms", "kinds", "places", "seats", "doors",
+    "scans", "scan_doors", "odds",
+)
+
+
+cdef class DayColumns:
+    """Visits and scans of one day, as `native.packing.pack_day` gave them.
+
+    head: bytes. columns: a buffer for each of COLUMNS, at least as long as the head says. key: the
+    16 bytes they are sealed with. owner: keeps the memory of the buffers where it is. Raises
+    ValueError for what is too short or sealed with another key, MemoryError.
+    """
+
+    def __cinit__(self, bytes head not None, columns, bytes key not None, owner):
+        cdef Columns* own = &self.columns
+        cdef Head* counts = &own.head
+        cdef uint64_t row = 0
+        cdef size_t i
+        self.owner = owner
+        self.views = []
+        if len(head) != sizeof(Head) or len(key) != 16:
+            raise ValueError("the head of a day has a broken size")
+        memcpy(counts, PyBytes_AS_STRING(head), sizeof(Head))
+        memcpy(own.key, PyBytes_AS_STRING(key), 16)
+        if stream(own, OF_CHECK, 0) != counts.check:
+            raise ValueError("a day is sealed with another key")
+        if counts.count > UINT32_MAX or counts.scan_count > UINT32_MAX // SCAN_WORDS:
+            raise ValueError("a day has too many rows")
+        own.starts = <const uint32_t*> self.view(columns, "starts", counts.count * 4)
+        own.whom = <const uint64_t*> self.view(columns, "whom", counts.count * 8)
+        own.ref_lows = <const uint32_t*> self.view(columns, "ref_lows", counts.count * 4)
+        own.ref_highs = <const uint16_t*> self.view(columns, "ref_highs", counts.count * 2)
+        own.rooms = <const uint16_t*> self.view(columns, "rooms", counts.count * 2)
+        own.kinds = <const uint16_t*> self.view(columns, "kinds", counts.count * 2)
+        own.places = <const Place*> self.view(
+            columns, "places", counts.place_count * sizeof(Place)
+        )
+        own.seats = <const uint32_t*> self.view(columns, "seats", counts.count * 4)
+        own.doors = <const uint32_t*> self.view(columns, "doors", (counts.door_count + 1) * 4)
+        own.scans = <const uint32_t*> self.view(
+            columns, "scans", counts.scan_count * SCAN_WORDS * 4
+        )
+        own.scan_doors = <const uint32_t*> self.view(
+            columns, "scan_doors", (counts.scan_door_count + 1) * 4
+        )
+        own.odds = <const uint64_t*> self.view(columns, "odds", counts.odd_count * ODD_WORDS * 8)
+        for i in range(counts.place_count):
+            if own.places[i].first != row or own.places[i].stop <= row:
+                raise ValueError("places of a day are no ranges")
+            row = own.places[i].stop
+        if row != counts.count or counts.shift > 32 or counts.scan_shift > 32:
+            raise ValueError("places of a day do not cover its rows")
+        # Zeros that nobody has written to take no memory.
+        own.ended = <uint32_t*> calloc(counts.count + 1, sizeof(uint32_t))
+        if own.ended is NULL:
+            raise MemoryError
+
+    cdef const uint8_t* view(self, columns, str name, size_t size) except NULL:
+        cdef Py_buffer buffer
+        held = memoryview(columns[name])
+        PyObject_GetBuffer(held, &buffer, PyBUF_SIMPLE)
+        PyBuffer_Release(&buffer)  # the view holds it on
+        if <size_t> buffer.len < size:
+            raise ValueError(f"a day's {name} are cut short")
+        if <size_t> buffer.buf % 8:
+            raise ValueError(f"a day's {name} are not aligned")
+        self.views.append(held)
+        return <const uint8_t*> buffer.buf
+
+    def __dealloc__(self):
+        free(self.columns.ended)
+
+    def __reduce__(self):
+        raise TypeError("a DayColumns cannot be pickled")
+
+    def __len__(self) -> int:
+        """Visits, those that have ended included."""
+        return self.columns.head.count
+
+    def scan_count(self) -> int:
+        return self.columns.head.total_scans
+
+    def row_count(self) -> int:
+        """Visits and stored scans, which PersonNumbers.note_newest counts."""
+        return self.columns.head.count + self.columns.head.scan_count
+
+    def ended_rows(self, epoch) -> bytes:
+        """Rows (u32, ascending) of the visits that have ended by that epoch."""
+        cdef uint32_t last = <uint32_t> check_int(epoch, 0, UINT32_MAX - 1, "epoch"), ended
+        cdef size_t count = self.columns.head.count, made = 0, i
+        cdef const uint32_t* marks = self.columns.ended
+        cdef bytes found
+        cdef uint8_t* packed
+        cdef uint32_t row
+        with nogil:
+            for i in range(count):
+                ended = load_relaxed(&marks[i])
+                made += 0 < ended <= last
+        found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (made * 4))
+        packed = <uint8_t*> PyBytes_AS_STRING(found)
+        made = 0
+        for i in range(count):
+            ended = load_relaxed(&marks[i])
+            if 0 < ended <= last and made < <size_t> len(found) // 4:
+                row = <uint32_t> i
+                memcpy(packed + 4 * made, &row, 4)
+                made += 1
+        return found

@@ -1,0 +1,386 @@
+"""The index with days in files against the one in memory: any order, restarts, damage, crashes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import faults
+from engine.aliases import Aliases
+from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms
+from engine.errors import StorageUnavailable
+from engine.index import CoLocationIndex
+from engine.keys import FileKeyRing
+from engine.rows import ROW, Kind
+from engine.segmented import SegmentedIndex
+from engine.segments_lmdb import MANIFEST, LmdbSegments, check_folder
+from engine.visits import PlaceRule, PlaceRules, VisitRules
+from tests.unit.test_index import Group
+
+DAY = 18_800
+PERSONS = 12
+RULES = VisitRules()
+PLACES = PlaceRules({n: PlaceRule(n < 3, n * 20 * MINUTE_MS) for n in range(1, 8)})
+OTHER_PLACES = PlaceRules({n: PlaceRule(n < 4, n * 11 * MINUTE_MS) for n in range(1, 8)})
+NEW_VENUE = PlaceRules({**PLACES.rules, 99: PlaceRule(False, MINUTE_MS)})
+SPAN = day_to_ms(DAY - 3), day_to_ms(DAY + 9)
+
+
+def key_of(person: int) -> bytes:
+    return person.to_bytes(2, "big") * 8
+
+
+def make_groups(rng: random.Random, count: int, days: int = 4) -> list[Group]:
+    """Scans of some days, most of them in order, a part days late; some again."""
+    scans = []
+    for at in range(count):
+        day = at * days // count - (rng.randrange(3) if rng.random() < 0.2 else 0)
+        time = day_to_ms(DAY + max(day, 0)) + rng.randrange(DAY_MS)
+        scans.append((time, rng.randrange(PERSONS)))
+    groups, lsn, at = [], 0, 0
+    while at < count:
+        size = rng.choice([1, 3, 10, 30])
+        lsn += rng.randrange(1, 4)
+        rows = np.zeros(len(scans[at : at + size]), ROW)
+        for row, (time, person) in zip(rows, scans[at : at + size], strict=True):
+            row["person"] = np.frombuffer(key_of(person), "V16")[0]
+            row["time_ms"], row["place"] = time, rng.randrange(1, 9)
+            row["direction"] = rng.choice([0, 1, 1, 2])
+            row["kind"] = rng.choice([Kind.SCAN, Kind.CHECKIN, Kind.CHECKIN, Kind.READING])
+            row["stay_ms"] = rng.choice([0, 0, 30 * MINUTE_MS, 3 * HOUR_MS])
+            row["lane"], row["vehicle"] = rng.randrange(3), rng.choice([0, 0, 0, 5])
+        groups.append(Group(lsn, rows))
+        at += size
+    return groups
+
+
+def answers(index: CoLocationIndex) -> list[object]:
+    """All that can be asked, in a form that does not tell how an index numbers persons."""
+    snapshot = index.snapshot()
+    found: list[object] = [snapshot.lsn]
+    for place in range(1, 9):
+        venue = snapshot.venue(place, *SPAN)
+        found += [venue.visits.tolist(), venue.persons.tolist(), venue.newest.tolist()]
+        found.append(sorted(snapshot.people_at(place, SPAN[0], SPAN[0] + 4 * DAY_MS)))
+    for person in range(PERSONS):
+        key = key_of(person)
+        history = snapshot.history([key], *SPAN)
+        found += [history.visits.tolist(), history.newest.tolist()]
+        found.append(sorted(snapshot.times_of(key, *SPAN)))
+        found.append(snapshot.time_together(key, *SPAN))
+        met = snapshot.contacts([key], *SPAN, linger_ms=MINUTE_MS, min_overlap_ms=5 * MINUTE_MS)
+        found += [met.contacts.tolist(), met.pairs.tolist(), met.persons.tolist(), met.below]
+        found.append(snapshot.last_details_ref(key))
+    for day in range(DAY, DAY + 5):
+        figures = snapshot.figures(day)
+        found += [figures.places.tolist(), figures.passages.tolist(), figures.persons]
+    return found
+
+
+class Stand:
+    """A segmented index over a folder, and the log it is made from."""
+
+    def __init__(self, path: Path, places: PlaceRules = PLACES, **options: int) -> None:
+        self.path = path
+        self.places = places
+        self.options = options
+        self.ring = FileKeyRing(path / "keys", create=True)
+        self.log: list[Group] = []
+        self.open()
+
+    def open(self) -> None:
+        self.store = LmdbSegments(self.path / "index", self.ring)
+        self.index = SegmentedIndex(self.places, RULES, self.store, **self.options)
+        self.index.load()
+        self.replayed = 0
+        for group in self.log:
+            if group.lsn > self.index.applied_lsn:
+                self.index.apply(group)
+                self.replayed += 1
+
+    def restart(self) -> None:
+        self.store.close()
+        self.open()
+
+    def apply(self, group: Group) -> None:
+        self.log.append(group)
+        self.index.apply(group)
+
+    def files(self) -> list[Path]:
+        return sorted(p for p in (self.path / "index").iterdir() if p.name[:4].isdigit())
+
+
+def test_answers_are_those_of_an_index_in_memory(tmp_path: Path) -> None:
+    for seed in range(12):
+        rng = random.Random(seed)
+        plain = CoLocationIndex(PLACES, RULES)
+        stand = Stand(tmp_path / str(seed), memory_scans=rng.choice([30, 100, 1 << 20]))
+        aliases, places = Aliases(), PLACES
+        did: list[str] = []
+        for group in make_groups(rng, 250):
+            plain.apply(group)
+            stand.apply(group)
+            step = rng.choice(["", "", "", "ask", "catch_up", "write", "restart", "alias", "rules"])
+            did.append(step)
+            if step == "ask":
+                stand.index.snapshot()
+            elif step == "catch_up":
+                stand.index.catch_up()
+            elif step == "write":
+                stand.index.write_down()
+                assert stand.index.memory_scans == 0
+            elif step == "restart":
+                stand.places = places
+                stand.restart()
+                stand.index.set_aliases(aliases)
+            elif step == "alias" and rng.random() < 0.5:
+                pairs = [rng.sample(range(PERSONS), 2) for _ in range(rng.randrange(3))]
+                aliases = Aliases([[key_of(one), key_of(other)] for one, other in pairs])
+                plain.set_aliases(aliases)
+                stand.index.set_aliases(aliases)
+            elif step == "rules" and rng.random() < 0.3:
+                places = rng.choice([PLACES, OTHER_PLACES, NEW_VENUE])
+                plain.set_place_rules(places)
+                stand.index.set_place_rules(places)
+            if step and rng.random() < 0.4:
+                assert answers(stand.index) == answers(plain), (seed, did)
+        stand.index.compact()
+        assert answers(stand.index) == answers(plain), (seed, did)
+        stand.index.write_down()
+        assert answers(stand.index) == answers(plain), (seed, did)
+        stand.places = places
+        stand.restart()
+        stand.index.set_aliases(aliases)
+        assert stand.replayed == 0
+        assert answers(stand.index) == answers(plain), (seed, did)
+        # Whatever was replaced is gone, and what is there is named.
+        assert len(stand.files()) == stand.index.segment_count >= stand.index.day_count
+        assert stand.index.segment_count < 20
+        stand.store.close()
+        assert check_folder(tmp_path / str(seed) / "index") == []
+
+
+def test_forgetting_is_as_if_nothing_had_come(tmp_path: Path) -> None:
+    """Of scans before the day nothing is left, not even what they made of later visits."""
+    for seed in range(8):
+        rng = random.Random(seed)
+        groups = make_groups(rng, 200)
+        stand = Stand(tmp_path / str(seed), memory_scans=rng.choice([40, 1 << 20]))
+        plain, kept = CoLocationIndex(PLACES, RULES), CoLocationIndex(PLACES, RULES)
+        before_ms = day_to_ms(DAY + 2)
+        aliases = Aliases([[key_of(0), key_of(1)]] if seed % 2 else [])
+        for group in groups:
+            for index in (stand, plain):
+                index.apply(group)
+            rows = group.rows.copy()
+            rows["kind"][rows["time_ms"] < before_ms] = Kind.READING  # no scan
+            kept.apply(Group(group.lsn, rows))
+            if rng.random() < 0.3:
+                stand.index.catch_up()
+        for index in (stand.index, plain, kept):
+            index.set_aliases(aliases)
+        count = plain.expire(before_ms)
+        assert stand.index.expire(before_ms) == count > 0
+        assert answers(stand.index) == answers(plain) == answers(kept)
+        assert stand.index.expire(before_ms) == plain.expire(before_ms) == 0
+        assert min(int(path.name[:5]) for path in stand.files()) >= DAY + 2
+        for day in (DAY, DAY + 1):
+            stand.ring.destroy_day(day)
+        stand.restart()
+        stand.index.set_aliases(aliases)
+        assert stand.replayed == 0
+        assert answers(stand.index) == answers(kept)
+        late = Group(groups[-1].lsn + 1, groups[-1].rows)
+        for index in (stand, kept):
+            index.apply(late)
+        stand.index.write_down()
+        assert answers(stand.index) == answers(kept)
+        # Everything goes, and something comes again.
+        assert stand.index.expire(day_to_ms(DAY + 9)) > 0
+        assert stand.files() == []
+        assert stand.index.snapshot().history([key_of(2)], *SPAN).total == 0
+        stand.restart()
+        assert stand.replayed == 0
+        stand.store.close()
+
+
+def test_files_hold_no_person(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    stand = Stand(tmp_path)
+    rows = np.zeros(4000, ROW)
+    keys = [rng.randbytes(16) for _ in range(1000)]
+    for at, row in enumerate(rows):
+        row["person"] = np.frombuffer(keys[at % 1000], "V16")[0]
+    rows["time_ms"] = [day_to_ms(DAY) + 20_000 * at for at in range(4000)]
+    rows["place"], rows["direction"], rows["kind"] = 5, 1, Kind.CHECKIN
+    rows["stay_ms"] = 9 * MINUTE_MS
+    rows["vehicle"][::100] = 0xABCDEF12
+    stand.apply(Group(1, rows))
+    stand.index.write_down()
+    stand.store.close()
+    paths = list((tmp_path / "index").iterdir())
+    assert len(paths) == 3  # the manifest, its lock, one day
+    for path in paths:
+        data = path.read_bytes()
+        assert not any(key in data or key[:8] in data for key in keys)
+        assert b"\x12\xef\xcd\xab" not in data
+    # With the day's key they are gone, in a copy as well.
+    stand.ring.destroy_day(DAY)
+    stand.log = []
+    stand.open()
+    assert stand.index.snapshot().layers == ()
+    assert stand.files() == []
+
+
+@pytest.mark.parametrize("what", ["flip", "cut", "grown", "missing", "manifest", "manifest cut"])
+def test_damage_is_found_and_the_log_is_replayed(tmp_path: Path, what: str) -> None:
+    rng = random.Random(6)
+    stand = Stand(tmp_path, memory_scans=50)
+    plain = CoLocationIndex(PLACES, RULES)
+    for group in make_groups(rng, 200):
+        plain.apply(group)
+        stand.apply(group)
+        stand.index.catch_up()
+    stand.store.close()
+    path = rng.choice(stand.files())
+    data = bytearray(path.read_bytes())
+    if what == "flip":
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+    elif what == "cut":
+        path.write_bytes(data[:-4096])
+    elif what == "grown":
+        path.write_bytes(data + bytes(4096))
+    elif what == "missing":
+        path.unlink()
+    else:
+        manifest = tmp_path / "index" / MANIFEST
+        data = bytearray(manifest.read_bytes())
+        if what == "manifest":
+            at = data.rindex(b"schema") if b"schema" in data else data.rindex(path.name.encode())
+            data[at] ^= 1
+            manifest.write_bytes(data)
+        else:
+            manifest.write_bytes(data[:8192])
+    assert len(check_folder(tmp_path / "index")) == 1
+    stand.open()
+    assert stand.store.problem
+    assert stand.replayed == len(stand.log)
+    assert answers(stand.index) == answers(plain)
+    stand.index.write_down()
+    stand.restart()
+    assert (stand.replayed, stand.store.problem) == (0, "")
+    assert answers(stand.index) == answers(plain)
+
+
+def test_a_full_disk_costs_nothing_but_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(7)
+    stand = Stand(tmp_path)
+    plain = CoLocationIndex(PLACES, RULES)
+    groups = make_groups(rng, 200)
+    for group in groups[:-5]:
+        plain.apply(group)
+        stand.apply(group)
+    real = LmdbSegments.write, LmdbSegments.commit
+    for name in ("write", "commit"):
+
+        def fail(*args: object) -> None:
+            raise StorageUnavailable("no room")
+
+        monkeypatch.setattr(LmdbSegments, name, fail)
+        with pytest.raises(StorageUnavailable):
+            stand.index.write_down()
+        assert answers(stand.index) == answers(plain)
+        assert stand.files() == []
+        monkeypatch.setattr(LmdbSegments, "write", real[0])
+    monkeypatch.setattr(LmdbSegments, "commit", real[1])
+    stand.index.write_down()
+    for group in groups[-5:]:
+        plain.apply(group)
+        stand.apply(group)
+    assert answers(stand.index) == answers(plain)
+    stand.restart()
+    assert stand.replayed == 5
+    assert answers(stand.index) == answers(plain)
+
+
+def test_asking_goes_on_while_days_are_written(tmp_path: Path) -> None:
+    """What ends while files are written has ended in them."""
+    rng = random.Random(8)
+    stand = Stand(tmp_path)
+    plain = CoLocationIndex(PLACES, RULES)
+    groups = make_groups(rng, 300)
+    late = iter(groups[100:])
+    for group in groups[:100]:
+        plain.apply(group)
+        stand.apply(group)
+    write = stand.store.write
+
+    def write_and_see(day, pack):  # type: ignore[no-untyped-def]
+        made = write(day, pack)
+        for _ in range(3):
+            group = next(late, None)
+            if group is not None:
+                plain.apply(group)
+                stand.apply(group)
+        assert answers(stand.index) == answers(plain)
+        return made
+
+    stand.store.write = write_and_see  # type: ignore[method-assign]
+    for _ in range(6):
+        stand.index.write_down()
+        assert answers(stand.index) == answers(plain)
+    stand.restart()
+    assert answers(stand.index) == answers(plain)
+
+
+STEPS = [step for step in faults.ENGINE_STEPS if step.startswith("segments.")]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("step", STEPS)
+def test_whatever_a_crash_leaves_answers_are_right(tmp_path: Path, step: str, count: int) -> None:
+    """A process that ends at a step, as kill -9 ends it, between any two of them."""
+    child = subprocess.run(
+        [sys.executable, "-c", "from tests.unit.test_segmented import crash; crash()", tmp_path],
+        env={**os.environ, "CHOT_KILL_AT": f"{step}:{count}"},
+        cwd=Path(__file__).resolve().parents[2],
+        stderr=subprocess.PIPE,
+    )
+    assert child.returncode in (-signal.SIGKILL, 0), child.stderr.decode()
+    assert child.returncode == -signal.SIGKILL or (step, count) == ("segments.forgotten", 3)
+    groups, before_ms = make_groups(random.Random(9), 250), day_to_ms(DAY + 1)
+    stand = Stand(tmp_path)
+    stand.log = groups
+    stand.restart()
+    stand.index.expire(before_ms)
+    plain = CoLocationIndex(PLACES, RULES)
+    for group in groups:
+        plain.apply(group)
+    plain.expire(before_ms)
+    assert answers(stand.index) == answers(plain)
+    stand.index.write_down()
+    assert len(stand.files()) == stand.index.segment_count
+    stand.store.close()
+    assert check_folder(tmp_path / "index") == []
+
+
+def crash() -> None:
+    """What the child does: everything that writes, in the folder it is given."""
+    stand = Stand(Path(sys.argv[1]), memory_scans=40)
+    for at, group in enumerate(make_groups(random.Random(9), 250)):
+        stand.apply(group)
+        stand.index.catch_up()
+        if at == 12:
+            stand.index.set_place_rules(OTHER_PLACES)
+            stand.index.set_place_rules(PLACES)
+    stand.index.expire(day_to_ms(DAY + 1))
