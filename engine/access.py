@@ -56,6 +56,8 @@ class Question(enum.StrEnum):
     REVIEW = "review"
     FIGURES = "figures"
     PLACES = "places"
+    COVERAGE = "coverage"
+    REGISTER = "register"
     WHOAMI = "whoami"
 
 
@@ -66,14 +68,15 @@ PERSONAL: Final = frozenset(
     }
 )
 _PUBLIC: Final = frozenset({Question.PLACES, Question.WHOAMI})
-_COUNTS: Final = _PUBLIC | {Question.FIGURES}
+_COUNTS: Final = _PUBLIC | {Question.FIGURES, Question.COVERAGE}
+_VENUES: Final = frozenset({Question.COVERAGE, Question.REGISTER})
 
 ALLOWED: Final[Mapping[Role, frozenset[Question]]] = {
     Role.TRACER: _COUNTS | PERSONAL,
-    Role.CENTRE: _COUNTS | PERSONAL,
-    Role.STATION: _COUNTS | {Question.PERSON, Question.DETAILS},
+    Role.CENTRE: _COUNTS | PERSONAL | _VENUES,
+    Role.STATION: _COUNTS | _VENUES | {Question.PERSON, Question.DETAILS},
     Role.POLICE: _PUBLIC,
-    Role.VOLUNTEER: _PUBLIC,
+    Role.VOLUNTEER: _PUBLIC | _VENUES,
     Role.IOC: _COUNTS,
     Role.AUDITOR: _COUNTS,
     Role.OPERATOR: _COUNTS,

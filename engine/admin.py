@@ -6,30 +6,38 @@ changes goes to the one writer, the engine, and becomes a record of the control 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from engine import registry_csv
 from engine.access import Grant, make_token
 from engine.errors import NotFound, RegistryInvalid, ServiceError
 from engine.question_socket import QuestionClient
 from engine.questions import (
     AskKit,
     Kit,
+    Question,
     RegistryChange,
     RegistryEntries,
     RegistryList,
     RegistryTaken,
 )
-from engine.registry import Change, Gateway
+from engine.registry import Change, Gateway, change_to_text
+from engine.registry_csv import csv_to_lines, write_csv
+from engine.registry_tables import TABLE_ORDER, TABLE_SIZE_MAX, TABLES, Line, read_lines
+from engine.registry_xlsx import write_xlsx, xlsx_to_lines
+from engine.venue_questions import AreaInfo, Areas, AskAreas
 
 Owner = QuestionClient
+R = TypeVar("R")
 SOCKET_NAME = "engine.sock"
 
 
@@ -43,46 +51,105 @@ async def connect(data: Path) -> AsyncIterator[Owner]:
         await owner.close()
 
 
-async def records(owner: Owner, kind: str) -> tuple[Change, ...]:
-    """Newest records of a kind of engine.registry.TYPES."""
-    reply = await owner.ask(RegistryList(kind))
-    if not isinstance(reply, RegistryEntries):
-        raise ServiceError("the engine answered with something else")
-    return reply.entries
+async def records(owner: Owner, kind: str, at_ms: int | None = None) -> tuple[Change, ...]:
+    """Records of a kind of engine.registry.TYPES at an instant; without one, the newest."""
+    return (await _ask(owner, RegistryList(kind, at_ms), RegistryEntries)).entries
 
 
-async def change(owner: Owner, changes: Collection[Change]) -> RegistryTaken:
-    """All of it or nothing. Raises RegistryInvalid with every fault."""
-    reply = await owner.ask(RegistryChange(tuple(changes)))
-    if not isinstance(reply, RegistryTaken):
+async def _ask(owner: Owner, question: Question, kind: type[R]) -> R:
+    reply = await owner.ask(question)
+    if not isinstance(reply, kind):
         raise ServiceError("the engine answered with something else")
     return reply
 
 
-def read_tables(source: Path) -> list[Change]:
-    """Changes of one CSV file, or of every table in a folder; files are named after tables.
+async def change(owner: Owner, changes: Collection[Change]) -> RegistryTaken:
+    """All of it or nothing. Raises RegistryInvalid with every fault."""
+    return await _ask(owner, RegistryChange(tuple(changes)), RegistryTaken)
 
-    Raises RegistryInvalid, NotFound when there is no table.
+
+def read_tables(source: Path, table: str = "") -> list[Change]:
+    """Changes of one CSV file or XLSX workbook, or of every CSV table in a folder.
+
+    CSV files and the sheets of a workbook are named after tables; table: name of the only one that
+    is looked for, whatever the file is called. Raises RegistryInvalid, NotFound when there is none.
     """
-    files = sorted(source.glob("*.csv")) if source.is_dir() else [source]
-    found: list[Change] = []
-    known = [file for file in files if file.stem in registry_csv.TABLES]
-    if not known:
-        names = ", ".join(f"{name}.csv" for name in registry_csv.TABLES)
-        raise NotFound(f"{source} is no table and holds none", hint=f"names: {names}")
-    for table in registry_csv.TABLE_ORDER:
-        for file in known:
-            if file.stem == table:
-                found += _read_table(table, file)
-    return found
+    return [change for _, change in _read_tables(source, table)]
 
 
-def _read_table(table: str, file: Path) -> list[Change]:
+async def import_tables(owner: Owner, source: Path, table: str = "") -> RegistryTaken:
+    """As read_tables; all of it is taken or nothing. Faults that only the engine sees are told with
+    their lines too."""
+    found = await asyncio.to_thread(_read_tables, source, table)
     try:
-        return registry_csv.read_csv(table, file.read_bytes())
+        return await change(owner, [change for _, change in found])
     except RegistryInvalid as error:
-        rows = [f"{file.name} {row}" for row in error.rows]
+        where = {change_to_text(change): line for line, change in reversed(found)}
+        rows = []
+        for row in error.rows:
+            # The text of a code may itself hold a colon.
+            ends = [found.start() for found in re.finditer(": ", row)]
+            line = next((where[row[:end]] for end in ends if row[:end] in where), "")
+            rows.append(f"{line} {row}".strip())
         raise RegistryInvalid(str(error), rows=rows, hint=error.hint) from None
+
+
+def _read_tables(source: Path, table: str) -> list[tuple[str, Change]]:
+    """(file and line, change) of each, in an order in which they can be taken in."""
+    files = sorted(source.glob("*.csv")) if source.is_dir() else [source]
+    lines: dict[str, list[tuple[str, list[Line]]]] = {}
+    for file in files:
+        for name, found in _read_file(file, table).items():
+            lines.setdefault(name, []).append((file.name, found))
+    known = [name for name in TABLE_ORDER if name in lines and table in ("", name)]
+    if not known:
+        names = ", ".join(f"{name}.csv" for name in TABLES)
+        raise NotFound(
+            f"{source} is no table and holds none",
+            hint=f"names: {names}; or sheets of an .xlsx file of these names",
+        )
+    return [
+        (f"{file} line {line}", change)
+        for name in known
+        for file, found in lines[name]
+        for line, change in _lines_to_changes(name, file, found)
+    ]
+
+
+def _read_file(file: Path, table: str) -> dict[str, list[Line]]:
+    """Lines by table; none of a file that is no table."""
+    stem = table or file.stem
+    is_book = file.suffix.lower() == ".xlsx"
+    if not is_book and stem not in TABLES:
+        return {}
+    with file.open("rb") as stream:
+        data = stream.read(TABLE_SIZE_MAX + 1)
+    try:
+        return xlsx_to_lines(data, stem) if is_book else {stem: csv_to_lines(data)}
+    except RegistryInvalid as error:
+        raise _within(file.name, error) from None
+
+
+def _lines_to_changes(table: str, file: str, lines: Sequence[Line]) -> list[tuple[int, Change]]:
+    try:
+        return read_lines(table, lines)
+    except RegistryInvalid as error:
+        raise _within(file, error) from None
+
+
+def _within(file: str, error: RegistryInvalid) -> RegistryInvalid:
+    rows = [f"{file} {row}" for row in error.rows]
+    text = str(error) if rows else f"{file}: {error}"
+    return RegistryInvalid(text, rows=rows, hint=error.hint)
+
+
+def write_tables(path: Path, tables: Mapping[str, Sequence[Change]]) -> None:
+    """A workbook (.xlsx), or the CSV of the only table (with a byte order mark, for Excel)."""
+    if path.suffix.lower() == ".xlsx":
+        path.write_bytes(write_xlsx(tables))
+    else:
+        ((table, records),) = tables.items()
+        path.write_text(write_csv(table, records), encoding="utf-8-sig", newline="")
 
 
 async def issue_token(owner: Owner, name: str) -> str:
@@ -97,10 +164,7 @@ async def issue_token(owner: Owner, name: str) -> str:
 
 async def kit(owner: Owner) -> Kit:
     """What gateways and posters need of the engine."""
-    reply = await owner.ask(AskKit())
-    if not isinstance(reply, Kit):
-        raise ServiceError("the engine answered with something else")
-    return reply
+    return await _ask(owner, AskKit(), Kit)
 
 
 async def enrol_gateway(owner: Owner, name: str, *, spool: Path) -> str:
@@ -144,6 +208,11 @@ def _sources(lanes: Sequence[int]) -> Iterator[str]:
         )
 
 
+async def areas(owner: Owner, text: str, limit: int = 50) -> tuple[AreaInfo, ...]:
+    """Areas whose code or name this is, of today or of old."""
+    return (await _ask(owner, AskAreas(text=text, limit=limit), Areas)).areas
+
+
 async def venue_codes(owner: Owner) -> dict[int, str]:
     """Text of the posted code of every venue by its place number."""
     return (await kit(owner)).venue_codes
@@ -164,7 +233,7 @@ def write_secret(path: Path, text: str) -> None:
 
 def table_to_kind(table: str) -> str:
     """ "venue" for "venues". Raises NotFound."""
-    if table not in registry_csv.TABLES:
-        names = ", ".join(registry_csv.TABLES)
+    if table not in TABLES:
+        names = ", ".join(TABLES)
         raise NotFound(f"there is no table {table}", hint=f"one of: {names}")
-    return registry_csv.TABLES[table][0]
+    return TABLES[table][0]

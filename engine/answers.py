@@ -179,7 +179,8 @@ class VisitAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A stay at a venue or a passage through a post, [start, end).
 
     end_rule says where the end comes from: observed (a check-out), inferred_next (the person
-    appeared elsewhere), default (the place's usual stay) or capped (cut to the longest stay).
+    appeared elsewhere), closing (the place closed), default (its usual stay) or capped (cut to the
+    longest stay).
     """
 
     person: str

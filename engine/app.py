@@ -43,7 +43,6 @@ from engine.journal_lmdb import LmdbJournal
 from engine.judge import Judge
 from engine.keys import DESK_DIR, FileKeyRing
 from engine.merges import Merges
-from engine.payloads import make_venue_code, venue_body
 from engine.pipeline import Pipeline
 from engine.question_socket import QuestionServer
 from engine.questions import Kit, RegistryTaken
@@ -55,6 +54,7 @@ from engine.tallies import Tallies
 from engine.telemetry import Log, Metrics, Sample, log_faults, setup_logging
 from engine.tracing import Completeness, GatewayState, Tracer
 from engine.trust import load_trust
+from engine.venue_codes import VenueCodes
 from engine.verify import CONTROL_DIR, JOURNAL_DIR
 from engine.visits import PlaceRules
 from engine.watch import WatchList
@@ -117,9 +117,11 @@ class Engine:
             self.watch.apply(record)
             self.merges.apply(record)
         self.watch.set_aliases(self.merges.aliases())
+        self.venue_codes = VenueCodes(self.registry, self.keyring, self.settings.venue_host)
         self.seen = SeenWindow(self.registry.spans())
         self._rules = (self.registry.place_rules(), self.registry.visit_rules())
-        self.index = CoLocationIndex(PlaceRules(self._rules[0]), self._rules[1])
+        self._places = PlaceRules(self._rules[0])
+        self.index = CoLocationIndex(self._places, self._rules[1])
         self.tallies = Tallies()
         self.alerts = Alerts()
         self.reviews = new_reviews()
@@ -196,6 +198,8 @@ class Engine:
             health=self._health,
             kit=self._kit,
             deliver=Deliveries(self.ingest, self.past_lights).take,
+            codes=self.venue_codes,
+            retention_days=self.settings.retention_days,
             rows_max=self.settings.answer_rows_max,
             on_registry=self._registry_changed,
             on_merges=self._merges_changed,
@@ -265,11 +269,14 @@ class Engine:
         self.ingest.registry_changed()
         self.seen.set_spans(self.registry.spans())
         rules = (self.registry.place_rules(), self.registry.visit_rules())
-        if rules != self._rules:
-            self._rules = rules
+        old, self._rules = self._rules, rules
+        if rules[1] == old[1] and rules[0].items() >= old[0].items():
+            # Before anything else can happen: no scan of a new place was taken yet.
+            self._places.extend(rules[0])
+        else:
+            self._places = PlaceRules(rules[0])
             # Everything is derived anew, and the lanes do not wait for that.
-            places = PlaceRules(rules[0])
-            await asyncio.to_thread(self.index.set_place_rules, places, rules[1])
+            await asyncio.to_thread(self.index.set_place_rules, self._places, rules[1])
 
     async def _merges_changed(self) -> None:
         aliases = self.merges.aliases()
@@ -292,12 +299,8 @@ class Engine:
         }
 
     def _kit(self) -> Kit:
-        tag = self.keyring.venue_tag
-        host = self.settings.venue_host
         codes = {
-            venue.number: make_venue_code(
-                venue.number, venue.issue, tag(venue_body(venue.number, venue.issue)), host
-            )
+            venue.number: self.venue_codes.make(venue)
             for venue in self.registry.entries("venue")
             if isinstance(venue, Venue)
         }

@@ -32,6 +32,7 @@ from engine.records import (
 from engine.registry import Registry, Venue
 from engine.rows import NOBODY, Direction, Flag, Kind, Source
 from engine.settings import Settings
+from engine.venue_codes import Posted, VenueCodes
 from engine.wire import FORM_BIN, FORM_ID, Report
 
 _ENTRY = struct.Struct("<4B2Hq9I12s")
@@ -107,8 +108,8 @@ class CandidateReader:
     def __init__(
         self, settings: Settings, registry: Registry, keyring: KeyRing, cards: CardReader
     ) -> None:
-        self._settings = settings
         self._cards = cards
+        self._codes = VenueCodes(registry, keyring, settings.venue_host)
         self._registry = registry
         self._keyring = keyring
         self._read = {
@@ -146,12 +147,15 @@ class CandidateReader:
         if origin.post:
             # A lane's box that somebody opened must not be able to place people at a market.
             raise Refused("unsupported_context")
-        place = self._venue(entry, body)
+        posted = self._posted(entry, body)
         extras = decode_extras(entry.aux(body))
-        head = (entry.n, extras.room, entry.time_ms)
+        # What the record leaves open the code may say: its room, the door that it hangs at.
+        place, room = posted.place, extras.room or posted.room
+        direction = entry.direction or posted.direction
+        head = (entry.n, room, entry.time_ms)
         if entry.who_form == FORM_BIN:
             parsed = self._parse_person(entry.who(body))
-            made = self._candidate(Kind.CHECKIN, head, place, entry.direction, parsed, 0)
+            made = self._candidate(Kind.CHECKIN, head, place, direction, parsed, 0)
         else:
             credential = decode_credential(entry.who(body))
             identity = people.credential_to_identity(
@@ -160,7 +164,7 @@ class CandidateReader:
             if isinstance(identity, payloads.Refusal):
                 raise Refused(identity.reason)
             made = Candidate(
-                entry.n, Kind.CHECKIN, extras.room, entry.time_ms, place, entry.direction,
+                entry.n, Kind.CHECKIN, room, entry.time_ms, place, direction,
                 people.identity_to_source(identity), self._key(identity),
                 people.identity_to_details(identity),
             )  # fmt: skip
@@ -232,25 +236,16 @@ class CandidateReader:
             self._key(identity), people.parsed_to_details(parsed), flags,
         )  # fmt: skip
 
-    def _venue(self, entry: Entry, body: bytes) -> int:
-        """Place number of a check-in's venue; our own posted code needs its keyed tag."""
-        if entry.venue_form == FORM_ID:
-            number, issue = entry.venue_id, None
-        else:
-            code = payloads.parse(entry.venue(body), venue_host=self._settings.venue_host)
-            if isinstance(code, payloads.Refusal):
-                raise Refused(code.reason)
-            if not isinstance(code, payloads.VenueCode):
-                raise Refused("unsupported_context")
-            if not payloads.is_venue_tag(code, self._keyring.venue_tag):
-                raise Refused("forged")
-            number, issue = code.number, code.issue
-        venue = self._registry.place(number)
-        if not isinstance(venue, Venue):
+    def _posted(self, entry: Entry, body: bytes) -> Posted:
+        """The venue of a check-in, by its number or by a code that hangs there."""
+        if entry.venue_form != FORM_ID:
+            found = self._codes.read(entry.venue(body), entry.time_ms)
+            if isinstance(found, str):
+                raise Refused(found)
+            return found
+        if not isinstance(self._registry.place(entry.venue_id), Venue):
             raise Refused("unknown_place")
-        if issue is not None and issue != venue.issue:
-            raise Refused("revoked")  # VE-7: a reprint makes the old poster worthless
-        return number
+        return Posted(entry.venue_id, 0, Direction.NONE)
 
     def _key(self, identity: Identity) -> bytes:
         return self._keyring.person_key(identity.kind, identity.issuer, identity.canonical)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from engine.cli_parser import (
     Parser,
@@ -16,12 +17,19 @@ from engine.cli_parser import (
     add_command,
     add_settings_options,
     check_out,
+    instant,
     load_settings,
     words,
 )
 
-# Those of engine.registry_csv, which takes long to import; a test compares.
-TABLES: Final = ("areas", "posts", "roads", "venues", "gateways", "rules", "grants")
+if TYPE_CHECKING:
+    from engine.venue_questions import AreaInfo
+
+# Those of engine.registry_tables, which takes long to import; a test compares.
+TABLES: Final = (
+    *("areas", "units", "posts", "roads", "venues", "codes", "census"),
+    *("gateways", "rules", "grants"),
+)
 _DATA_HELP: Final = "data folder of the running engine (setting: data)"
 
 
@@ -41,24 +49,7 @@ def add_registry(commands: Any) -> None:
         shown = f"example:\n  {example}" if example else ""
         return add_command(actions, name, run_registry, summary, text, shown)
 
-    take = add(
-        "import",
-        "CSV tables in, all of a table or nothing",
-        "Takes CSV tables in. A table with faults is not taken at all; each fault is a line on\n"
-        "stderr. Importing the same again changes nothing. Nothing is ever deleted: give an\n"
-        "end with valid_to.",
-        "chot registry import docs/examples/registry",
-    )
-    take.add_argument(
-        "source", type=Path, metavar="PATH", help="a table such as venues.csv, or a folder of them"
-    )
-    show = add(
-        "list",
-        "the newest records of a table, as CSV",
-        "The newest records of a table as CSV, which chot registry import takes again.",
-        "chot registry list venues > venues.csv",
-    )
-    show.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    _add_tables(add)
     token = add(
         "token",
         "a new token for a grant, shown once",
@@ -92,6 +83,55 @@ def add_registry(commands: Any) -> None:
         add_settings_options(action, data=_DATA_HELP)
 
 
+def _add_tables(add: Callable[..., Parser]) -> None:
+    """What reads and writes tables, and finds areas."""
+    take = add(
+        "import",
+        "tables in, CSV or XLSX, all or nothing",
+        "Takes tables in. With a single fault nothing is taken; each fault is a line on stderr.\n"
+        "Importing the same again changes nothing. Nothing is ever deleted: give an end with\n"
+        "valid_to.",
+        "chot registry import docs/examples/registry",
+    )
+    take.add_argument(
+        "source",
+        type=Path,
+        metavar="PATH",
+        help="a table such as venues.csv, a folder of them, or a workbook with sheets named so",
+    )
+    export = add(
+        "export",
+        "tables out, CSV or XLSX",
+        "Writes tables as they hold today or at an instant, which chot registry import takes\n"
+        "again. FILE.xlsx holds all tables, a sheet each; FILE.csv the one that is named.",
+        "chot registry export --out registry.xlsx",
+    )
+    export.add_argument(
+        "table", nargs="?", choices=TABLES, metavar="TABLE", help="only this one (all of them)"
+    )
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="FILE.xlsx or FILE.csv"
+    )
+    export.add_argument(
+        "--at", type=instant, metavar="TIME", help="as they held then (the newest records)"
+    )
+    find = add(
+        "find",
+        "areas by a name of today or of old",
+        "Areas whose code or name this is, with or without accents; names that hold no longer\n"
+        "too, with what took the area over.",
+        "chot registry find 'huyện Vĩnh Linh'",
+    )
+    find.add_argument("name", type=words(1, 64), metavar="NAME", help="a code, or (part of) a name")
+    show = add(
+        "list",
+        "the newest records of a table, as CSV",
+        "The newest records of a table as CSV, which chot registry import takes again.",
+        "chot registry list venues > venues.csv",
+    )
+    show.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+
+
 def run_registry(options: argparse.Namespace) -> int:
     """0 when the engine did it."""
     import asyncio
@@ -99,23 +139,53 @@ def run_registry(options: argparse.Namespace) -> int:
     data = Path(load_settings(options).data)
     if options.action == "import" and not options.source.exists():
         raise UseError(f"there is no file or folder {options.source}")
+    if options.action == "export":
+        kind = options.out.suffix.lower()
+        if kind not in (".xlsx", ".csv") or (kind == ".csv" and not options.table):
+            raise UseError("--out: FILE.xlsx, or FILE.csv for one table")
     if getattr(options, "out", None) is not None:
         # Before the token changes: the old one would be lost together with the new one.
         check_out(options.out)
     return asyncio.run(_registry(options, data))
 
 
+def _area_line(area: AreaInfo) -> str:
+    """Tab-separated: code, name, until when, and what holds in its place now."""
+    from engine.clock import day_to_date, ms_to_day
+
+    until, now = "", ""
+    if area.valid_to_ms is not None:
+        until = f"until {day_to_date(ms_to_day(area.valid_to_ms - 1))}"
+        now = f"now {area.now} {area.now_name}" if area.now else "ended"
+    return "\t".join(filter(None, (area.code, area.name, until, now)))
+
+
 async def _registry(options: argparse.Namespace, data: Path) -> int:
     from engine import admin, registry_csv
+    from engine.errors import NotFound
 
     async with admin.connect(data) as owner:
         match options.action:
             case "import":
-                taken = await admin.change(owner, admin.read_tables(options.source))
+                taken = await admin.import_tables(owner, options.source)
                 print(f"{taken.written} records written, {taken.known} were there already")
             case "list":
                 records = await admin.records(owner, admin.table_to_kind(options.table))
                 sys.stdout.write(registry_csv.write_csv(options.table, records))
+            case "export":
+                tables = [options.table] if options.table else list(TABLES)
+                found = {
+                    name: await admin.records(owner, admin.table_to_kind(name), options.at)
+                    for name in tables
+                }
+                admin.write_tables(options.out, found)
+                print(f"{options.out}: {sum(map(len, found.values()))} records")
+            case "find":
+                found_areas = await admin.areas(owner, options.name)
+                if not found_areas:
+                    raise NotFound("there is no area of that name", hint="try a part of it")
+                for area in found_areas:
+                    print(_area_line(area))
             case "token":
                 token = await admin.issue_token(owner, options.grant)
                 if options.out is None:

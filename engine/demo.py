@@ -48,6 +48,7 @@ START_S = 20  # an engine that is not up by then is not coming
 ENDS = {
     "observed": "end: checked out",
     "inferred_next": "end: next seen elsewhere",
+    "closing": "end: assumed, the place closed",
     "default": "end: assumed, usual stay",
     "capped": "end: cut to the longest stay",
 }

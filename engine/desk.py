@@ -94,12 +94,16 @@ from engine.registry import (
     Place,
     Post,
     Registry,
+    Stamp,
     changes_to_record,
 )
 from engine.reviews import REVIEW
 from engine.rows import NOBODY
 from engine.telemetry import Metrics
 from engine.tracing import KEY_SIZE
+from engine.venue_codes import VenueCodes
+from engine.venue_desk import VenueDesk
+from engine.venue_questions import VenueQuestion
 from engine.visits import REF_ROW_BITS, Array
 from engine.watch import WatchList
 from engine.watch_desk import WatchDesk
@@ -164,6 +168,8 @@ class Desk:
         health: Callable[[], dict[str, Any]],
         kit: Callable[[], Kit],
         deliver: Callable[[Deliver], Awaitable[Delivered]],
+        codes: VenueCodes,
+        retention_days: int = 30,
         rows_max: int = ROWS_MAX,
         on_registry: Callable[[], Awaitable[None]] | None = None,
         on_merges: Callable[[], Awaitable[None]] = _nothing,
@@ -185,6 +191,10 @@ class Desk:
         self._merge_desk = MergeDesk(
             registry, merges, reviews, keyring, control.append, clock, on_merges
         )
+        self._venues = VenueDesk(
+            registry, keyring, codes, clock, figures=figures, run=self._run,
+            write=self._write_made, retention_days=retention_days,
+        )  # fmt: skip
         self._keyring = keyring
         self._control = control
         self._journal = journal
@@ -221,15 +231,21 @@ class Desk:
 
         Raises RegistryInvalid, and what ControlLog.append raises; nothing was taken then.
         """
+        return await self._write_made(lambda: changes, by)
+
+    async def _write_made(self, make: Callable[[], Sequence[Change]], by: str) -> RegistryTaken:
+        """As take_changes, of changes that are made while no others can be taken."""
         async with self._changing:
+            changes = make()
             new = self._registry.prepare(changes)
             if new:
                 kind, body = changes_to_record(new)
                 if len(body) > RECORD_SIZE_MAX:
                     raise RegistryInvalid("too much for one import", hint="split the table")
-                await self._control.append(kind, by, body, self._clock.now_ms())
+                now_ms = self._clock.now_ms()
+                await self._control.append(kind, by, body, now_ms)
                 for change in new:
-                    self._registry.take(change)
+                    self._registry.take(change, Stamp(now_ms, by))
                 if self._on_registry is not None:
                     await self._on_registry()
         return RegistryTaken(len(new), len(changes) - len(new))
@@ -274,6 +290,9 @@ class Desk:
                 return RegistryEntries(tuple(entries))
             case AskKit():
                 return self._kit()
+            case _:
+                ask: VenueQuestion = question
+                return await self._venues.answer(ask, f"uid {peer.uid}")
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Whether its asker still lives or not: a change that is durable is taken in as well."""
@@ -296,7 +315,7 @@ class Desk:
                 is_unmasked=ask.is_unmasked,
                 now_ms=now_ms,
             )
-            allowed = self._registry.places_within(area) if area else None
+            allowed = self._within(area)
             assert grant is not None
             answer, entry = await self._run(self._ask, grant, ask, allowed)
         except AccessDenied as error:
@@ -374,7 +393,7 @@ class Desk:
         assert grant is not None
         if not ask.from_ms < ask.to_ms:
             raise QuestionInvalid("the span ends before it begins")
-        within = self._registry.places_within(area) if area else None
+        within = self._within(area)
         parts = self._alerts.parts()
         rows, total, entry = await self._run(self._find_alarms, grant, ask, parts, within)
         audit = await self._audit(entry, now_ms)
@@ -460,7 +479,7 @@ class Desk:
         found = await self._run(self._figures, question.day)
         places, passages = found.places.copy(), found.passages.copy()
         persons: int | None = found.persons
-        within = self._registry.places_within(area)
+        within = self._registry.places_within(area, self._clock.now_ms())
         if area:
             places = places[np.isin(places["place"], list(within))]
             passages = passages[np.isin(passages["place"], list(within))]
@@ -494,6 +513,10 @@ class Desk:
         area = access.check(grant, question, purpose=purpose, case=case, now_ms=now_ms)
         assert grant is not None
         return grant, area
+
+    def _within(self, area: str) -> frozenset[int] | None:
+        """Places in an area of today, or of old; None for no bound."""
+        return self._registry.places_within(area, self._clock.now_ms()) if area else None
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
         """In a thread of the query pool, so that the lanes' loop never waits for a question."""

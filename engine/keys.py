@@ -9,6 +9,7 @@ Files of a `FileKeyRing` (each 32 raw bytes, docs/storage.md):
 
     province.key  venue.key  ingest.key  erasure.key      days/DAY.log.key  days/DAY.details.pub
     audit.pub  desk/audit.key  desk/DAY.details.key       days/DAY.destroyed (empty tombstone)
+    venue-N.key (N from 2: each rotation makes the next)
 
 DAY is the civil day number of engine.clock. Keys are never part of a backup of the store.
 """
@@ -70,8 +71,14 @@ class KeyRing(Protocol):
     def vehicle_number(self, kind: str, canonical: str) -> int:
         """1 to 2**32 - 1, of a plate or a trip. Two of them get one number once in billions."""
 
-    def venue_tag(self, body: bytes) -> bytes:
-        """5 bytes that only the province can make for a venue code."""
+    def venue_tag(self, body: bytes, key: int = 1) -> bytes:
+        """5 bytes that only the province can make for a venue code, under its key of that number.
+
+        Raises KeyMissing when there is no such key.
+        """
+
+    def make_venue_key(self, key: int) -> None:
+        """Makes the key of that number, from 2 on, if it is not there. Raises KeyMissing."""
 
     def log_key(self, day: int, *, make: bool = True) -> bytes:
         """32 bytes for the day's log rows; made at first use unless `make` is false.
@@ -217,7 +224,7 @@ class FileKeyRing:
         self._erasure = Hmac(self._load_erasure_key(), _ERASURE_LABEL)
         self.person_mac: Hmac | None = self._person
         self.vehicle_mac: Hmac | None = self._vehicle
-        self._venue = Hmac(_load_key(self._root / "venue.key"), _VENUE_LABEL)
+        self._venue = {1: Hmac(_load_key(self._root / "venue.key"), _VENUE_LABEL)}
         self._destroyed: set[int] = set()
         self._finish_destroying()
 
@@ -231,8 +238,21 @@ class FileKeyRing:
         digest = self._vehicle.digest(f"{kind}\0{canonical}".encode())
         return int.from_bytes(digest[:4], "big") or 1
 
-    def venue_tag(self, body: bytes) -> bytes:
-        return self._venue.digest(body)[:VENUE_TAG_SIZE]
+    def venue_tag(self, body: bytes, key: int = 1) -> bytes:
+        mac = self._venue.get(key)
+        if mac is None:
+            mac = Hmac(_load_key(self._venue_path(key)), _VENUE_LABEL)
+            self._venue[key] = mac
+        return mac.digest(body)[:VENUE_TAG_SIZE]
+
+    def make_venue_key(self, key: int) -> None:
+        path = self._venue_path(key)
+        with self._exclusive():
+            if not path.exists():
+                _write_key(path, os.urandom(KEY_SIZE))
+
+    def _venue_path(self, key: int) -> Path:
+        return self._root / (f"venue-{key}.key" if key > 1 else "venue.key")
 
     def log_key(self, day: int, *, make: bool = True) -> bytes:
         key = self._log_keys.get(day)

@@ -22,6 +22,7 @@ from engine.payloads.outcome import Refusal
 from engine.people import credential_to_identity, holder_to_identity
 from engine.registry import Change
 from engine.tracing import ContactsAnswer, HistoryAnswer, NoticeAnswer, VenueAnswer
+from engine.venue_questions import VenueQuestion, VenueReply
 from engine.wire import U64, Verdict
 
 SUPPRESSED: Final = (1 << 32) - 1
@@ -261,6 +262,7 @@ Question = (
     | RegistryChange
     | RegistryList
     | AskKit
+    | VenueQuestion
 )
 
 # ---- what is answered ---------------------------------------------------------------------------
@@ -483,6 +485,7 @@ Reply = (
     | RegistryTaken
     | RegistryEntries
     | Kit
+    | VenueReply
 )
 
 

@@ -12,14 +12,17 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from engine.access import AREA_BOUND, Grant, is_same_hash
+from engine.area_map import AREA_DEPTH_MAX, AreaMap
 from engine.clock import MINUTE_MS
 from engine.dedup import Spans
 from engine.errors import RegistryInvalid
+from engine.hours import text_to_week
+from engine.payloads import Chunk, Parsed, VenueCode, parse
 from engine.registry_records import (
     BATCH_KIND,
     DEFAULT_STAY_MINUTES,
@@ -29,18 +32,25 @@ from engine.registry_records import (
     TYPES,
     Area,
     Category,
+    Census,
     Change,
     Gateway,
     Key,
     Place,
     Post,
+    PostedCode,
     PostKind,
+    Risk,
     Road,
     Rule,
+    Unit,
     Venue,
+    VenueKey,
     change_to_key,
     change_to_text,
     changes_to_record,
+    fold,
+    is_in_force,
     record_to_changes,
 )
 from engine.visits import PlaceRule, VisitRules
@@ -52,17 +62,23 @@ __all__ = [  # the registry's whole vocabulary, with the records of engine.regis
     "TYPES",
     "Area",
     "Category",
+    "Census",
     "Change",
     "Gateway",
     "Key",
     "Place",
     "Post",
     "PostKind",
+    "PostedCode",
     "Record",
     "Registry",
+    "Risk",
     "Road",
     "Rule",
+    "Stamp",
+    "Unit",
     "Venue",
+    "VenueKey",
     "change_to_key",
     "change_to_text",
     "changes_to_record",
@@ -71,7 +87,7 @@ __all__ = [  # the registry's whole vocabulary, with the records of engine.regis
     "record_to_changes",
 ]
 
-_AREA_DEPTH_MAX: Final = 16
+_FAULTS_MAX: Final = 1000  # that are told
 _ROADS_MAX: Final = 10_000  # each post to each of 140
 
 
@@ -83,18 +99,21 @@ class Record(Protocol):
     @property
     def kind(self) -> str: ...
     @property
+    def by(self) -> str: ...
+    @property
+    def at_ms(self) -> int: ...
+    @property
     def body(self) -> bytes: ...
 
 
-def fold(text: str) -> str:
-    """Lower case without accents, for searching: "Chợ Hồ Xá" -> "cho ho xa"."""
-    spread = unicodedata.normalize("NFD", text.casefold().replace("đ", "d"))
-    return "".join(c for c in spread if not unicodedata.combining(c))
+class Stamp(NamedTuple):
+    """When a record was written, and by whom; a record of a table read at hand has neither."""
+
+    at_ms: int = 0
+    by: str = ""
 
 
-def is_in_force(change: Change, at_ms: int) -> bool:
-    began = change.valid_from_ms <= at_ms
-    return began and (change.valid_to_ms is None or at_ms < change.valid_to_ms)
+_NO_STAMP: Final = Stamp()
 
 
 class Registry:
@@ -113,8 +132,10 @@ class Registry:
         self._place_keys: dict[int, tuple[str, Key]] = {}
         self._area_codes: dict[int, str] = {}
         self._gateway_names: dict[int, str] = {}
+        self._stamps: list[Stamp] = [Stamp()]  # by the version that a change brought
         self._places: dict[int, Place] = {}
         self._folded: dict[int, str] = {}
+        self.areas = AreaMap()
 
     # ---- changing ---------------------------------------------------------------------------
 
@@ -125,17 +146,19 @@ class Registry:
         """
         if record.kind.startswith(KIND_PREFIX):
             for change in record_to_changes(record.kind, record.body):
-                self.take(change)
+                self.take(change, Stamp(record.at_ms, record.by))
 
-    def take(self, change: Change) -> None:
+    def take(self, change: Change, stamp: Stamp = _NO_STAMP) -> None:
         """Takes in one change. What `prepare` let through always fits."""
         kind, key = change_to_key(change)
         records = self._history.setdefault((kind, key), [])
         self.version += 1
+        self._stamps.append(stamp)
         insort(records, (change.valid_from_ms, self.version, change))
         self._by_kind[kind][key] = None
         if isinstance(change, Area):
             self._area_codes[change.number] = change.code
+            self.areas.take([record for _, _, record in records if isinstance(record, Area)])
         elif isinstance(change, Gateway):
             self._gateway_names[change.number] = change.name
         elif isinstance(change, Post | Venue):
@@ -156,10 +179,10 @@ class Registry:
         """
         problems = self.check(changes)
         if problems:
-            raise RegistryInvalid(
-                f"nothing was taken: {len(problems)} faults",
-                rows=[f"{change_to_text(changes[i])}: {text}" for i, text in problems],
-            )
+            rows = [f"{change_to_text(changes[i])}: {text}" for i, text in problems[:_FAULTS_MAX]]
+            if len(problems) > len(rows):
+                rows.append(f"and {len(problems) - len(rows)} more")
+            raise RegistryInvalid(f"nothing was taken: {len(problems)} faults", rows=rows)
         filled = [self._keep_token(change) for change in changes]
         return [change for change in filled if not self.is_known(change)]
 
@@ -188,6 +211,10 @@ class Registry:
             return self._places.get(number)
         found = self._at(self._place_keys.get(number, ("", 0)), at_ms)
         return found if isinstance(found, Post | Venue) else None
+
+    def free_number(self, first: int) -> int:
+        """A place number that was never given, above all that were."""
+        return max(first, max(self._place_keys, default=0) + 1)
 
     def place_name(self, number: int, at_ms: int | None = None) -> str:
         """Its name at that instant, else its newest name, else "#number"."""
@@ -235,22 +262,41 @@ class Registry:
         found = self._at(("rule", name), at_ms)
         return found.value if isinstance(found, Rule) else RULES[name]
 
-    def area_within(self, code: str, ancestor: str, at_ms: int | None = None) -> bool:
-        """Whether an area is the other one or lies in it; everything lies in "" (the province)."""
-        if not ancestor:
-            return True
-        for _ in range(_AREA_DEPTH_MAX):
-            if code == ancestor:
-                return True
-            area = self.area(code, at_ms) if code else None
-            if area is None:
-                return False
-            code = area.parent
-        return False
+    def code(self, text: str, at_ms: int | None = None) -> PostedCode | None:
+        """Which venue a code of another issuer stands for."""
+        found = self._at(("code", text), at_ms)
+        return found if isinstance(found, PostedCode) else None
 
-    def places_within(self, ancestor: str) -> frozenset[int]:
-        """Numbers of the places that lie in an area, by their newest records."""
-        return frozenset(n for n, p in self._places.items() if self.area_within(p.area, ancestor))
+    def venue_key(self, number: int) -> VenueKey | None:
+        """The newest record of a key; key 1 is there without one."""
+        found = self._at(("venue_key", number), None)
+        return found if isinstance(found, VenueKey) else VenueKey(number=1) if number == 1 else None
+
+    def newest_venue_key(self) -> int:
+        """Number of the key that makes codes."""
+        return max((key for key in self._by_kind["venue_key"] if isinstance(key, int)), default=1)
+
+    def area_within(self, code: str, ancestor: str, at_ms: int | None = None) -> bool:
+        """Whether an area is the other one or lies in it, as AreaMap.lies_in says."""
+        return self.areas.lies_in(code, ancestor, at_ms)
+
+    def places_within(self, ancestor: str, at_ms: int | None = None) -> frozenset[int]:
+        """Numbers of the places that lie in an area; their own records are the newest."""
+        inside = {
+            area: self.area_within(area, ancestor, at_ms)
+            for area in {place.area for place in self._places.values()}
+        }
+        return frozenset(n for n, place in self._places.items() if inside[place.area])
+
+    def history(self, kind: str, key: Key) -> list[tuple[Change, Stamp]]:
+        """All records of a thing in the order in which they were written."""
+        records = sorted(self._history.get((kind, key), []), key=lambda record: record[1])
+        return [(change, self._stamps[order]) for _, order, change in records]
+
+    def written_ms(self, kind: str, key: Key) -> int:
+        """When the first record of a thing was written; 0 where nobody knows."""
+        records = self._history.get((kind, key), [])
+        return min((self._stamps[order].at_ms for _, order, _ in records), default=0)
 
     def entries(self, kind: str, at_ms: int | None = None) -> Iterator[Change]:
         """Records of a kind that hold at the instant, in the order their keys came."""
@@ -273,14 +319,16 @@ class Registry:
         return found
 
     def place_rules(self) -> dict[int, PlaceRule]:
-        """Which places are posts and how long a visit lasts, by the newest records."""
+        """Which places are posts, how long a visit lasts and when they close, by the newest
+        records."""
         rules: dict[int, PlaceRule] = {}
         for number, place in self._places.items():
             if isinstance(place, Post):
                 minutes = DEFAULT_STAY_MINUTES[Category.CHECKPOINT]
             else:
                 minutes = place.default_stay_minutes or DEFAULT_STAY_MINUTES[place.category]
-            rules[number] = PlaceRule(isinstance(place, Post), minutes * MINUTE_MS)
+            hours = text_to_week(place.hours) if isinstance(place, Venue) else None
+            rules[number] = PlaceRule(isinstance(place, Post), minutes * MINUTE_MS, hours)
         return rules
 
     def visit_rules(self, at_ms: int | None = None) -> VisitRules:
@@ -339,7 +387,9 @@ class _Checker:
         self._registry = registry
         self._changes = changes
         self._areas = {c.code: c for c in changes if isinstance(c, Area)}
+        self._units = {c.code for c in changes if isinstance(c, Unit)}
         self._posts = {c.code: c for c in changes if isinstance(c, Post)}
+        self._venues = {c.number for c in changes if isinstance(c, Venue)}
         roads = {change_to_key(c)[1] for c in changes if isinstance(c, Road)}
         self._road_count = len(roads.union(registry._by_kind["road"]))
         self._owners: dict[str, dict[int, Key]] = {
@@ -372,15 +422,34 @@ class _Checker:
     def _check(self, change: Change) -> Iterator[str]:
         if change.valid_to_ms is not None and change.valid_to_ms <= change.valid_from_ms:
             yield "ends before it begins"
-        if isinstance(change, Area | Post | Venue):
+        if isinstance(change, Area | Unit | Post | Venue):
             yield from _check_text(change.name)
         match change:
             case Area():
                 yield from self._check_number("area", change.number, change.code)
                 yield from self._check_parent(change)
+                yield from self._check_area(change.successor)
+            case Unit():
+                yield from self._check_area(change.area)
+                yield from self._check_unit(change.parent)
+                yield from self._check_unit(change.successor)
             case Post() | Venue():
                 yield from self._check_number("place", change.number, change_to_text(change))
                 yield from self._check_area(change.area)
+                yield from _check_location(change.location)
+                if isinstance(change, Venue):
+                    yield from self._check_unit(change.unit)
+                    yield from _check_hours(change.hours)
+            case PostedCode():
+                yield from _check_posted(change.text)
+                known = change.venue in self._venues or change.venue in self._registry.venues
+                if not known:
+                    yield f"venue {change.venue} is not known"
+            case Census():
+                yield from self._check_area(change.area)
+            case VenueKey():
+                if change.number > self._registry.newest_venue_key() + 1:
+                    yield "keys are numbered one after the other"
             case Road():
                 yield from self._check_road(change)
             case Gateway():
@@ -410,15 +479,19 @@ class _Checker:
         if code and code not in self._areas and self._registry.area(code) is None:
             yield f"area {code!r} is not known"
 
+    def _check_unit(self, code: str) -> Iterator[str]:
+        if code and code not in self._units and code not in self._registry._by_kind["unit"]:
+            yield f"unit {code!r} is not known"
+
     def _check_parent(self, area: Area) -> Iterator[str]:
         yield from self._check_area(area.parent)
         code = area.parent
-        for _ in range(_AREA_DEPTH_MAX):
+        for _ in range(AREA_DEPTH_MAX):
             if not code:
                 return
             above = self._areas.get(code) or self._registry.area(code)
             code = above.parent if above else ""
-        yield f"lies in itself or more than {_AREA_DEPTH_MAX} areas deep"
+        yield f"lies in itself or more than {AREA_DEPTH_MAX} areas deep"
 
     def _check_road(self, road: Road) -> Iterator[str]:
         if self._road_count > _ROADS_MAX:
@@ -453,3 +526,25 @@ class _Checker:
 def _check_text(text: str) -> Iterator[str]:
     if text != text.strip() or not unicodedata.is_normalized("NFC", text):
         yield "its name has blanks at an end or is not in Unicode form NFC"
+
+
+def _check_location(location: str) -> Iterator[str]:
+    north, _, east = location.partition(",")
+    if location and (abs(float(north)) > 90 or abs(float(east)) > 180):
+        yield "location is degrees north and degrees east"
+
+
+def _check_hours(text: str) -> Iterator[str]:
+    try:
+        text_to_week(text)
+    except ValueError as error:
+        yield str(error)
+
+
+def _check_posted(text: str) -> Iterator[str]:
+    """The registry is kept for ever and shown to many: no person's code may come into it."""
+    found = parse(text.encode())
+    if isinstance(found, Parsed | Chunk):
+        yield "that is the code of a person"
+    elif isinstance(found, VenueCode):
+        yield "a code of our own needs no entry"

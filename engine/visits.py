@@ -17,8 +17,8 @@ S   Any other place gives stays. A scan with direction OUT is a check-out, any o
 S1  A check-in is a presence from its time for as long as it was told, if it was (observed); else to
     the check-out, if the person's next scan there is one and comes within `stay_max_ms` (observed);
     else to the earliest of the person's next scan elsewhere, posts included, less `travel_ms`
-    (inferred_next), the default stay (default) and the next check-out there (observed); and never
-    under 1 ms.
+    (inferred_next), the place's closing, if it was open then (closing), the default stay (default)
+    and the next check-out there (observed); and never under 1 ms.
 S2  A check-out that ends a check-in under S1 adds no presence of its own. Any other is a presence
     that ends with it (observed) and begins one default stay earlier, but not before the person's
     previous scan anywhere. Such a beginning is flagged START_INFERRED.
@@ -42,6 +42,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.clock import DAY_MS, MINUTE_MS
+from engine.hours import Week
 from native.scans import ScanRun
 from native.visits import PlaceTable, derive_changes
 
@@ -85,8 +86,9 @@ class EndRule(enum.IntEnum):
 
     OBSERVED = 0
     INFERRED_NEXT = 1
-    DEFAULT = 2
-    CAPPED = 3
+    CLOSING = 2
+    DEFAULT = 3
+    CAPPED = 4
 
 
 class VisitFlag(enum.IntFlag):
@@ -95,10 +97,11 @@ class VisitFlag(enum.IntFlag):
 
 
 class PlaceRule(msgspec.Struct, frozen=True):
-    """What the rules need to know of one place. default_stay_ms >= 1."""
+    """What the rules need to know of one place. default_stay_ms >= 1; hours: when it is open."""
 
     is_post: bool
     default_stay_ms: int
+    hours: Week | None = None
 
 
 class VisitRules(msgspec.Struct, frozen=True):
@@ -122,7 +125,7 @@ UNKNOWN_PLACE = PlaceRule(is_post=False, default_stay_ms=60 * MINUTE_MS)
 
 
 class PlaceRules:
-    """Rules by place number (u32). Immutable."""
+    """Rules by place number (u32). A table never changes; `extend` exchanges it."""
 
     def __init__(self, rules: Mapping[int, PlaceRule], unknown: PlaceRule = UNKNOWN_PLACE) -> None:
         """Raises ValueError on a default stay under 1 ms or a number that is no u32."""
@@ -134,7 +137,13 @@ class PlaceRules:
         self.table = PlaceTable(
             [(number, rule.is_post, rule.default_stay_ms) for number, rule in rules.items()],
             (unknown.is_post, unknown.default_stay_ms),
+            {number: rule.hours for number, rule in rules.items() if rule.hours is not None},
         )
+
+    def extend(self, rules: Mapping[int, PlaceRule]) -> None:
+        """All rules again, which differ only by places where nobody was yet: what was derived under
+        them still holds. May be called while others derive."""
+        self.table = PlaceRules(rules).table
 
 
 def changed_places(old: PlaceRules, new: PlaceRules) -> set[int] | None:

@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import final
 
 from native.scans import ScanRun
@@ -6,7 +6,10 @@ from native.scans import ScanRun
 @final
 class PlaceTable:
     def __new__(
-        cls, rules: Iterable[tuple[int, bool, int]], unknown: tuple[bool, int]
+        cls,
+        rules: Iterable[tuple[int, bool, int]],
+        unknown: tuple[bool, int],
+        hours: Mapping[int, tuple[tuple[int, int], ...]] | None = None,
     ) -> PlaceTable: ...
 
 @final

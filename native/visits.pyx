@@ -6,11 +6,12 @@ connect the person's time falls apart, and what lies beyond stays as it was.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport UINT32_MAX, uint8_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from native.checks cimport check_int
+from native.hours cimport Week, read_week, week_closing
 from native.scans cimport (
     OUT, RUNS_MAX, Run, Scan, ScanRun, absorb, compare, gather_scans, loose_count, merge_scans,
     room_for, seek, seek_time,
@@ -37,12 +38,14 @@ cdef enum:
     SHORT = 64                 # up to so many are sorted by insertion
     OBSERVED = 0               # engine.visits.EndRule
     INFERRED_NEXT = 1
-    DEFAULT = 2
-    CAPPED = 3
+    CLOSING = 2
+    DEFAULT = 3
+    CAPPED = 4
     PASSAGE = 1                # engine.visits.VisitFlag
     START_INFERRED = 2
     ROOM_FIRST = 64
     LOOSE_FIRST = 4096         # hardly anybody has more in a few days
+    WEEKS_MAX = 0xFFFF         # different ones
 
 cdef enum:                     # what became of a person
     DONE = 0
@@ -57,10 +60,12 @@ cdef struct PlaceRule:
     uint32_t number
     uint8_t is_used
     uint8_t is_post
+    uint16_t week              # 0 where nothing is known, else one more than its position
 
 
 cdef struct Places:            # open addressing, half full at most
     PlaceRule* slots
+    Week* weeks
     uint32_t mask
     PlaceRule unknown
     int64_t longest            # default stay of any place
@@ -92,13 +97,16 @@ cdef class PlaceTable:
     """What the rules need to know of places, to be looked up by number. Immutable.
 
     rules: (number u32, is_post, default stay in ms, 1 or more) of each place, numbers once each;
-    unknown: (is_post, default stay) of all others. Raises ValueError.
+    unknown: (is_post, default stay) of all others. hours: of places that close, by number, the
+    week of engine.hours: seven spans in minutes from the day's beginning. Raises ValueError.
     """
 
     cdef Places places
 
-    def __cinit__(self, rules, unknown):
+    def __cinit__(self, rules, unknown, hours=None):
         cdef list listed = list(rules)
+        cdef dict weeks = dict(hours or {})
+        cdef dict positions = {week: i for i, week in enumerate(dict.fromkeys(weeks.values()), 1)}
         cdef size_t room = 16
         cdef uint32_t at
         cdef PlaceRule rule
@@ -106,13 +114,19 @@ cdef class PlaceTable:
             room *= 2
         self.places.slots = <PlaceRule*> room_for(room, sizeof(PlaceRule))
         self.places.mask = <uint32_t> (room - 1)
-        self.places.unknown = PlaceRule(read_stay(unknown[1]), 0, 1, 1 if unknown[0] else 0)
+        self.places.unknown = PlaceRule(read_stay(unknown[1]), 0, 1, 1 if unknown[0] else 0, 0)
+        if len(positions) > WEEKS_MAX:
+            raise ValueError("too many different opening hours")
+        self.places.weeks = <Week*> room_for(max(len(positions), 1), sizeof(Week))
+        for week, position in positions.items():
+            read_week(&self.places.weeks[<size_t> position - 1], week)
         self.places.longest = self.places.unknown.stay
         for number, is_post, stay_ms in listed:
             rule.number = <uint32_t> check_int(number, 0, UINT32_MAX, "place")
             rule.stay = read_stay(stay_ms)
             rule.is_post = 1 if is_post else 0
             rule.is_used = 1
+            rule.week = positions[weeks[number]] if number in weeks else 0
             self.places.longest = max(self.places.longest, rule.stay)
             at = slot_of(rule.number, self.places.mask)
             while self.places.slots[at].is_used:
@@ -121,6 +135,7 @@ cdef class PlaceTable:
 
     def __dealloc__(self):
         free(self.places.slots)
+        free(self.places.weeks)
 
     def __reduce__(self):
         raise TypeError("a PlaceTable cannot be pickled")
@@ -128,6 +143,12 @@ cdef class PlaceTable:
 
 cdef int64_t read_stay(object stay_ms) except -1:
     return check_int(min(stay_ms, NEVER), 1, NEVER, "default stay")
+
+
+cdef int64_t closing_after(
+    const Places* places, const PlaceRule* place, int64_t time
+) noexcept nogil:
+    return week_closing(&places.weeks[place.week - 1], time, NEVER) if place.week else NEVER
 
 
 # ---- the rules, of one person -------------------------------------------------------------------
@@ -250,7 +271,7 @@ cdef void find_presences(
     cdef Presence* found = work.presences
     cdef int64_t longest = work.rules.longest
     cdef int64_t stay = min(place.stay, longest)
-    cdef int64_t next_out = NEVER, moved
+    cdef int64_t next_out = NEVER, moved, closing
     cdef const Scan* scan
     cdef const Scan* near
     cdef Presence* presence
@@ -301,6 +322,10 @@ cdef void find_presences(
                 continue
         presence.end = scan.time + stay
         presence.rule = CAPPED if place.stay > longest else DEFAULT
+        closing = closing_after(work.places, place, scan.time)
+        if closing <= presence.end:
+            presence.end = closing
+            presence.rule = CLOSING
         if work.elsewhere[<uint32_t> order[i - 1]] != NEVER:
             moved = max(work.elsewhere[<uint32_t> order[i - 1]] - work.rules.travel, scan.time + 1)
             if moved <= presence.end:

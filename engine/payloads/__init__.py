@@ -8,7 +8,7 @@ those that are less sure of their own. docs/payloads.md has the formats and the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from engine.clock import day_to_date
@@ -29,7 +29,13 @@ from engine.payloads.outcome import (
     VenueLink,
 )
 from engine.payloads.text import bytes_to_text, fold_name, strip_outer, text_to_fields
-from engine.payloads.venue import is_venue_tag, make_venue_code, venue_body
+from engine.payloads.venue import (
+    VenueTag,
+    is_venue_tag,
+    make_venue_code,
+    venue_body,
+    venue_code_to_text,
+)
 
 __all__ = [
     "PAYLOAD_MAX",
@@ -52,6 +58,7 @@ __all__ = [
     "parse",
     "payload_to_json",
     "venue_body",
+    "venue_code_to_text",
 ]
 
 PAYLOAD_MAX: Final = 2953  # bytes of the largest QR symbol, 40-L (ISO/IEC 18004)
@@ -138,7 +145,7 @@ def payload_to_json(
     today_day: int | None = None,
     now_s: float | None = None,
     trust: Trust = _NO_TRUST,
-    venue_tag: Callable[[bytes], bytes] | None = None,
+    venue_tag: VenueTag | None = None,
 ) -> dict[str, Any]:
     """What `chot parse` answers for one payload: verdict, type, reason, warnings and the fields.
 

@@ -12,7 +12,7 @@ from engine.payloads.outcome import (
     VenueCode,
     VenueLink,
 )
-from engine.payloads.venue import make_venue_code
+from engine.payloads.venue import venue_code_to_text
 
 _NAME: Final = ("name_nfc", "name_fold")
 _PASS: Final = (*_NAME, "dob", "birth_year", "issuer", "group", "health", "signature", "expired")
@@ -42,9 +42,13 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
         answer = _answer("reject", None, [], {})
         return {**answer, "reason": outcome.reason, "detail": outcome.detail}
     if isinstance(outcome, VenueCode):
-        code = make_venue_code(outcome.number, outcome.issue, outcome.tag, outcome.host)
-        fields = {"host": outcome.host, "opaque_id": code.rpartition("/")[2]}
-        return _answer("accept", "venue", [], fields)
+        text = venue_code_to_text(outcome)
+        where: dict[str, Any] = {"host": outcome.host, "opaque_id": text.rpartition("/")[2]}
+        if outcome.room:
+            where["room"] = outcome.room
+        if outcome.direction:
+            where["direction"] = "in" if outcome.direction == 1 else "out"
+        return _answer("accept", "venue", [], where)
     if isinstance(outcome, VenueLink):
         fields = {"host": outcome.host, "opaque_id": outcome.opaque_id}
         return _answer("accept", "venue.url", ["unverified_layout"], fields)

@@ -113,14 +113,20 @@ class Parsed(msgspec.Struct, frozen=True, kw_only=True):
 class VenueCode(msgspec.Struct, frozen=True):
     """One of our own posted codes, readable but not yet proven.
 
-    number: the venue's place number, u32. issue: 0-7, counts reprints (VE-7). tag: 5 bytes that
-    only the holder of the province's key can make or check (is_venue_tag).
+    number: the venue's place number, u32. issue: counts reprints (VE-7). tag: 5 bytes that only the
+    holder of the province's key can make or check (is_venue_tag). room: 0 for the whole venue.
+    direction: engine.rows.Direction, 0 where one code hangs for coming and going. key: number of
+    the province's key that made the tag.
     """
 
     number: int
     issue: int
     tag: bytes
     host: str
+    room: int = 0
+    direction: int = 0
+    key: int = 1
+    version: int = 1
 
 
 class VenueLink(msgspec.Struct, frozen=True):

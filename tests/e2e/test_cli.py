@@ -329,11 +329,31 @@ def test_what_list_prints_can_be_imported(rig: Rig, tmp_path: Path) -> None:
         assert (done.status, done.err) == (0, "")
         source = list(csv.DictReader(io.StringIO((TABLES / f"{table}.csv").read_text())))
         listed = list(csv.DictReader(io.StringIO(done.out, newline="")))
-        key = "name" if "name" in source[0] else "other"
+        (key, *_) = [name for name in ("name", "other", "text", "count") if name in source[0]]
         assert [row[key] for row in listed][: len(source)] == [row[key] for row in source]
         path = tmp_path / f"{table}.csv"
         path.write_text(done.out, encoding="utf-8", newline="")
         assert rig.registry("import", path).out.startswith("0 records written"), table
+
+
+def test_a_workbook_of_all_tables_goes_out_and_in(rig: Rig, tmp_path: Path) -> None:
+    done = rig.registry("export", "--out", tmp_path / "registry.xlsx")
+    count = re.fullmatch(r".*registry\.xlsx: (\d+) records\n", done.out)
+    assert count, done
+    done = rig.registry("import", tmp_path / "registry.xlsx")
+    assert done.out == f"0 records written, {count[1]} were there already\n"
+    done = rig.registry("export", "venues", "--out", tmp_path / "venues.csv", "--at", "2021-06-01")
+    text = (tmp_path / "venues.csv").read_bytes()
+    assert text.startswith(b"\xef\xbb\xbfnumber,name,") and done.status == 0
+    assert rig.registry("import", tmp_path / "venues.csv").out.startswith("0 records written")
+    assert_mistake(rig.registry("export", "--out", tmp_path / "all.csv"), "--out")
+    (tmp_path / "bad.xlsx").write_bytes(b"PK")
+    assert_refused(rig.registry("import", tmp_path / "bad.xlsx"), "registry.invalid")
+
+
+def test_areas_are_found_by_their_names(rig: Rig) -> None:
+    assert rig.registry("find", "vinh linh").out == "QT-VL\tHuyện Vĩnh Linh\n"
+    assert_refused(rig.registry("find", "nowhere"), "registry.not_found")
 
 
 def test_import_with_faults_takes_nothing_and_names_the_lines(rig: Rig, tmp_path: Path) -> None:

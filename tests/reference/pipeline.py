@@ -11,7 +11,7 @@ from engine.clock import ManualClock, iso_to_ms
 from engine.dedup import SeenWindow
 from engine.journal import check_batch
 from engine.judge import Judge
-from engine.payloads import make_venue_code, venue_body
+from engine.payloads import VenueCode, make_venue_code, venue_code_to_text
 from engine.pipeline import Origin, Outcome, Pipeline
 from engine.records import decode_scans, encode_scans
 from engine.registry import Change, Registry
@@ -54,8 +54,8 @@ class HashRing:
         digest = self._vehicle.digest(f"{kind}\0{canonical}".encode())
         return int.from_bytes(digest[:4], "big") or 1
 
-    def venue_tag(self, body: bytes) -> bytes:
-        return hashlib.sha256(b"venue" + body).digest()[:5]
+    def venue_tag(self, body: bytes, key: int = 1) -> bytes:
+        return hashlib.sha256(b"venue" + bytes((key,)) + body).digest()[:5]
 
 
 class Bench:
@@ -87,9 +87,9 @@ class Bench:
             check_batch(outcome.batch)
         return outcome
 
-    def code(self, number: int = MARKET, issue: int = 1) -> bytes:
-        tag = self.ring.venue_tag(venue_body(number, issue))
-        return make_venue_code(number, issue, tag, "QR.CHOT.VN").encode()
+    def code(self, number: int = MARKET, issue: int = 1, **more: int) -> bytes:
+        code = VenueCode(number, issue, b"", "QR.CHOT.VN", **more)
+        return venue_code_to_text(make_venue_code(code, self.ring.venue_tag)).encode()
 
     def refused(self) -> dict[str, float]:
         return self._by_reason("chot_refused")

@@ -41,6 +41,7 @@ from engine.reviews import new_reviews
 from engine.rows import NO_TEMPERATURE, ROW, Direction, Kind, Source
 from engine.telemetry import Metrics
 from engine.tracing import Completeness, GatewayState, Tracer
+from engine.venue_codes import VenueCodes
 from engine.visits import PlaceRules
 from engine.watch import WatchList
 from tests.reference.batches import read_groups
@@ -227,6 +228,7 @@ class Stand:
             kit=lambda: Kit("127.0.0.1:7401", self.keyring.ingest_public(), {}),
             deliver=_nothing,
             on_merges=self._merges_changed,
+            codes=VenueCodes(self.registry, self.keyring, "QR.CHOT.VN"),
         )
 
     async def _merges_changed(self) -> None:

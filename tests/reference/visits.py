@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OUT = 2
-OBSERVED, INFERRED_NEXT, DEFAULT, CAPPED = 0, 1, 2, 3
+OBSERVED, INFERRED_NEXT, CLOSING, DEFAULT, CAPPED = 0, 1, 2, 3, 4
+MINUTE, DAY = 60_000, 86_400_000
 
 
 @dataclass(frozen=True, order=True)
@@ -46,8 +47,11 @@ class Presence:
     scan: Scan
 
 
-def reference_visits(scans, posts, stays, rules):
-    """posts: set of place numbers; stays: {place: ms}; rules: object with the *_ms fields."""
+def reference_visits(scans, posts, stays, rules, hours=None):
+    """posts: set of place numbers; stays: {place: ms}; rules: object with the *_ms fields.
+
+    hours: {place: seven (opening, closing) in minutes, Monday first}.
+    """
     kept = {}
     for scan in scans:
         key = (scan.person, scan.time, scan.place, scan.lane, scan.direction, scan.kind)
@@ -67,7 +71,8 @@ def reference_visits(scans, posts, stays, rules):
             if place in posts:
                 visits += passages(here, stays[place], rules)
             else:
-                visits += venue_visits(here, own, stays[place], rules)
+                week = (hours or {}).get(place)
+                visits += venue_visits(here, own, stays[place], rules, week)
     return sorted(visits, key=lambda v: (v.person, v.place, v.start))
 
 
@@ -97,13 +102,13 @@ def passages(here, stay, rules):
     return found
 
 
-def venue_visits(here, own, stay, rules):
+def venue_visits(here, own, stay, rules, week):
     presences = []
     for scan in here:
         if scan.direction == OUT:
             presences.append(check_out(scan, here, own, stay, rules))
         else:
-            presences.append(check_in(scan, here, own, stay, rules))
+            presences.append(check_in(scan, here, own, stay, rules, week))
     joined = []
     for presence in presences:
         near = [
@@ -125,7 +130,7 @@ def are_near(one, other, gap):
     return max(one.start, other.start) - min(one.end, other.end) <= gap
 
 
-def check_in(scan, here, own, stay, rules):
+def check_in(scan, here, own, stay, rules, week):
     if scan.stay:
         told = min(scan.stay, rules.stay_max_ms)
         rule = OBSERVED if told == scan.stay else CAPPED
@@ -139,6 +144,14 @@ def check_in(scan, here, own, stay, rules):
     ends = [(scan.time + stay, DEFAULT)]
     if stay > rules.stay_max_ms:
         ends = [(scan.time + rules.stay_max_ms, CAPPED)]
+    # The later of the days whose hours hold this instant: a day's may reach into the next.
+    today = (scan.time + 7 * 60 * MINUTE) // DAY
+    for day in (today, today - 1):
+        begin = day * DAY - 7 * 60 * MINUTE
+        opening, closing = week[(day + 3) % 7] if week else (0, 0)
+        if begin + opening * MINUTE <= scan.time < begin + closing * MINUTE:
+            ends.append((begin + closing * MINUTE, CLOSING))
+            break
     later = [o.time for o in own if o.place != scan.place and o.time > scan.time]
     if later:
         ends.append((max(min(later) - rules.travel_ms, scan.time + 1), INFERRED_NEXT))

@@ -18,17 +18,16 @@ from engine.errors import AccessDenied, JournalCorrupt, TokenInvalid
 NOW_MS = 1_625_097_600_000
 
 # Written out a second time, by hand, so that a slip in the table of roles is seen here.
+TRACING = "venue person contacts notice details alerts watch merge review"
 MAY = {
-    "tracer": "venue person contacts notice details alerts watch merge review figures places "
-    "whoami",
-    "centre": "venue person contacts notice details alerts watch merge review figures places "
-    "whoami",
-    "station": "person details figures places whoami",
+    "tracer": f"{TRACING} figures places whoami coverage",
+    "centre": f"{TRACING} figures places whoami coverage register",
+    "station": "person details figures places whoami coverage register",
     "police": "places whoami",
-    "volunteer": "places whoami",
-    "ioc": "figures places whoami",
-    "auditor": "figures places whoami",
-    "operator": "figures places whoami",
+    "volunteer": "places whoami coverage register",
+    "ioc": "figures places whoami coverage",
+    "auditor": "figures places whoami coverage",
+    "operator": "figures places whoami coverage",
     "gateway": "",
 }
 

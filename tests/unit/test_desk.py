@@ -61,7 +61,7 @@ def test_changes_are_one_record_and_come_back_from_the_log(stand: Stand) -> None
     assert stand.registry.place(2001) == NEW
 
     class Record:
-        lsn = 1
+        lsn, by, at_ms = 1, "uid 1000", 0
 
     Record.kind, Record.body = kind, body  # type: ignore[attr-defined]
     again = Registry()

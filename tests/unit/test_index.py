@@ -524,3 +524,15 @@ def test_a_stop_that_comes_while_it_goes_to_work_is_heard(monkeypatch):
     index.apply(Group(1, scans_to_rows([Scan(KEYS[0], 1, 3, 0, 1, 2)])))
     index._keeper.join(timeout=20)
     assert not index._keeper.is_alive()
+
+
+def test_a_new_place_has_its_rule_at_once_and_nothing_else_changes():
+    places = PlaceRules({3: PlaceRule(False, 20)})
+    index = CoLocationIndex(places)
+    index.apply(Group(1, scans_to_rows([Scan(KEYS[0], 100, 3, 0, 1, 2)])))
+    index.snapshot()
+    places.extend({3: PlaceRule(False, 20), 7: PlaceRule(False, 55)})
+    index.apply(Group(2, scans_to_rows([Scan(KEYS[0], 500, 7, 0, 1, 2)])))
+    found = index.venue(7, 0, 1000).visits
+    assert (found["start_ms"].tolist(), found["end_ms"].tolist()) == ([500], [555])
+    assert index.venue(3, 0, 1000).visits["end_ms"].tolist() == [120]

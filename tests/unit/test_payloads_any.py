@@ -22,9 +22,9 @@ from engine.payloads import (
     VenueLink,
     base45,
     cose,
-    make_venue_code,
     parse,
     payload_to_json,
+    venue_code_to_text,
 )
 from engine.payloads.outcome import Outcome
 from engine.people import (
@@ -63,7 +63,9 @@ TRUST = TrustList()
 TRUST.add_certificate(DER)
 TRUST.add_jwk(JWK)
 SEEDED = settings(derandomize=True, database=None, deadline=None, max_examples=400)
-VECTORS = [v.payload for v in load()] + [make_venue_code(9, 1, b"abcde", "QR.CHOT.VN").encode()]
+VECTORS = [v.payload for v in load()] + [
+    venue_code_to_text(VenueCode(9, 1, b"abcde", "QR.CHOT.VN", 3, 2, 4, 2)).encode()
+]
 BITS = [b"|", b"*", b"<", b"\x00", b"\xcc\x81", b"\xff", b"\xef\xbb\xbf", b"  ", "Đ".encode(), b"0"]
 FIELDS = ["045190999001", "TE4459900000001", "NGUYEN AN", "Nữ", "1990-06-05", "05061990", "0", "1"]
 FIELDS += [

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import payloads
-from engine.payloads import Refusal, VenueCode, is_venue_tag, make_venue_code, parse, venue_body
+from engine.payloads import (
+    Refusal,
+    VenueCode,
+    is_venue_tag,
+    make_venue_code,
+    parse,
+    venue_body,
+    venue_code_to_text,
+)
 from engine.payloads.venue import check_characters
 
 SEEDED = settings(derandomize=True, database=None, deadline=None, max_examples=200)
@@ -20,16 +30,29 @@ QR_ALPHANUMERIC = set(ALPHABET + " $%*+-./:")
 
 numbers = st.integers(0, 2**32 - 1)
 issues = st.integers(0, 7)
+newer = st.builds(
+    VenueCode,
+    number=numbers,
+    issue=st.integers(0, 63),
+    tag=st.binary(min_size=5, max_size=5),
+    host=st.just(HOST.lower()),
+    room=st.integers(0, 0xFFFF),
+    direction=st.integers(0, 2),
+    key=st.integers(1, 15),
+    version=st.just(2),
+)
 tags = st.binary(min_size=5, max_size=5)
 bodies = st.text(ALPHABET, min_size=1, max_size=16)
 
 
-def venue_tag(body: bytes) -> bytes:
-    return hmac.digest(b"a test key", body, hashlib.sha256)[:5]
+def venue_tag(body: bytes, key: int = 1) -> bytes:
+    return hmac.digest(b"a test key" + bytes((key,)), body, hashlib.sha256)[:5]
 
 
-def code_of(number: int, issue: int = 1) -> str:
-    return make_venue_code(number, issue, venue_tag(venue_body(number, issue)), HOST)
+def code_of(number: int, issue: int = 1, **more: int) -> str:
+    return venue_code_to_text(
+        make_venue_code(VenueCode(number, issue, b"", HOST, **more), venue_tag)
+    )
 
 
 def check_oracle(body: str) -> str:
@@ -63,16 +86,55 @@ def test_check_characters_are_those_of_the_oracle(body: str) -> None:
 
 def test_a_known_code() -> None:
     tag = bytes.fromhex("0123456789")
-    text = make_venue_code(7, 1, tag, "qr.chot.vn")
+    text = venue_code_to_text(VenueCode(7, 1, tag, "qr.chot.vn"))
     assert text == "HTTPS://QR.CHOT.VN/V/1400000704HMASW9" + check_oracle("1400000704HMASW9")
     assert read(text) == VenueCode(7, 1, tag, "qr.chot.vn")
-    assert venue_body(7, 1) == b"1\x01\x00\x00\x00\x07"
+    assert venue_body(VenueCode(7, 1, tag, HOST)) == b"1\x01\x00\x00\x00\x07"
+
+
+def test_a_known_code_of_version_2() -> None:
+    """Key 3, issue 5, direction out (2), room 260, venue 1013: 4, 6, 2, 16 and 32 bits."""
+    code = VenueCode(1013, 5, bytes.fromhex("0123456789"), "qr.chot.vn", 260, 2, 3, 2)
+    serial = "0011" + "000101" + "10" + f"{260:016b}" + f"{1013:032b}"
+    letters = [serial[i : i + 5] for i in range(0, 60, 5)]
+    body = "2" + "".join("0123456789ABCDEFGHJKMNPQRSTVWXYZ"[int(five, 2)] for five in letters)
+    body += "04HMASW9"
+    assert venue_code_to_text(code) == f"HTTPS://QR.CHOT.VN/V/{body}{check_oracle(body)}"
+    assert venue_body(code) == b"2" + int(serial, 2).to_bytes(8, "big")
+
+
+@SEEDED
+@given(newer)
+def test_a_code_of_version_2_comes_back_in_any_case(code: VenueCode) -> None:
+    text = venue_code_to_text(code)
+    assert set(text) <= QR_ALPHANUMERIC and len(text) == len("HTTPS://QR.CHOT.VN/V/") + 23
+    for written in (text, text.lower(), text.title(), f" {text}\r\n", "\ufeff" + text):
+        assert read(written) == code
+
+
+@SEEDED
+@given(newer, st.data())
+def test_every_field_is_under_the_tag(code: VenueCode, data: st.DataObject) -> None:
+    made = make_venue_code(code, venue_tag)
+    assert is_venue_tag(made, venue_tag)
+    other = data.draw(newer)
+    stolen = msgspec.structs.replace(other, tag=made.tag)
+    if venue_body(other) != venue_body(code):
+        assert not is_venue_tag(stolen, venue_tag)
+
+
+def test_a_direction_or_key_that_is_none_is_malformed() -> None:
+    for bits in (3 << 48 | 1 << 56, 1 << 50):
+        letters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+        body = "2" + "".join(letters[bits >> 5 * i & 31] for i in reversed(range(12))) + "0" * 8
+        outcome = read(f"HTTPS://{HOST}/V/{body}{check_oracle(body)}")
+        assert isinstance(outcome, Refusal) and outcome.reason == "malformed"
 
 
 @SEEDED
 @given(numbers, issues, tags)
 def test_a_code_comes_back_in_any_case(number: int, issue: int, tag: bytes) -> None:
-    text = make_venue_code(number, issue, tag, HOST)
+    text = venue_code_to_text(VenueCode(number, issue, tag, HOST))
     assert set(text) <= QR_ALPHANUMERIC
     assert len(text) == len("HTTPS://QR.CHOT.VN/V/") + 18
     expected = VenueCode(number, issue, tag, HOST.lower())
@@ -87,8 +149,10 @@ def test_different_venues_have_different_codes(a: int, i: int, b: int, j: int) -
 
 
 @pytest.mark.parametrize("number", [0, 1, 4711, 2**31, 2**32 - 1])
-def test_every_wrong_character_is_caught(number: int) -> None:
-    head, code = code_of(number)[:-18], code_of(number)[-18:]
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_wrong_character_is_caught(number: int, version: int) -> None:
+    head, _, code = code_of(number, version=version).rpartition("/")
+    head += "/"
     details = set()
     for i, right in enumerate(code):
         for wrong in set(ALPHABET) - {right}:
@@ -102,8 +166,10 @@ def test_every_wrong_character_is_caught(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 4711, 123456789, 2**32 - 1])
-def test_every_transposition_of_neighbours_is_caught(number: int) -> None:
-    head, code = code_of(number)[:-18], code_of(number)[-18:]
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_transposition_of_neighbours_is_caught(number: int, version: int) -> None:
+    head, _, code = code_of(number, version=version).rpartition("/")
+    head += "/"
     for i in range(len(code) - 1):
         changed = code[:i] + code[i + 1] + code[i] + code[i + 2 :]
         if changed != code:
@@ -128,10 +194,9 @@ def test_a_tag_is_the_province_s() -> None:
     code = read(code_of(4711))
     assert isinstance(code, VenueCode)
     assert is_venue_tag(code, venue_tag)
-    assert not is_venue_tag(code, lambda body: bytes(5))
+    assert not is_venue_tag(code, lambda body, key: bytes(5))
     for number, issue in ((4712, 1), (4711, 2)):
-        tag = venue_tag(venue_body(4711, 1))
-        forged = read(make_venue_code(number, issue, tag, HOST))
+        forged = read(venue_code_to_text(VenueCode(number, issue, code.tag, HOST)))
         assert isinstance(forged, VenueCode)
         assert not is_venue_tag(forged, venue_tag)
 
@@ -144,8 +209,10 @@ def test_json_of_a_venue_code() -> None:
     assert blind["host"] == "qr.chot.vn"
     assert payload.decode().endswith(blind["opaque_id"])
     assert payloads.payload_to_json(payload, venue_tag=venue_tag)["warnings"] == []
-    forged = payloads.payload_to_json(payload, venue_tag=lambda body: bytes(5))
+    forged = payloads.payload_to_json(payload, venue_tag=lambda body, key: bytes(5))
     assert (forged["verdict"], forged["reason"]) == ("reject", "forged")
+    door = payloads.payload_to_json(code_of(4711, room=12, direction=2, version=2).encode())
+    assert (door["room"], door["direction"]) == (12, "out")
 
 
 @pytest.mark.parametrize(
@@ -174,25 +241,31 @@ def test_what_is_no_code_of_ours(text: str, reason: str) -> None:
 
 
 def test_the_host_is_a_setting() -> None:
-    text = make_venue_code(1, 1, bytes(5), "localhost:8443")
+    text = venue_code_to_text(VenueCode(1, 1, bytes(5), "localhost:8443"))
     assert isinstance(read(text, host="LOCALHOST:8443"), VenueCode)
     assert isinstance(read(text), Refusal)
 
 
+GOOD = VenueCode(1, 1, bytes(5), HOST, version=2)
+
+
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize(
-    ("number", "issue", "tag", "host"),
+    "wrong",
     [
-        (-1, 1, bytes(5), HOST),
-        (2**32, 1, bytes(5), HOST),
-        (1, 8, bytes(5), HOST),
-        (1, -1, bytes(5), HOST),
-        (1, 1, bytes(4), HOST),
-        (1, 1, bytes(5), ""),
-        (1, 1, bytes(5), "a/b"),
-        (1, 1, bytes(5), "ă.vn"),
-        (1, 1, bytes(5), "a" * 300),
+        {"number": -1}, {"number": 2**32}, {"issue": 64}, {"issue": -1}, {"tag": bytes(4)},
+        {"host": ""}, {"host": "a/b"}, {"host": "ă.vn"}, {"host": "a" * 300}, {"room": 1 << 16},
+        {"room": -1}, {"direction": 3}, {"key": 0}, {"key": 16}, {"version": 3},
     ],
-)
-def test_what_cannot_be_a_code_is_not_made(number: int, issue: int, tag: bytes, host: str) -> None:
-    with pytest.raises(ValueError, match=r"is"):
-        make_venue_code(number, issue, tag, host)
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_a_code_is_not_made(wrong: dict[str, Any], version: int) -> None:
+    with pytest.raises(ValueError):
+        venue_code_to_text(msgspec.structs.replace(GOOD, **{"version": version, **wrong}))
+
+
+@pytest.mark.parametrize("more", [{"room": 1}, {"direction": 1}, {"key": 2}, {"issue": 8}], ids=str)
+def test_version_1_has_no_room_for_more(more: dict[str, int]) -> None:
+    assert venue_code_to_text(msgspec.structs.replace(GOOD, **more))
+    with pytest.raises(ValueError):
+        venue_code_to_text(msgspec.structs.replace(GOOD, version=1, **more))

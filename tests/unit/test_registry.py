@@ -49,6 +49,8 @@ class Record:
     lsn: int
     kind: str
     body: bytes
+    by: str = "uid 1000"
+    at_ms: int = 0
 
 
 def make_registry(*changes: Change) -> Registry:

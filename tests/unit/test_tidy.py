@@ -16,7 +16,17 @@ ROOT = Path(__file__).resolve().parents[2]
 RANKS = [
     ["errors", "clock", "settings", "telemetry", "faults", "machine"],
     [
-        *["address", "rows", "records", "record_lines", "wire", "session", "payloads", "people"],
+        *[
+            "hours",
+            "address",
+            "rows",
+            "records",
+            "record_lines",
+            "wire",
+            "session",
+            "payloads",
+            "people",
+        ],
         *["visits", "contacts", "profiles", "story", "offsets"],
     ],
     [
@@ -28,12 +38,16 @@ RANKS = [
     [
         *["zero_fill", "store_lmdb", "commit_thread", "journal_lmdb", "control_lmdb"],
         *["segments_lmdb"],
-        *["registry_records", "registry", "registry_csv"],
+        *["registry_records", "area_map", "registry"],
+        *["registry_tables", "registry_csv", "registry_xlsx"],
     ],
-    ["notice", "tracing", "candidates", "pipeline", "retention", "verify"],
     [
-        *["tls", "websocket", "questions", "question_socket", "audits", "watch_desk"],
-        *["merge_desk", "asks"],
+        *["notice", "tracing", "venue_codes", "coverage"],
+        *["candidates", "pipeline", "retention", "verify"],
+    ],
+    [
+        *["tls", "websocket", "venue_questions", "questions", "question_socket", "audits"],
+        *["watch_desk", "merge_desk", "venue_desk", "asks"],
         *["desk", "streams", "doors"],
         *["gateways", "ingest_link", "ingest", "deliveries"],
         *["answers", "alert_answers", "merge_answers", "notice_answers", "openapi", "http_shape"],
@@ -72,6 +86,7 @@ OWNERS = {
     "PIL": {"images", "poster", "poster_files"},
     "segno": {"poster"},
     "reportlab": {"poster_files"},
+    "openpyxl": {"registry_xlsx"},
     "uvloop": {"app"},
     "aiohttp": {"api", "http_shape", "doors", "gateway.gear", "gateway.carriers"},
     "rich": {"demo"},

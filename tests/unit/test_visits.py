@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso_to_ms, ms_to_iso
+from engine.hours import text_to_week
 from engine.visits import (
     SCAN,
     EndRule,
@@ -287,4 +288,52 @@ def test_equals_the_oracle_on_ordinary_days():
     expected = reference_visits(scans, POSTS, STAYS, RULES)
     rng.shuffle(scans)
     assert array_to_visits(derive(scans_to_array(scans), PLACES, RULES)) == expected
-    assert {v.rule for v in expected} == {0, 1, 2, 3}
+    assert {v.rule for v in expected} == {0, 1, 3, 4}
+
+
+def test_equals_the_oracle_at_places_that_close():
+    """Before 1970 too, past midnight, on days off, and with hours that reach into one another."""
+    rng = random.Random(17)
+    weeks = [
+        tuple(
+            (opening, opening + rng.randrange(1, 1440)) for opening in rng.choices(range(1440), k=7)
+        )
+        for _ in range(3)
+    ]
+    weeks[0] = (*weeks[0][:5], (0, 0), (0, 0))
+    hours = {n: rng.choice(weeks) for n in STAYS if n not in POSTS}
+    scans = [
+        Scan(person, rng.randrange(-8 * DAY_MS, 8 * DAY_MS), rng.choice([*STAYS]), 1,
+             rng.randrange(3), 2, 0, 0, rng.choice((0, 0, 0, rng.randrange(DAY_MS))))
+        for person in range(60)
+        for _ in range(rng.randrange(40))
+    ]  # fmt: skip
+    places = PlaceRules({n: PlaceRule(n in POSTS, stay, hours.get(n)) for n, stay in STAYS.items()})
+    expected = reference_visits(scans, POSTS, STAYS, RULES, hours)
+    assert array_to_visits(derive(scans_to_array(scans), places, RULES)) == expected
+    assert {v.rule for v in expected} == set(range(5))
+
+
+def test_a_stay_ends_when_the_place_closes():
+    """Office hours to 17:00: after lunch nobody stays eight hours; a night market ends at two."""
+    office, night = text_to_week("Mo-Su 07:00-17:00"), text_to_week("18:00-02:00")
+    places = PlaceRules(
+        {1: PlaceRule(False, 480 * 60_000, office), 2: PlaceRule(False, 240 * 60_000, night)}
+    )
+
+    def of(place, *times):
+        scans = [Scan(9, iso_to_ms(f"2021-07-01T{t}"), place, 0, 1, 2, 0, 1) for t in times]
+        found = derive(scans_to_array(scans), places, RULES)
+        return [(ms_to_iso(v["end_ms"])[8:16], EndRule(v["rule"]).name) for v in found]
+
+    assert of(1, "13:30") == [("01T17:00", "CLOSING")]
+    assert of(1, "07:00") == [("01T15:00", "DEFAULT")]
+    assert of(1, "09:00") == [("01T17:00", "CLOSING")], "of two rules at one instant the better one"
+    assert of(1, "17:00") == [("02T01:00", "DEFAULT")], "closed then: somebody who works late"
+    assert of(2, "23:30") == [("02T02:00", "CLOSING")]
+    assert of(2, "01:59") == [("01T02:00", "CLOSING")]
+    assert of(2, "02:00") == [("01T06:00", "DEFAULT")]
+    with pytest.raises(ValueError):
+        PlaceRules({1: PlaceRule(False, 1, ((0, 1),) * 6)})
+    with pytest.raises(ValueError):
+        PlaceRules({1: PlaceRule(False, 1, ((0, 2881),) * 7)})
