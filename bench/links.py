@@ -19,6 +19,7 @@ from native.wire import split_frames
 DURABLE: Final = 0
 VOLATILE: Final = 1
 _HEADS: Final = struct.Struct("<BBHIQQQ")  # what split_frames gives for each frame
+AGAIN_S: Final = 0.1
 BURST_BYTES: Final = 1 << 18  # written at once, so that the loop of the driver is not late itself
 
 
@@ -48,7 +49,7 @@ class Link(asyncio.Protocol):
         now_ns = time.time_ns()
         hello = wire.Hello(
             gateway=self.who.name, epoch=self.epoch, inst=os.urandom(8), lanes=self._lanes,
-            next=(self._next_seq, 1), oldest=1, max_frame=wire.BODY_MAX, t0=now_ns,
+            next=(self._next_seq, 1), oldest=self.acked + 1, max_frame=wire.BODY_MAX, t0=now_ns,
             token=self.who.token,
         )  # fmt: skip
         self._transport.write(wire.encode(hello))
@@ -69,6 +70,7 @@ class Link(asyncio.Protocol):
             body = data[start : start + length]
             message = wire.decode(kind, flags, channel, seq, body)
             if isinstance(message, wire.Welcome):
+                self.on_welcome(message)
                 self.limit = message.limit[self.cls]
                 self.byte_limit = message.byte_limit[self.cls]
                 self.is_open.set()
@@ -87,6 +89,7 @@ class Link(asyncio.Protocol):
                 raise RuntimeError(f"the engine says {message.code}: {message.text}")
         self._kept = data[consumed:]
 
+    def on_welcome(self, message: wire.Welcome) -> None: ...
     def on_result(self, seq: int) -> None: ...
     def on_ack(self, seq: int) -> None: ...
     def on_credit(self) -> None: ...
@@ -135,6 +138,71 @@ class RecordLink(Link):
             self.waits_ns.append(now_ns - self.due_ns[len(self.waits_ns)])
         if self.acked == len(self.messages):
             self.is_done.set()
+
+
+class ComingLink(RecordLink):
+    """A RecordLink that comes back when its link is cut, and goes on behind what is durable."""
+
+    def __init__(
+        self, who: Pass, epoch: int, lanes: list[int], messages: list[bytes], port: int
+    ) -> None:
+        super().__init__(who, epoch, lanes, messages)
+        self.resent = 0
+        self.links = 0
+        self.is_late = bytearray()  # of each message: 1 if no link stood or a backlog was before it
+        self.is_shut = False  # true: does not come back until it is opened again
+        self._port = port
+        self._behind = 0  # messages that were due when the link came back
+
+    async def open(self) -> None:
+        """Comes back by itself from now on."""
+        self.is_shut = False
+        while not self.is_shut and not self.is_done.is_set():
+            try:
+                await connect(self, self._port)
+                return
+            except OSError:
+                await asyncio.sleep(AGAIN_S)
+
+    def release(self, count: int) -> None:
+        is_late = not self.is_open.is_set() or self.acked < self._behind
+        super().release(count)
+        self.is_late += bytes((is_late,)) * (self.due - len(self.is_late))
+
+    def waits_by_late(self) -> tuple[list[int], list[int]]:
+        """Waits for a receipt: of what came on a standing link, and of backlogs."""
+        pairs = list(zip(self.waits_ns, self.is_late, strict=True))
+        return [ns for ns, late in pairs if not late], [ns for ns, late in pairs if late]
+
+    def cut(self) -> None:
+        """An outage: until `open`."""
+        self.is_shut = True
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._kept = b""
+        self.sent_bytes = 0
+        self.limit = self.byte_limit = 0
+        super().connection_made(transport)
+
+    def on_welcome(self, message: wire.Welcome) -> None:
+        self.links += 1
+        self._behind = self.due
+        again = range(message.acked[DURABLE], self.sent)
+        for n in again:
+            kind, flags = self.messages[n][:2]
+            self.messages[n] = bytes((kind, flags | wire.FLAG_RESEND)) + self.messages[n][2:]
+        self.resent += len(again)
+        self.sent = message.acked[DURABLE]
+        self.acked = max(self.acked, self.sent)
+        self.on_ack(self.sent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open.clear()
+        for n in range(self.acked, self.due):
+            self.is_late[n] = 1
+        if not self.is_done.is_set() and not self.is_shut:
+            self._coming = asyncio.get_running_loop().create_task(self.open())
 
 
 class LaneLink(Link):

@@ -128,7 +128,7 @@ def run_words(chosen: argparse.Namespace) -> int:
         floor_ns = floor(folder / "floor")
         line, is_right = chosen.live(chosen, folder, lanes)
         line |= {
-            "floor_p50_ms": _ms(floor_ns, 50), "floor_p99_ms": _ms(floor_ns, 99),
+            "floor_p50_ms": ms_of(floor_ns, 50), "floor_p99_ms": ms_of(floor_ns, 99),
             "machine": {**machine(), "scratch": path_to_file_system(folder)},
             "versions": versions(), "commit": commit(), "load_average": load,
         }  # fmt: skip
@@ -171,7 +171,7 @@ def verdicts(
     line = {
         "bench": "verdicts", "checkins_s": chosen.checkins, "seconds": round(seconds, 1),
         "lanes": len(links), "fps": FPS,
-        **_lane_facts(links), **_waits("receipt", records.waits_ns),
+        **_lane_facts(links), **waits("receipt", records.waits_ns),
         "engine_cores": round(cpu_s / seconds, 2), "driver_cores": round(own_s / seconds, 2),
         "peak_mb": peak >> 20, "checkins": count, "rows": rows,
     }  # fmt: skip
@@ -252,15 +252,15 @@ def _lane_facts(links: Sequence[LaneLink]) -> dict[str, Any]:
     return {
         "frames": sum(link.sent for link in links),
         "frames_dropped": sum(link.dropped for link in links),
-        **_waits("verdict", waits_ns),
-        **_waits("frame_settled", [wait for link in links for wait in link.settled_ns]),
+        **waits("verdict", waits_ns),
+        **waits("frame_settled", [wait for link in links for wait in link.settled_ns]),
     }
 
 
-def _waits(name: str, waits_ns: list[int]) -> dict[str, Any]:
-    shares = {f"{name}_p{share}_ms": _ms(waits_ns, share) for share in (50, 99, 100)}
+def waits(name: str, waits_ns: list[int]) -> dict[str, Any]:
+    shares = {f"{name}_p{share}_ms": ms_of(waits_ns, share) for share in (50, 99, 100)}
     return {f"{name}s": len(waits_ns), **shares}
 
 
-def _ms(waits_ns: list[int], share: float) -> float:
+def ms_of(waits_ns: list[int], share: float) -> float:
     return round(float(np.percentile(waits_ns, share)) / 1e6, 2) if waits_ns else 0.0
