@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(VENV)/bin/pip --disable-pip-version-check -q
 
-.PHONY: help setup build demo serve test test-full lint types sanitize wheel bench-smoke gate clean
+.PHONY: help setup build demo serve test test-full lint types sanitize wheel bench-smoke gate bench clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -64,6 +64,17 @@ bench-smoke: build      ## every benchmark, small
 
 gate: build      ## has a hot path become slower? (bench/gates.toml)
 	@$(PY) -m bench gate
+
+# Every figure of the pages. Only on a quiet machine; the lines stay in bench/results.
+bench: build     ## measure everything and write the pages anew, 40 minutes
+	@$(PIP) install --no-build-isolation -e '.[test,bench]'
+	@$(PY) -m bench run decode lanes parse records ingest commit contacts --keep
+	@$(PY) -m bench run core_lanes day scale --large --keep
+	@$(PY) -m bench verdicts --keep
+	@$(PY) -m bench backlog --keep
+	@$(PY) -m bench growth --visits 50000000 --keep
+	@$(PY) -m bench receipt --keep
+	@$(PY) -m bench report
 
 clean:           ## build output and the environment
 	rm -rf build dist $(VENV) *.egg-info native/*.so native/*/*.so

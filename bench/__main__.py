@@ -26,7 +26,9 @@ from bench import (
     live,
     qr,
     receipt,
+    report,
     results,
+    scale,
 )
 from bench.gauge import GaugeError
 from bench.harness import Case, Trial, UsageError, run_case, run_trial
@@ -44,8 +46,12 @@ CASES: dict[str, Case] = {
     )
 }
 
+KEEP = "add the line to bench/results"
+
 # What is measured as a whole: a module with a TRIAL, added here.
-TRIALS: dict[str, Trial] = {trial.name: trial for trial in (day.TRIAL, lane_ramp.TRIAL)}
+TRIALS: dict[str, Trial] = {
+    trial.name: trial for trial in (day.TRIAL, lane_ramp.TRIAL, scale.TRIAL)
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,17 +72,20 @@ def build_parser() -> Parser:
     run = actions.add_parser("run", help="measure cases")
     run.add_argument("names", nargs="+", metavar="NAME", help="a case, as `list` prints it")
     run.add_argument("--large", action="store_true", help="large parameters; takes minutes")
-    run.add_argument("--keep", action="store_true", help="add the lines to bench/results")
+    run.add_argument("--keep", action="store_true", help=KEEP)
     run.add_argument(
         "--data", type=Path, metavar="DIR", help="decode: the JPEG images of this folder instead"
     )
     smoke = actions.add_parser("smoke", help="tiny parameters; part of the tests")
     smoke.add_argument("names", nargs="*", metavar="NAME", help="every case if none is named")
     gates.add_parser(actions)
+    report.add_parser(actions)
     qr.add_parser(actions)
     receipt.add_parser(actions)
     live.add_parsers(actions)
     growth.add_parser(actions)
+    for alone in ("receipt", "verdicts", "backlog", "growth"):
+        actions.choices[alone].add_argument("--keep", action="store_true", help=KEEP)
     return parser
 
 
@@ -128,6 +137,8 @@ def main(words: list[str] | None = None) -> int:
             return run(chosen.names or list(CASES), "smoke")
         if chosen.action == "gate":
             return gates.run_words(chosen, CASES)
+        if chosen.action == "report":
+            return report.run_words(chosen)
         if chosen.action == "qr":
             return qr.run_words(chosen)
         if chosen.action == "receipt":

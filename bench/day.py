@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,10 +113,13 @@ def measure(params: Params, place: Place) -> Outcome:
     tables = write_tables(folder / "registry", venues=params["venues"])
     yesterday = ms_to_day(time.time_ns() // 1_000_000 - DAY_MS)
     world = checkins(seconds, params["peak_s"], params["venues"], place.seed, yesterday)
-    loops = film_all(folder, place.seed, params["clip_frames"], params["width"], params["height"])
+    names = list(LANES)[:: params["lane_step"]]
+    loops = film_all(
+        folder, names, place.seed, params["clip_frames"], params["width"], params["height"]
+    )
     with EngineProcess(folder, tables=tables, with_api=True) as engine:
         token = engine.token(GRANT)
-        files = engine.gateway_files([*LANES], folder)
+        files = engine.gateway_files(names, folder)
         (back_end,) = engine.enrol([BACK_END])
         messages = to_messages(back_end, BACK_END_EPOCH, world.rows)
         link = ComingLink(back_end, BACK_END_EPOCH, [], messages, engine.port)
@@ -149,6 +153,9 @@ class Day:
         self.stats: dict[str, dict[str, Any]] = {}
         self.down_s = 0.0
         self.backlogs_s: dict[str, float] = {}
+        self.due: list[int] = []  # check-ins that came, and had a receipt, by the end of a second
+        self.durable: list[int] = []
+        self.away_s: list[tuple[float, float]] = []  # when somebody had no link, or no engine
         self._engine, self._folder = engine, folder
         self._loops = {loop.name: loop for loop in loops}
         self._files = files
@@ -162,7 +169,7 @@ class Day:
     async def drive(self) -> float:
         """Seconds until all was durable."""
         own_s = time.process_time()
-        for name in LANES:
+        for name in self._loops:
             relay = Relay(self._engine.port)
             await relay.start()
             self._boxes[name] = self._start(name, relay)
@@ -171,6 +178,7 @@ class Day:
         while not all(box.relay.heard.links for box in self._boxes.values()):
             await asyncio.sleep(TICK_S)
         begun_s = time.monotonic()
+        counting = asyncio.create_task(self._count(begun_s))
         asking = threading.Thread(target=self._tracer.run)
         asking.start()
         try:
@@ -193,6 +201,7 @@ class Day:
             await self._end_of_boxes()
             took_s = time.monotonic() - begun_s
         finally:
+            counting.cancel()
             self._tracer.stop()
             await asyncio.to_thread(asking.join)
             self._link.close()
@@ -228,6 +237,12 @@ class Day:
         camera.stdout.close()
         return Box(name, relay, camera, process)
 
+    async def _count(self, begun_s: float) -> None:
+        while True:
+            self.due.append(self._link.due * BODY)
+            self.durable.append(self._link.acked * BODY)
+            await asyncio.sleep(begun_s + len(self.due) - time.monotonic())
+
     # ---- what goes wrong ------------------------------------------------------------------------
 
     async def _until(self, begun_s: float, share: float) -> None:
@@ -241,11 +256,13 @@ class Day:
         await self._until(begun_s, POST_AWAY[1])
         for relay in away:
             relay.mend()
+        self.away_s.append((POST_AWAY[0] * self._seconds, POST_AWAY[1] * self._seconds))
 
     async def _venues_away(self, begun_s: float) -> None:
         await self._until(begun_s, VENUES_AWAY[0])
         self._link.cut()
         await self._until(begun_s, VENUES_AWAY[1])
+        self.away_s.append((VENUES_AWAY[0] * self._seconds, VENUES_AWAY[1] * self._seconds))
         behind, back_s = self._link.due, time.monotonic()
         await self._link.open()
         while self._link.acked < behind:
@@ -259,6 +276,7 @@ class Day:
         self._engine.kill()
         await asyncio.to_thread(self._engine.start)
         self.down_s = time.monotonic() - killed_s
+        self.away_s.append((killed_s - begun_s, killed_s - begun_s + self.down_s))
 
     async def _end_of_boxes(self) -> None:
         """Each ends by itself when all its frames are durable."""
@@ -286,9 +304,9 @@ class Day:
         disk = sum(p.stat().st_blocks * 512 for p in self._engine.data.rglob("*") if p.is_file())
         return {
             "took_s": round(took_s, 1),
-            "lanes": len(LANES),
+            "lanes": len(self._boxes),
             "fps": FPS,
-            "frames": self.frames * len(LANES),
+            "frames": self.frames * len(self._boxes),
             "frames_decoded_s": round(decoded / took_s, 1),
             "frames_dropped": sum(stats["frames_dropped"] for stats in self.stats.values()),
             "checkins": len(self._due_s) * BODY,
@@ -312,6 +330,11 @@ class Day:
                 "engine": self.used.engine_peak >> 20, "api": self.used.api_peak >> 20,
             },
             "disk_mb": round(disk / 1e6, 1),
+            "timeline": {
+                "due": [b - a for a, b in pairwise(self.due)],
+                "durable": [b - a for a, b in pairwise(self.durable)],
+                "away_s": [[round(s, 1) for s in away] for away in self.away_s],
+            },
             "journal_bytes_a_row": round(
                 self.used.metrics["chot_journal_bytes_total"]
                 / max(1, self.used.metrics["chot_journal_rows_total"]), 1
@@ -332,15 +355,15 @@ TRIAL: Final = Trial(
     what="a working day of the posts and the venues, with outages and a kill, to the last receipt",
     params={
         "smoke": {
-            "seconds": 6, "peak_s": 1_000, "venues": 40, "clip_frames": 15,
+            "seconds": 6, "peak_s": 1_000, "venues": 40, "lane_step": 3, "clip_frames": 15,
             "width": 640, "height": 360,
         },
         "small": {
-            "seconds": 40, "peak_s": 5_000, "venues": 500, "clip_frames": 45,
+            "seconds": 40, "peak_s": 5_000, "venues": 500, "lane_step": 1, "clip_frames": 45,
             "width": 1280, "height": 720,
         },
         "large": {
-            "seconds": 200, "peak_s": 20_000, "venues": 3_000, "clip_frames": 90,
+            "seconds": 200, "peak_s": 20_000, "venues": 3_000, "lane_step": 1, "clip_frames": 90,
             "width": 1280, "height": 720,
         },
     },

@@ -204,8 +204,9 @@ def film(name: str, path: Path, seed: int, frames: int, width: int, height: int)
     return loop
 
 
-def film_all(folder: Path, seed: int, frames: int, width: int, height: int) -> list[Loop]:
-    names = list(LANES)
+def film_all(
+    folder: Path, names: list[str], seed: int, frames: int, width: int, height: int
+) -> list[Loop]:
     with ProcessPoolExecutor(2) as pool:
         return list(
             pool.map(

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from bench import results
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.store_adapter import ChotStore
 from bench.workload import Province, people_for
@@ -64,6 +65,8 @@ def run_words(chosen: argparse.Namespace) -> int:
             "versions": versions(), "commit": commit(), "load_average": load,
         }  # fmt: skip
     print(json.dumps(line, ensure_ascii=False))
+    if chosen.keep and is_right:
+        results.keep(line)
     return 0 if is_right else 1
 
 

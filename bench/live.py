@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 import uvloop
 
-from bench import clips, texts
+from bench import clips, results, texts
 from bench.engine_process import EngineProcess, Pass, count_rows
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.links import LaneLink, Link, RecordLink, connect
@@ -133,6 +133,8 @@ def run_words(chosen: argparse.Namespace) -> int:
             "versions": versions(), "commit": commit(), "load_average": load,
         }  # fmt: skip
     print(json.dumps(line, ensure_ascii=False))
+    if chosen.keep and is_right:
+        results.keep(line)
     return 0 if is_right else 1
 
 

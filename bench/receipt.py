@@ -25,6 +25,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import uvloop
 
+from bench import results
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.workload import FIRST_DAY, busy_day
 from engine.clock import SystemClock
@@ -70,10 +71,10 @@ def add_parser(actions: Any) -> None:
 
 
 def run_words(chosen: argparse.Namespace) -> int:
-    return run(chosen.scans, chosen.seconds)
+    return run(chosen.scans, chosen.seconds, is_kept=chosen.keep)
 
 
-def run(scans_s: int, seconds: float) -> int:
+def run(scans_s: int, seconds: float, *, is_kept: bool = False) -> int:
     """Prints the table and a JSON line. Exit status 1 if a row is missing or there twice."""
     settings = [
         Setting("loop idle", SWITCH_INTERVAL_S, False),
@@ -111,7 +112,10 @@ def run(scans_s: int, seconds: float) -> int:
         "load_average": load,
     }
     print(json.dumps(line, ensure_ascii=False))
-    return 0 if all(setting.stored == wanted for setting in settings) else 1
+    is_right = all(setting.stored == wanted for setting in settings)
+    if is_kept and is_right:
+        results.keep(line)
+    return 0 if is_right else 1
 
 
 class Sink(Protocol):

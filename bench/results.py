@@ -13,13 +13,19 @@ FOLDER: Final = ROOT / "bench" / "results"
 
 
 def keep(line: dict[str, Any], folder: Path = FOLDER) -> None:
-    """Adds a line with its date and command; one whose answer was wrong is not kept."""
+    """Adds a line with its date; one whose answer was wrong is not kept."""
     if line.get("wrong"):
         return
     folder.mkdir(exist_ok=True)
     told = {"date": time.strftime("%Y-%m-%d", time.gmtime()), **line}
-    with (folder / f"{line['case']}.jsonl").open("a", encoding="utf-8") as file:
+    with (folder / f"{name_of(line)}.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(told, ensure_ascii=False) + "\n")
+
+
+def name_of(line: dict[str, Any]) -> str:
+    """Of the case, or of what is run alone (`python -m bench growth`)."""
+    name: str = line["case"] if "case" in line else line["bench"]
+    return name
 
 
 def load(folder: Path = FOLDER) -> dict[str, list[dict[str, Any]]]:
@@ -29,7 +35,7 @@ def load(folder: Path = FOLDER) -> dict[str, list[dict[str, Any]]]:
         for n, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 line = json.loads(text)
-                found.setdefault(line["case"], []).append(line)
+                found.setdefault(name_of(line), []).append(line)
             except (ValueError, KeyError, TypeError) as error:
                 raise UsageError(f"{path.name}, line {n}, is no result: {error}") from error
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import report
 from bench.case_ingest import number
 from bench.day_oracle import Tracer, Truth, compare_checkins
 from bench.day_world import FIRST_VENUE, HELD_GAP_FRAMES, Loop, checkins, person_of
@@ -35,8 +36,8 @@ def test_a_day_with_outages_and_a_kill_loses_and_doubles_nothing(tmp_path: Path)
     line = json.loads(done.stdout)
     figures = line["figures"]
     assert line["wrong"] == [] and figures["lost"] == figures["doubled"] == 0
-    assert figures["frames"] == 7 * 15 * line["params"]["seconds"]
-    assert figures["links"] > 7 + 3 + 2, "the post, the venues and everybody after the kill"
+    assert figures["frames"] == 3 * 15 * line["params"]["seconds"]
+    assert figures["links"] > 3 + 1, "those that were cut came back"
     assert figures["rows"] > figures["checkins"] * 0.9 > 0
     assert 0 < figures["passages_read"] <= figures["passages_shown"]
     assert 0 < figures["holds_read"] <= figures["holds_shown"]
@@ -47,6 +48,8 @@ def test_a_day_with_outages_and_a_kill_loses_and_doubles_nothing(tmp_path: Path)
         assert 0 < figures[f"{name}_p50_ms"] <= figures[f"{name}_p99_ms"]
     for process in ("engine", "api", "gateways", "driver"):
         assert figures["cpu_s"][process] > 0
+    assert sum(figures["timeline"]["due"]) > 0 and len(figures["timeline"]["away_s"]) == 3
+    assert "**0, 0** of" in report.day({"day": {"date": "2021-07-01", **line}})
 
 
 @pytest.mark.full
@@ -55,7 +58,18 @@ def test_lanes_of_one_core_are_stepped_up(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     steps = json.loads(done.stdout)["figures"]["steps"]
     assert steps[0]["frames"] == 30
+    assert report.core_lanes({"core_lanes": {"date": "2021-07-01", **json.loads(done.stdout)}})
     assert steps[0]["core"] > 0 and not steps[0]["unsettled"]
+
+
+@pytest.mark.full
+def test_curves_have_slopes_and_a_country(tmp_path: Path) -> None:
+    done = run_bench("smoke", "scale", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert line["wrong"] == [] and len(line["figures"]["curves"]) == 4
+    said = report.scale({"scale": {"date": "2021-07-01", **line}})
+    assert "98 million people" in said and said.count("Slope") == 3
 
 
 # ---- the oracle ---------------------------------------------------------------------------------
