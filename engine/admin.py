@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,10 +29,9 @@ from engine.questions import (
     RegistryList,
     RegistryTaken,
 )
-from engine.registry import Change, Gateway, change_to_text
-from engine.registry_csv import csv_to_lines, write_csv
-from engine.registry_tables import TABLE_ORDER, TABLE_SIZE_MAX, TABLES, Line, read_lines
-from engine.registry_xlsx import write_xlsx, xlsx_to_lines
+from engine.registry import Change, Gateway
+from engine.registry_files import ReadTables, read_files
+from engine.registry_tables import TABLES, raise_faults
 from engine.venue_questions import AreaInfo, Areas, AskAreas
 
 Owner = QuestionClient
@@ -53,10 +51,11 @@ async def connect(data: Path) -> AsyncIterator[Owner]:
 
 async def records(owner: Owner, kind: str, at_ms: int | None = None) -> tuple[Change, ...]:
     """Records of a kind of engine.registry.TYPES at an instant; without one, the newest."""
-    return (await _ask(owner, RegistryList(kind, at_ms), RegistryEntries)).entries
+    return (await ask(owner, RegistryList(kind, at_ms), RegistryEntries)).entries
 
 
-async def _ask(owner: Owner, question: Question, kind: type[R]) -> R:
+async def ask(owner: Owner, question: Question, kind: type[R]) -> R:
+    """The engine's answer, of the kind that belongs to the question."""
     reply = await owner.ask(question)
     if not isinstance(reply, kind):
         raise ServiceError("the engine answered with something else")
@@ -65,91 +64,34 @@ async def _ask(owner: Owner, question: Question, kind: type[R]) -> R:
 
 async def change(owner: Owner, changes: Collection[Change]) -> RegistryTaken:
     """All of it or nothing. Raises RegistryInvalid with every fault."""
-    return await _ask(owner, RegistryChange(tuple(changes)), RegistryTaken)
+    return await ask(owner, RegistryChange(tuple(changes)), RegistryTaken)
 
 
-def read_tables(source: Path, table: str = "") -> list[Change]:
-    """Changes of one CSV file or XLSX workbook, or of every CSV table in a folder.
+async def import_tables(owner: Owner, source: Path) -> RegistryTaken:
+    """Tables of a file or folder, as registry_files.read_files; all of it or nothing.
 
-    CSV files and the sheets of a workbook are named after tables; table: name of the only one that
-    is looked for, whatever the file is called. Raises RegistryInvalid, NotFound when there is none.
+    Raises RegistryInvalid with every fault and its line, NotFound.
     """
-    return [change for _, change in _read_tables(source, table)]
+    return await take(owner, await asyncio.to_thread(read_files, source))
 
 
-async def import_tables(owner: Owner, source: Path, table: str = "") -> RegistryTaken:
-    """As read_tables; all of it is taken or nothing. Faults that only the engine sees are told with
-    their lines too."""
-    found = await asyncio.to_thread(_read_tables, source, table)
+async def take(owner: Owner, read: ReadTables, fresh: Sequence[int] = ()) -> RegistryTaken:
+    """What was read, all of it or nothing. fresh: place numbers that nothing may have by now.
+
+    Where lines have faults in themselves, the engine is asked for what is wrong with the others, so
+    that one answer tells everything. Raises RegistryInvalid.
+    """
+    changes = tuple(change for _, change in read.found)
+    question = RegistryChange(changes, tuple(fresh), is_trial=bool(read.faults))
+    faults = list(read.faults)
     try:
-        return await change(owner, [change for _, change in found])
+        taken = await ask(owner, question, RegistryTaken)
     except RegistryInvalid as error:
-        where = {change_to_text(change): line for line, change in reversed(found)}
-        rows = []
-        for row in error.rows:
-            # The text of a code may itself hold a colon.
-            ends = [found.start() for found in re.finditer(": ", row)]
-            line = next((where[row[:end]] for end in ends if row[:end] in where), "")
-            rows.append(f"{line} {row}".strip())
-        raise RegistryInvalid(str(error), rows=rows, hint=error.hint) from None
-
-
-def _read_tables(source: Path, table: str) -> list[tuple[str, Change]]:
-    """(file and line, change) of each, in an order in which they can be taken in."""
-    files = sorted(source.glob("*.csv")) if source.is_dir() else [source]
-    lines: dict[str, list[tuple[str, list[Line]]]] = {}
-    for file in files:
-        for name, found in _read_file(file, table).items():
-            lines.setdefault(name, []).append((file.name, found))
-    known = [name for name in TABLE_ORDER if name in lines and table in ("", name)]
-    if not known:
-        names = ", ".join(f"{name}.csv" for name in TABLES)
-        raise NotFound(
-            f"{source} is no table and holds none",
-            hint=f"names: {names}; or sheets of an .xlsx file of these names",
-        )
-    return [
-        (f"{file} line {line}", change)
-        for name in known
-        for file, found in lines[name]
-        for line, change in _lines_to_changes(name, file, found)
-    ]
-
-
-def _read_file(file: Path, table: str) -> dict[str, list[Line]]:
-    """Lines by table; none of a file that is no table."""
-    stem = table or file.stem
-    is_book = file.suffix.lower() == ".xlsx"
-    if not is_book and stem not in TABLES:
-        return {}
-    with file.open("rb") as stream:
-        data = stream.read(TABLE_SIZE_MAX + 1)
-    try:
-        return xlsx_to_lines(data, stem) if is_book else {stem: csv_to_lines(data)}
-    except RegistryInvalid as error:
-        raise _within(file.name, error) from None
-
-
-def _lines_to_changes(table: str, file: str, lines: Sequence[Line]) -> list[tuple[int, Change]]:
-    try:
-        return read_lines(table, lines)
-    except RegistryInvalid as error:
-        raise _within(file, error) from None
-
-
-def _within(file: str, error: RegistryInvalid) -> RegistryInvalid:
-    rows = [f"{file} {row}" for row in error.rows]
-    text = str(error) if rows else f"{file}: {error}"
-    return RegistryInvalid(text, rows=rows, hint=error.hint)
-
-
-def write_tables(path: Path, tables: Mapping[str, Sequence[Change]]) -> None:
-    """A workbook (.xlsx), or the CSV of the only table (with a byte order mark, for Excel)."""
-    if path.suffix.lower() == ".xlsx":
-        path.write_bytes(write_xlsx(tables))
-    else:
-        ((table, records),) = tables.items()
-        path.write_text(write_csv(table, records), encoding="utf-8-sig", newline="")
+        if not error.rows:
+            raise
+        faults += read.with_lines(error.rows)
+    raise_faults(faults)
+    return taken
 
 
 async def issue_token(owner: Owner, name: str) -> str:
@@ -164,7 +106,7 @@ async def issue_token(owner: Owner, name: str) -> str:
 
 async def kit(owner: Owner) -> Kit:
     """What gateways and posters need of the engine."""
-    return await _ask(owner, AskKit(), Kit)
+    return await ask(owner, AskKit(), Kit)
 
 
 async def enrol_gateway(owner: Owner, name: str, *, spool: Path) -> str:
@@ -210,7 +152,7 @@ def _sources(lanes: Sequence[int]) -> Iterator[str]:
 
 async def areas(owner: Owner, text: str, limit: int = 50) -> tuple[AreaInfo, ...]:
     """Areas whose code or name this is, of today or of old."""
-    return (await _ask(owner, AskAreas(text=text, limit=limit), Areas)).areas
+    return (await ask(owner, AskAreas(text=text, limit=limit), Areas)).areas
 
 
 async def venue_codes(owner: Owner) -> dict[int, str]:

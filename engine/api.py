@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from engine import questions, tracing
+from engine import questions, tracing, venue_questions
 from engine.alert_answers import (
     AlertsBody,
     CaseBody,
@@ -81,6 +81,12 @@ from engine.questions import Reply
 from engine.record_lines import Line, parsed_to_record
 from engine.records import encode_scans
 from engine.telemetry import Log, Metrics
+from engine.venue_answers import (
+    VenueAddAnswer,
+    VenueAddBody,
+    areas_to_answer,
+    coverage_to_answer,
+)
 
 ENGINE_TIMEOUT_S: Final = 30.0
 STOP_S: Final = 5.0  # for answers under way when the API ends; who reads none is left
@@ -274,25 +280,33 @@ class Api:
 
     async def figures(self, request: web.Request) -> web.Response:
         token = read_token(request)
-        try:
-            day = date_to_day(request.query.get("day", ""))
-        except ValueError:
-            raise QuestionInvalid("day is a date such as 2021-07-01") from None
-        if day < 0:
-            raise QuestionInvalid("there are no days before 1970")
-        ask = questions.AskFigures(token=token, day=day)
+        ask = questions.AskFigures(token=token, day=_day(request))
         return to_response(figures_to_answer(await self._ask(ask, questions.Figures)))
 
     async def venues(self, request: web.Request) -> web.Response:
-        token = read_token(request)
-        text, limit = request.query.get("search", ""), request.query.get("limit", "50")
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= 1000:
-            raise QuestionInvalid("limit is a number from 1 to 1000")
-        if len(text) > 64:
-            raise QuestionInvalid("search has at most 64 characters")
-        ask = questions.AskPlaces(token=token, text=text, limit=int(limit))
+        ask = questions.AskPlaces(token=read_token(request), **_search(request))
         found = await self._ask(ask, questions.Places)
         return to_response(places_to_answer(found.places))
+
+    async def areas(self, request: web.Request) -> web.Response:
+        ask = venue_questions.AskAreas(token=read_token(request), **_search(request))
+        found = await self._ask(ask, venue_questions.Areas)
+        return to_response(areas_to_answer(found.areas))
+
+    async def coverage(self, request: web.Request) -> web.Response:
+        token, area = read_token(request), request.query.get("area", "")
+        if len(area) > 32:
+            raise QuestionInvalid("area is a code of at most 32 characters")
+        ask = venue_questions.AskCoverage(token=token, day=_day(request), area=area)
+        found = await self._ask(ask, venue_questions.Coverage)
+        return await asyncio.to_thread(lambda: to_response(coverage_to_answer(found)))
+
+    async def venue_add(self, request: web.Request) -> web.Response:
+        body = await self._body(request, VenueAddBody)
+        fields = msgspec.structs.asdict(body)
+        ask = venue_questions.AddVenue(token=read_token(request), **fields)
+        found = await self._ask(ask, venue_questions.VenueAdded)
+        return to_response(VenueAddAnswer(found.number, found.code))
 
     async def whoami(self, request: web.Request) -> web.Response:
         ask = questions.Whoami(token=read_token(request))
@@ -422,6 +436,27 @@ def _as(reply: Reply, kind: type[R]) -> R:
     if not isinstance(reply, kind):
         raise EngineUnreachable("the engine gave another kind of answer")
     return reply
+
+
+def _day(request: web.Request) -> int:
+    """Raises QuestionInvalid."""
+    try:
+        day = date_to_day(request.query.get("day", ""))
+    except ValueError:
+        raise QuestionInvalid("day is a date such as 2021-07-01") from None
+    if day < 0:
+        raise QuestionInvalid("there are no days before 1970")
+    return day
+
+
+def _search(request: web.Request) -> dict[str, Any]:
+    """Raises QuestionInvalid."""
+    text, limit = request.query.get("search", ""), request.query.get("limit", "50")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= 1000:
+        raise QuestionInvalid("limit is a number from 1 to 1000")
+    if len(text) > 64:
+        raise QuestionInvalid("search has at most 64 characters")
+    return {"text": text, "limit": int(limit)}
 
 
 def _why(request: web.Request, body: TraceBody | CaseBody) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from engine.pipeline import Pipeline
 from engine.question_socket import QuestionServer
 from engine.questions import Kit, RegistryTaken
 from engine.registry import Registry, Venue
+from engine.registry_files import read_tables
 from engine.retention import Retention
 from engine.reviews import new_reviews
 from engine.settings import Settings
@@ -100,7 +101,7 @@ class Engine:
 
         Raises RegistryInvalid and NotFound; nothing of any table was taken then.
         """
-        return await self.desk.take_changes(admin.read_tables(folder), "serve")
+        return await self.desk.take_changes(read_tables(folder), "serve")
 
     # ---- starting, in this order; stopping goes the other way --------------------------------
 
@@ -302,7 +303,7 @@ class Engine:
         codes = {
             venue.number: self.venue_codes.make(venue)
             for venue in self.registry.entries("venue")
-            if isinstance(venue, Venue)
+            if isinstance(venue, Venue) and not venue.is_revoked
         }
         return Kit(str(self.addresses[0]), self.keyring.ingest_public(), codes)
 

@@ -163,6 +163,7 @@ def _area_line(area: AreaInfo) -> str:
 async def _registry(options: argparse.Namespace, data: Path) -> int:
     from engine import admin, registry_csv
     from engine.errors import NotFound
+    from engine.registry_files import write_tables
 
     async with admin.connect(data) as owner:
         match options.action:
@@ -178,7 +179,7 @@ async def _registry(options: argparse.Namespace, data: Path) -> int:
                     name: await admin.records(owner, admin.table_to_kind(name), options.at)
                     for name in tables
                 }
-                admin.write_tables(options.out, found)
+                write_tables(options.out, found)
                 print(f"{options.out}: {sum(map(len, found.values()))} records")
             case "find":
                 found_areas = await admin.areas(owner, options.name)

@@ -1,4 +1,4 @@
-"""`chot venue`: what a venue hangs on its door.
+"""`chot venue`: the life of a venue and its codes: registered, posted, revoked, counted.
 
 It speaks to the engine through the socket in its data folder, so it is for the engine's owner.
 """
@@ -6,7 +6,9 @@ It speaks to the engine through the socket in its data folder, so it is for the 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,17 +18,26 @@ from engine.cli_parser import (
     add_command,
     add_settings_options,
     check_out,
+    instant,
     load_settings,
     whole,
     words,
 )
+from engine.cli_poster import add_poster
 
 if TYPE_CHECKING:
-    from engine.poster import Page
-    from engine.registry_records import Area, Venue
+    from engine.venue_answers import CoverageAnswer, CoverageCounts
 
 _DATA_HELP: Final = "data folder of the running engine (setting: data)"
 _NUMBER_MAX: Final = 0xFFFF_FFFF
+# Those of engine.registry_records, which takes long to import; a test compares.
+CATEGORIES: Final = (
+    *("office", "school", "hospital", "company", "market", "supermarket", "lodging", "eatery"),
+    *("cafe", "public_transport", "crowd", "leisure", "sport", "checkpoint"),
+)
+RISKS: Final = ("low", "medium", "high")
+
+_Add = Callable[..., Parser]
 
 
 def add_venue(commands: Any) -> None:
@@ -35,151 +46,250 @@ def add_venue(commands: Any) -> None:
         commands,
         "venue",
         None,
-        "posters with the codes of venues",
-        "What a venue hangs on its door: for the user who runs the engine.",
+        "venues: register, print, revoke, rotate, count",
+        "Registers venues, prints their posters, revokes and rotates their codes, and tells how\n"
+        "many places have one: for the user who runs the engine.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
-    poster = add_command(
-        actions,
-        "poster",
-        run_poster,
-        "posters to print, in Vietnamese",
-        "Posters of venues with their codes, in Vietnamese, to print. The file's name says\n"
-        "which kind: FILE.pdf holds all of them, a page each; FILE.svg and FILE.png take one\n"
-        "venue, or become one file each with the venue's number in the name. They replace a\n"
-        "file that is there.",
-        "examples:\n  chot venue poster 1013 --out cho-ho-xa.pdf\n"
-        "  chot venue poster --area QT-VL-HX --size A6 --sheet --out ho-xa.pdf",
-    )
-    _add_options(poster)
-    add_settings_options(poster, data=_DATA_HELP)
+
+    def add(name: str, summary: str, text: str, example: str) -> Parser:
+        shown = f"example:\n  {example}"
+        return add_command(actions, name, run_venue, summary, text, shown)
+
+    _add_registering(add)
+    _add_codes(add)
+    _add_counting(add)
+    add_poster(actions)
+    for action in actions.choices.values():
+        add_settings_options(action, data=_DATA_HELP)
 
 
-def _add_options(parser: Parser) -> None:
+def _add_registering(add: _Add) -> None:
+    one = add(
+        "add",
+        "registers a venue and prints its number and code",
+        "Registers one venue. Prints its new number, a tab, and the text of its code.",
+        "chot venue add --name 'Chợ Cầu' --category market --area QT-VL-HX",
+    )
+    one.add_argument("--name", type=words(1, 120), required=True, metavar="TEXT", help="its name")
+    one.add_argument(
+        "--category", choices=CATEGORIES, required=True, metavar="WORD", help=", ".join(CATEGORIES)
+    )
+    one.add_argument(
+        "--area", type=words(1, 64), required=True, metavar="AREA", help="its commune: code or name"
+    )
+    one.add_argument(
+        "--address", type=words(0, 200), default="", metavar="TEXT", help="where it is"
+    )
+    one.add_argument(
+        "--stay", type=whole(1, 1440), default=0, metavar="MINUTES", help="usual stay (category's)"
+    )
+    one.add_argument("--rooms", type=whole(0, 65535), default=0, metavar="N", help="how many")
+    one.add_argument("--unit", type=words(0, 32), default="", metavar="CODE", help="who answers")
+    one.add_argument(
+        "--hours", type=words(0, 200), default="", metavar="TEXT", help="'Mo-Fr 07:00-17:00'"
+    )
+    one.add_argument("--risk", choices=RISKS, default="", metavar="WORD", help=", ".join(RISKS))
+    one.add_argument(
+        "--location", type=words(0, 32), default="", metavar="N,E", help="16.8163,107.1003"
+    )
+    one.add_argument(
+        "--by", type=words(0, 120), default="", metavar="TEXT", help="who registers it"
+    )
+    take = add(
+        "import",
+        "registers venues of a list, CSV or XLSX",
+        "As chot registry import, of one list of venues, whatever the file is called. Lines\n"
+        "without a number get a new one; those whose name and area a venue has change nothing,\n"
+        "so that the same list may come again.",
+        "chot venue import danh-sach-ho-xa.xlsx",
+    )
+    take.add_argument("source", type=Path, metavar="FILE", help="FILE.csv or FILE.xlsx")
+    out = add(
+        "export",
+        "the list of venues that have a code, as of a date",
+        "The venues registered at the end of a day, with their unit, commune and code (VE-6).",
+        "chot venue export --day 2021-06-15 --out danh-sach.xlsx",
+    )
+    _add_scope(out)
+    out.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="FILE.csv or FILE.xlsx"
+    )
+    show = add(
+        "show",
+        "what a venue's records said, when, and by whom",
+        "All records of a venue in the order in which they were written, as JSON lines.",
+        "chot venue show 1013",
+    )
+    show.add_argument("number", type=whole(1, _NUMBER_MAX), metavar="NUMBER", help="a venue's")
+
+
+def _add_codes(add: _Add) -> None:
+    revoke = add(
+        "revoke",
+        "a venue's posted codes count no more",
+        "From now on every poster of these venues is refused as revoked, until chot venue rotate\n"
+        "gives them a new issue.",
+        "chot venue revoke 1013",
+    )
+    rotate = add(
+        "rotate",
+        "a new issue of a venue's code, or a new key of the province",
+        "Gives venues a new issue of their code: print it, hang it up. Without --until the old\n"
+        "print is refused at once. With --key the province's key is made anew for all venues;\n"
+        "posters of the key before it count until the date that --until gives.",
+        "chot venue rotate 1013 --until 2026-12-31",
+    )
+    for parser, count in ((revoke, "+"), (rotate, "*")):
+        parser.add_argument(
+            "numbers",
+            nargs=count,
+            metavar="NUMBER",
+            type=whole(1, _NUMBER_MAX),
+            help="a venue's number",
+        )
+    rotate.add_argument(
+        "--until", type=instant, metavar="TIME", help="from then on old prints are refused"
+    )
+    rotate.add_argument("--key", action="store_true", help="the province's key, for all venues")
+
+
+def _add_scope(parser: Parser) -> None:
     parser.add_argument(
-        "numbers",
-        metavar="NUMBER",
-        nargs="*",
-        type=whole(1, _NUMBER_MAX),
-        help="a venue's number (without any: all venues)",
+        "--day", type=_day, metavar="DATE", help="as of the end of that day (today: now)"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="FILE.pdf, FILE.svg or FILE.png"
-    )
-    parser.add_argument(
-        "--area",
-        type=words(1, 32),
-        metavar="CODE",
-        help="only venues in this area or an area within it",
-    )
-    parser.add_argument(
-        "--size",
-        choices=["A4", "A5", "A6"],
-        default="A4",
-        help="of a poster (A4); its code is 15, 10.6 or 7.5 cm wide",
-    )
-    parser.add_argument(
-        "--sheet", action="store_true", help="with --size A6: four posters on a sheet of A4"
-    )
-    parser.add_argument(
-        "--issuer", type=words(0, 120), default="", metavar="TEXT", help="who issues it, on top"
+        "--area", type=words(1, 64), metavar="AREA", help="only there: code or name, of old too"
     )
 
 
-def run_poster(options: argparse.Namespace) -> int:
-    """0 when the posters are written."""
+def _add_counting(add: _Add) -> None:
+    coverage = add(
+        "coverage",
+        "how many places have a code, and how many are scanned",
+        "Registered and active venues by commune and category, with the share of the places that\n"
+        "the census knows. Active: scanned within the last seven days.",
+        "chot venue coverage --area QT-VL",
+    )
+    _add_scope(coverage)
+    coverage.add_argument(
+        "--out", type=Path, metavar="FILE", help="FILE.csv, FILE.xlsx or FILE.json (a table)"
+    )
+
+
+def _day(word: str) -> int:
+    """Its number."""
+    from engine.clock import ms_to_day
+
+    if len(word) != 10:
+        raise argparse.ArgumentTypeError("takes a date such as 2021-06-15")
+    return ms_to_day(instant(word))
+
+
+def run_venue(options: argparse.Namespace) -> int:
+    """0 when the engine did it."""
     import asyncio
 
-    kind = options.out.suffix.lower()
-    if kind not in (".pdf", ".svg", ".png"):
-        raise UseError("--out: the name ends with .pdf, .svg or .png")
-    if options.sheet and options.size != "A6":
-        raise UseError("--sheet takes four posters of --size A6")
-    check_out(options.out)
-    settings = load_settings(options)
-    pages = asyncio.run(_pages(options, Path(settings.data), settings.retention_days))
-    names = _write(options.out, kind, pages)
-    print(
-        f"{len(pages)} {'page' if len(pages) == 1 else 'pages'}: {', '.join(names[:4])}"
-        f"{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-    )
+    data = Path(load_settings(options).data)
+    kinds = {"export": (".csv", ".xlsx"), "coverage": (".csv", ".xlsx", ".json")}
+    if getattr(options, "out", None) is not None:
+        if options.out.suffix.lower() not in kinds[options.action]:
+            raise UseError(f"--out: the name ends with {' or '.join(kinds[options.action])}")
+        check_out(options.out)
+    if options.action == "import" and not options.source.is_file():
+        raise UseError(f"there is no file {options.source}")
+    if options.action == "rotate" and options.key == bool(options.numbers):
+        raise UseError("rotate takes numbers of venues, or --key for all of them")
+    if options.action == "rotate" and options.key and options.until is None:
+        raise UseError("--key needs --until: when every poster of the old key is replaced")
+    return asyncio.run(_venue(options, data))
+
+
+async def _venue(options: argparse.Namespace, data: Path) -> int:
+    from engine import admin, venue_admin
+
+    async with admin.connect(data) as owner:
+        match options.action:
+            case "add":
+                area = await venue_admin.resolve_area(owner, options.area)
+                added = await venue_admin.add_venue(
+                    owner, name=options.name, category=options.category, area=area,
+                    address=options.address, default_stay_minutes=options.stay,
+                    rooms=options.rooms, unit=options.unit, hours=options.hours,
+                    risk=options.risk, location=options.location, created_by=options.by,
+                )  # fmt: skip
+                print(f"{added.number}\t{added.code}")
+            case "import":
+                taken = await venue_admin.import_venues(owner, options.source)
+                print(f"{taken.written} records written, {taken.known} were there already")
+            case "export":
+                area = await venue_admin.resolve_area(owner, options.area) if options.area else ""
+                rows = await venue_admin.venue_rows(owner, options.day, area)
+                _write_rows(options.out, "venues", rows)
+                print(f"{options.out}: {len(rows) - 1} venues")
+            case "show":
+                for line in await venue_admin.venue_history(owner, options.number):
+                    print(json.dumps(line, ensure_ascii=False))
+            case "revoke":
+                taken = await venue_admin.revoke_venues(owner, options.numbers)
+                print(f"{taken.written} revoked, {taken.known} were already")
+            case "rotate" if options.key:
+                key = await venue_admin.rotate_key(owner, options.until)
+                print(f"key {key} makes codes now; print all posters: chot venue poster")
+            case "rotate":
+                for venue in await venue_admin.rotate_venues(owner, options.numbers, options.until):
+                    print(f"{venue.number}\tissue {venue.issue}\t{venue.name}")
+            case "coverage":
+                area = await venue_admin.resolve_area(owner, options.area) if options.area else ""
+                _show_coverage(options.out, await venue_admin.coverage(owner, options.day, area))
     return 0
 
 
-async def _pages(options: argparse.Namespace, data: Path, keep_days: int) -> list[tuple[str, Page]]:
-    """(what tells its file from others, page) of each."""
-    from engine import admin
-    from engine.clock import SystemClock, day_to_date, ms_to_day
-    from engine.poster import draw_poster, sheets
-    from engine.registry_records import Area, Venue
+# ---- coverage and lists to files ----------------------------------------------------------------
 
-    async with admin.connect(data) as owner:
-        venues = [v for v in await admin.records(owner, "venue") if isinstance(v, Venue)]
-        areas = [a for a in await admin.records(owner, "area") if isinstance(a, Area)]
-        codes = await admin.venue_codes(owner)
-    chosen = _chosen(options, venues, areas)
-    names = {area.code: area.name for area in areas}
-    year, month, day = day_to_date(ms_to_day(SystemClock().now_ms())).split("-")
-    pages = [
-        draw_poster(
-            venue,
-            codes[venue.number],
-            area=names.get(venue.area, ""),
-            issuer=options.issuer,
-            keep_days=keep_days,
-            printed_on=f"{day}/{month}/{year}",
-            size=options.size,
-        )
-        for venue in chosen
-    ]
-    if options.sheet:
-        return [(str(n), page) for n, page in enumerate(sheets(pages), 1)]
-    return [(str(venue.number), page) for venue, page in zip(chosen, pages, strict=True)]
+_HEAD: Final = ("area", "area_name", "category", "known", "registered", "registered_share",
+                "active", "active_share")  # fmt: skip
 
 
-def _chosen(
-    options: argparse.Namespace, venues: Sequence[Venue], areas: Sequence[Area]
-) -> list[Venue]:
-    """Raises UseError for a number or an area that is not there, or when nothing is left."""
-    known = {venue.number for venue in venues}
-    unknown = [str(number) for number in options.numbers if number not in known]
-    if unknown:
-        raise UseError(f"there is no venue {', '.join(unknown)}")
-    within = _within(options.area, areas)
-    found = [
-        venue
-        for venue in sorted(venues, key=lambda venue: venue.number)
-        if (not options.numbers or venue.number in options.numbers)
-        and (within is None or venue.area in within)
-    ]
-    if not found:
-        raise UseError("there is no such venue")
-    return found
+def _show_coverage(out: Path | None, found: CoverageAnswer) -> None:
+    import msgspec
+
+    if out is not None and out.suffix.lower() == ".json":
+        out.write_bytes(msgspec.json.encode(found))
+        return
+    names = {row.area: row.area_name for row in found.rows}
+    rows = [_HEAD, *((r.area, r.area_name, r.category, *_cells(r)) for r in found.rows)]
+    if out is not None:
+        _write_rows(out, "coverage", rows)
+        return
+    # For people: sums first, since a province has thousands of rows.
+    shown: list[tuple[str, ...]] = [("", *_HEAD[3:])]
+    shown += [(f"{a} {names[a]}".strip(), *_cells(sums)) for a, sums in found.areas.items()]
+    shown += [(category, *_cells(sums)) for category, sums in found.categories.items()]
+    shown.append(("all", *_cells(found.all)))
+    widths = [max(len(row[i]) for row in shown) for i in range(len(shown[0]))]
+    for row in shown:
+        first = row[0].ljust(widths[0])
+        rest = "  ".join(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        print(f"{first}  {rest}".rstrip())
+    print(f"as of {found.at}; active: scanned within seven days", file=sys.stderr)
 
 
-def _within(code: str | None, areas: Sequence[Area]) -> set[str] | None:
-    """Codes of an area and of all within it; None for no bound."""
-    if code is None:
-        return None
-    if code not in {area.code for area in areas}:
-        raise UseError(f"there is no area {code}")
-    found, size = {code}, 0
-    while len(found) > size:
-        size = len(found)
-        found |= {area.code for area in areas if area.parent in found}
-    return found
+def _cells(counts: CoverageCounts) -> tuple[str, ...]:
+    shares = (counts.registered_share, counts.active_share)
+    registered, active = ("" if share is None else f"{share:.1f}%" for share in shares)
+    known = "" if counts.known is None else str(counts.known)
+    return (
+        known, str(counts.registered), registered,
+        "" if counts.active is None else str(counts.active), active,
+    )  # fmt: skip
 
 
-def _write(out: Path, kind: str, pages: Sequence[tuple[str, Page]]) -> list[str]:
-    """Names of the files."""
-    from engine.poster_files import page_to_png, page_to_svg, pages_to_pdf
+def _write_rows(out: Path, title: str, rows: Iterable[Sequence[str]]) -> None:
+    from engine.registry_csv import rows_to_csv
+    from engine.registry_xlsx import rows_to_xlsx
 
-    if kind == ".pdf":
-        out.write_bytes(pages_to_pdf([page for _, page in pages], out.stem))
-        return [str(out)]
-    files = []
-    for name, page in pages:
-        path = out if len(pages) == 1 else out.with_stem(f"{out.stem}-{name}")
-        path.write_bytes(page_to_png(page) if kind == ".png" else page_to_svg(page).encode())
-        files.append(str(path))
-    return files
+    if out.suffix.lower() == ".xlsx":
+        out.write_bytes(rows_to_xlsx({title: list(rows)}))
+    else:
+        out.write_text(rows_to_csv(rows), encoding="utf-8-sig", newline="")

@@ -8,6 +8,7 @@ one. Venues are counted where their area belongs at that instant, whatever it wa
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Container
 from typing import Final, NamedTuple
@@ -30,13 +31,14 @@ class CoverageRow(NamedTuple):
 
 def registered_venues(registry: Registry, at_ms: int, within: str = "") -> list[Venue]:
     """Those with a code at the instant, in an area, in the order of their numbers."""
+    lies_in = functools.cache(lambda area: registry.area_within(area, within, at_ms))
     found = [
         venue
         for venue in registry.entries("venue", at_ms)
         if isinstance(venue, Venue)
         and not venue.is_revoked
         and registry.written_ms("venue", venue.number) <= at_ms
-        and registry.area_within(venue.area, within, at_ms)
+        and lies_in(venue.area)
     ]
     return sorted(found, key=lambda venue: venue.number)
 
@@ -51,14 +53,15 @@ def cover(
     registered: Counter[tuple[str, Category]] = Counter()
     scanned: Counter[tuple[str, Category]] = Counter()
     known: Counter[tuple[str, Category]] = Counter()
+    area_now = functools.cache(lambda area: _area_now(registry, area, at_ms))
     for venue in registered_venues(registry, at_ms, within):
-        key = (_area_now(registry, venue.area, at_ms), venue.category)
+        key = (area_now(venue.area), venue.category)
         registered[key] += 1
         scanned[key] += active is not None and venue.number in active
     for census in registry.entries("census", at_ms):
         assert isinstance(census, Census)
         if registry.area_within(census.area, within, at_ms):
-            known[_area_now(registry, census.area, at_ms), census.category] += census.count
+            known[area_now(census.area), census.category] += census.count
     return [
         CoverageRow(
             area=area,

@@ -233,12 +233,15 @@ class Desk:
         """
         return await self._write_made(lambda: changes, by)
 
-    async def _write_made(self, make: Callable[[], Sequence[Change]], by: str) -> RegistryTaken:
-        """As take_changes, of changes that are made while no others can be taken."""
+    async def _write_made(
+        self, make: Callable[[], Sequence[Change]], by: str, *, is_trial: bool = False
+    ) -> RegistryTaken:
+        """As take_changes, of changes that are made while no others can be taken. is_trial: they
+        are judged and nothing is taken."""
         async with self._changing:
             changes = make()
             new = self._registry.prepare(changes)
-            if new:
+            if new and not is_trial:
                 kind, body = changes_to_record(new)
                 if len(body) > RECORD_SIZE_MAX:
                     raise RegistryInvalid("too much for one import", hint="split the table")
@@ -281,8 +284,12 @@ class Desk:
             case AskHealth():
                 return Health(self._health())
             case RegistryChange():
-                changes = self.take_changes(question.changes, f"uid {peer.uid}")
-                return await self._to_its_end(changes)
+                written = self._write_made(
+                    lambda: self._venues.checked(question),
+                    f"uid {peer.uid}",
+                    is_trial=question.is_trial,
+                )
+                return await self._to_its_end(written)
             case RegistryList():
                 if question.kind not in TYPES:
                     raise NotFound("the registry has no records of that kind")
@@ -292,7 +299,7 @@ class Desk:
                 return self._kit()
             case _:
                 ask: VenueQuestion = question
-                return await self._venues.answer(ask, f"uid {peer.uid}")
+                return await self._to_its_end(self._venues.answer(ask, f"uid {peer.uid}"))
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Whether its asker still lives or not: a change that is durable is taken in as well."""

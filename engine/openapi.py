@@ -44,6 +44,7 @@ from engine.merge_answers import (
     ReviewListBody,
 )
 from engine.notice_answers import NoticeAnswer, NoticeBody
+from engine.venue_answers import AreasAnswer, CoverageAnswer, VenueAddAnswer, VenueAddBody
 
 # Name of a gateway, its epoch, the number of the message: decimal, u64.
 KEY_PATTERN: Final = r"^([A-Za-z0-9._-]{1,64}):([0-9]{1,20}):([1-9][0-9]{0,19})$"
@@ -72,6 +73,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[Parameter, ...] = ()
     is_open: bool = False
 
+
+_LIMIT: Final = Parameter(
+    "limit", "so many at most", {"type": "integer", "minimum": 1, "maximum": 1000}
+)
 
 ROUTES: Final = (
     Route(
@@ -224,9 +229,41 @@ ROUTES: Final = (
                 "number, post code or part of a name, with or without accents",
                 {"type": "string", "maxLength": 64},
             ),
+            _LIMIT,
+        ),
+    ),
+    Route(
+        name="venue_add",
+        method="POST",
+        path="/v1/venues/add",
+        about="Registers a venue; the answer has its number and the text of its code",
+        body=VenueAddBody,
+        answer=VenueAddAnswer,
+    ),
+    Route(
+        name="areas",
+        method="GET",
+        path="/v1/areas",
+        about="Areas by code or name, of today or of old, and what holds now in their place",
+        answer=AreasAnswer,
+        parameters=(
             Parameter(
-                "limit", "places at most", {"type": "integer", "minimum": 1, "maximum": 1000}
+                "search",
+                "a code or a name, with or without accents; without one, all",
+                {"type": "string", "maxLength": 64},
             ),
+            _LIMIT,
+        ),
+    ),
+    Route(
+        name="coverage",
+        method="GET",
+        path="/v1/coverage",
+        about="How many places have a code at the end of a day, and how many are scanned",
+        answer=CoverageAnswer,
+        parameters=(
+            Parameter("day", "2021-06-15", {"type": "string", "format": "date"}, is_required=True),
+            Parameter("area", "code of an area", {"type": "string", "maxLength": 32}),
         ),
     ),
     Route(

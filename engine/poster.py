@@ -34,8 +34,17 @@ MARGIN_MM: Final = 14.0
 PT_MM: Final = 25.4 / 72
 _MEASURE_PX: Final = 1000  # size at which text is measured
 
-TITLE: Final = "QUÉT MÃ KHI VÀO VÀ KHI RA"
-TITLE_VEHICLE: Final = "QUÉT MÃ KHI LÊN XE VÀ KHI XUỐNG XE"
+# By the direction that the code says.
+TITLES: Final = {
+    "": "QUÉT MÃ KHI VÀO VÀ KHI RA",
+    "in": "LỐI VÀO – QUÉT MÃ KHI VÀO",
+    "out": "LỐI RA – QUÉT MÃ KHI RA",
+}
+TITLES_VEHICLE: Final = {
+    "": "QUÉT MÃ KHI LÊN XE VÀ KHI XUỐNG XE",
+    "in": "CỬA LÊN – QUÉT MÃ KHI LÊN XE",
+    "out": "CỬA XUỐNG – QUÉT MÃ KHI XUỐNG XE",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,51 +95,74 @@ def draw_poster(
     venue: Venue,
     code: str,
     *,
+    room: int = 0,
+    direction: str = "",
     area: str = "",
     issuer: str = "",
     keep_days: int,
     printed_on: str,
     size: Size = "A4",
 ) -> Page:
-    """code: text of the venue's code. area: name of its commune. printed_on: a date, as shown.
+    """code: text of the venue's code, which says the same room (0: none) and direction ("", "in",
+    "out"). area: name of its commune. printed_on: a date, as shown.
 
     Raises ValueError for a code that no symbol of the alphanumeric mode holds.
     """
     width, height = SIZES["A4"]
-    middle, room = width / 2, width - 2 * MARGIN_MM
+    middle, space = width / 2, width - 2 * MARGIN_MM
     texts: list[Text] = []
 
     def line(y: float, text: str, size_pt: float, *, is_bold: bool = False) -> None:
-        texts.append(Text(middle, y, _fitted(text, size_pt, room, is_bold), text, is_bold))
+        texts.append(Text(middle, y, _fitted(text, size_pt, space, is_bold), text, is_bold))
 
     if issuer:
         line(11, issuer, 10)
-    line(22, TITLE_VEHICLE if _is_vehicle(venue) else TITLE, 26, is_bold=True)
+    titles = TITLES_VEHICLE if _is_vehicle(venue) else TITLES
+    line(22, titles[direction], 26, is_bold=True)
     y = 33.0
-    for part in wrap(venue.name, 20, room, lines=2, is_bold=True):
+    part_of = room_text(venue, room)
+    for part in wrap(
+        f"{venue.name}{part_of and f' · {part_of}'}", 20, space, lines=2, is_bold=True
+    ):
         line(y, part, 20, is_bold=True)
         y += 8.5
-    for part in wrap(", ".join(filter(None, (venue.address, area))), 12, room, lines=1):
+    for part in wrap(", ".join(filter(None, (venue.address, area))), 12, space, lines=1):
         line(y - 1.5, part, 12)
     y = 72.0
     boxes = _symbol(code, (width - CODE_MM) / 2, y)
     y += CODE_MM + QUIET_MM + 4.8
-    for part in instructions(venue, keep_days):
+    for part in instructions(venue, keep_days, direction):
         line(y, part, 13 if part[0].isdigit() else 11.5, is_bold=part[0].isdigit())
         y += 7.2
     serial = code.rpartition("/")[2]
-    foot = f"Địa điểm số {venue.number} · bản in {venue.issue} · mã {serial} · in ngày {printed_on}"
-    line(290, foot, 8)
+    way_in, way_out = _doors(venue)
+    door = {"": "", "in": way_in, "out": way_out}[direction]
+    foot = (
+        f"Địa điểm số {venue.number}", part_of.lower(), door, f"bản in {venue.issue}",
+        f"mã {serial}", f"in ngày {printed_on}",
+    )  # fmt: skip
+    line(290, " · ".join(filter(None, foot)), 8)
     return _scaled(Page(width, height, tuple(boxes), tuple(texts)), size)
 
 
-def instructions(venue: Venue, keep_days: int) -> list[str]:
+def room_text(venue: Venue, room: int) -> str:
+    """ "Phòng 2"; of a vehicle its compartment; "" for 0."""
+    return f"{'Khoang' if _is_vehicle(venue) else 'Phòng'} {room}" if room else ""
+
+
+def instructions(venue: Venue, keep_days: int, direction: str = "") -> list[str]:
     """What a visitor must know, in the order of doing it."""
     arrive, leave = ("lên xe", "xuống xe") if _is_vehicle(venue) else ("đến", "về")
     minutes = venue.default_stay_minutes or DEFAULT_STAY_MINUTES[venue.category]
+    way_in, way_out = _doors(venue)
+    first, second = {
+        "": (f"quét mã này khi {arrive}", f"Quét lại một lần nữa khi {leave}"),
+        "in": (f"quét mã này khi {arrive}", f"Khi {leave}, quét mã ở {way_out}"),
+        "out": (f"quét mã này khi {leave}", f"Khi {arrive}, quét mã ở {way_in}"),
+    }[direction]
     return [
-        f"1. Mở ứng dụng khai báo y tế, quét mã này khi {arrive}.",
-        f"2. Quét lại một lần nữa khi {leave}.",
+        f"1. Mở ứng dụng khai báo y tế, {first}.",
+        f"2. {second}.",
         f"Quên quét khi {leave}: thời gian có mặt được tính là {span_text(minutes)}.",
         "Không có điện thoại: nhờ người trực ở đây ghi giúp.",
         f"Chỉ dùng để truy vết khi có ca bệnh; giữ {keep_days} ngày rồi tự xóa.",
@@ -156,6 +188,11 @@ def wrap(text: str, size_pt: float, room: float, *, lines: int, is_bold: bool = 
         else:
             found[-1] = longer
     return found
+
+
+def _doors(venue: Venue) -> tuple[str, str]:
+    """What people call the way in and the way out."""
+    return ("cửa lên", "cửa xuống") if _is_vehicle(venue) else ("lối vào", "lối ra")
 
 
 def _is_vehicle(venue: Venue) -> bool:

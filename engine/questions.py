@@ -222,9 +222,14 @@ class AskHealth(msgspec.Struct, frozen=True, tag_field="ask", tag="health"):
 
 
 class RegistryChange(msgspec.Struct, frozen=True, tag_field="ask", tag="registry_change"):
-    """From the owner of the socket only; all of it is taken or nothing."""
+    """From the owner of the socket only; all of it is taken or nothing.
+
+    fresh: place numbers that nothing may have by now. is_trial: only the faults are wanted.
+    """
 
     changes: tuple[Change, ...]
+    fresh: tuple[int, ...] = ()
+    is_trial: bool = False
 
 
 class RegistryList(msgspec.Struct, frozen=True, tag_field="ask", tag="registry_list"):

@@ -117,7 +117,7 @@ _NO_STAMP: Final = Stamp()
 
 
 class Registry:
-    """Reads are dictionary look-ups; one instance an engine, used from one thread.
+    """Reads are dictionary look-ups; one instance an engine, changed from one thread.
 
     `version` grows with each change taken, so that what is derived from the registry knows when
     it is stale. A look-up takes an instant; without one it gives the newest record that there is.
@@ -221,6 +221,10 @@ class Registry:
         place = self.place(number, at_ms) or self.place(number)
         return place.name if place else f"#{number}"
 
+    def unit(self, code: str, at_ms: int | None = None) -> Unit | None:
+        found = self._at(("unit", code), at_ms) if code else None
+        return found if isinstance(found, Unit) else None
+
     def post(self, code: str, at_ms: int | None = None) -> Post | None:
         found = self._at(("post", code), at_ms)
         return found if isinstance(found, Post) else None
@@ -300,7 +304,7 @@ class Registry:
 
     def entries(self, kind: str, at_ms: int | None = None) -> Iterator[Change]:
         """Records of a kind that hold at the instant, in the order their keys came."""
-        for key in self._by_kind[kind]:
+        for key in tuple(self._by_kind[kind]):  # of one instant: another thread may change it
             found = self._at((kind, key), at_ms)
             if found is not None:
                 yield found

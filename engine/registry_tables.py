@@ -96,6 +96,18 @@ def read_lines(
 
     Raises RegistryInvalid whose `rows` say which line and why; nothing is taken then.
     """
+    found, faults = judge_lines(table, lines, registry)
+    raise_faults(faults)
+    return found
+
+
+def judge_lines(
+    table: str, lines: Sequence[Line], registry: Registry | None = None
+) -> tuple[list[tuple[int, Change]], list[str]]:
+    """As read_lines: the records of lines that are good in themselves, and all faults.
+
+    Raises RegistryInvalid for a heading that does not fit.
+    """
     check_table(table)
     columns, rows = _check_columns(table, lines)
     kind = TABLES[table][0]
@@ -115,8 +127,7 @@ def read_lines(
         faults += [f"line {where[i]}: {problem}" for i, problem in registry.check(changes)]
     else:
         faults += _find_repeats(changes, where)
-    raise_faults(faults)
-    return list(zip(where, changes, strict=True))
+    return list(zip(where, changes, strict=True)), faults
 
 
 def check_table(table: str) -> None:

@@ -12,11 +12,12 @@ from typing import Any, Final
 from engine import access
 from engine.access import Grant
 from engine.clock import Clock, day_to_ms, ms_to_day
-from engine.coverage import ACTIVE_DAYS, cover
+from engine.coverage import ACTIVE_DAYS, CoverageRow, cover, registered_venues
 from engine.errors import AccessDenied, NotFound, QuestionInvalid, RegistryInvalid
 from engine.figures import Figures
 from engine.keys import KeyRing
 from engine.payloads.venue import KEY_MAX
+from engine.questions import RegistryChange
 from engine.registry import Area, Category, Change, Registry, Venue, VenueKey
 from engine.rows import Direction
 from engine.venue_codes import VenueCodes
@@ -28,18 +29,21 @@ from engine.venue_questions import (
     AskCodes,
     AskCoverage,
     AskHistory,
+    AskVenueList,
     Codes,
     Coverage,
     History,
     KeyRotated,
+    ListedVenue,
     RotateKey,
     VenueAdded,
+    VenueList,
     VenueQuestion,
     VenueReply,
     Written,
 )
 
-# Venues that one instant can be asked about; a province has tens of thousands.
+# A province has tens of thousands; a volunteer's token must not fill the memory.
 VENUES_MAX: Final = 1_000_000
 _FIRST_NUMBER: Final = 1001  # smaller numbers are easily mistyped posts
 
@@ -85,6 +89,8 @@ class VenueDesk:
                 return self._areas(ask)
             case AskCoverage():
                 return await self._coverage(ask)
+            case AskVenueList():
+                return await self._venue_list(ask)
             case AddVenue():
                 return await self._add(ask, by)
             case AskCodes():
@@ -94,6 +100,15 @@ class VenueDesk:
                 return History(tuple(Written(c, stamp.at_ms, stamp.by) for c, stamp in found))
             case RotateKey():
                 return await self._rotate_key(ask, by)
+
+    def checked(self, question: RegistryChange) -> Sequence[Change]:
+        """The changes, where no number that they give is taken by now. Raises RegistryInvalid."""
+        taken = [number for number in question.fresh if self._registry.place(number) is not None]
+        if taken:
+            raise RegistryInvalid(
+                f"number {taken[0]} was given meanwhile", hint="import the list again"
+            )
+        return question.changes
 
     def _check(self, token: str, question: access.Question) -> Grant | None:
         """The grant of a token; None for the owner of the socket."""
@@ -139,20 +154,45 @@ class VenueDesk:
         grant = self._check(ask.token, access.Question.COVERAGE)
         area = ask.area or (grant.area if grant is not None else "")
         self._check_within(area, grant)
-        now_ms = self._clock.now_ms()
-        at_ms = min(day_to_ms(ask.day + 1) - 1, now_ms)
-        first = ask.day - ACTIVE_DAYS + 1
-        is_kept = first > ms_to_day(now_ms) - self._retention_days
-        active = await self._run(self._active, first, ask.day) if is_kept else None
-        rows = cover(self._registry, at_ms, active, area)
-        return Coverage(ask.day, at_ms, area, tuple(rows))
+        at_ms = self._end_of(ask.day)
+        rows = await self._run(self._cover, ask.day, at_ms, area)
+        return Coverage(ask.day, at_ms, area, rows)
 
-    def _active(self, first: int, last: int) -> set[int]:
-        """Numbers of places with a scan on any of these days; in a thread of the pool."""
-        found: set[int] = set()
-        for day in range(first, last + 1):
-            found.update(self._figures(day).places["place"].tolist())
-        return found
+    def _end_of(self, day: int) -> int:
+        """Its last instant, or now."""
+        return min(day_to_ms(day + 1) - 1, self._clock.now_ms())
+
+    def _cover(self, day: int, at_ms: int, area: str) -> tuple[CoverageRow, ...]:
+        """In a thread of the pool: a province has tens of thousands of venues."""
+        first = day - ACTIVE_DAYS + 1
+        active: set[int] | None = None
+        if first > ms_to_day(self._clock.now_ms()) - self._retention_days:
+            active = set()
+            for each in range(first, day + 1):
+                active.update(self._figures(each).places["place"].tolist())
+        return tuple(cover(self._registry, at_ms, active, area))
+
+    async def _venue_list(self, ask: AskVenueList) -> VenueList:
+        self._check_within(ask.area, None)
+        at_ms = self._end_of(ask.day)
+        return VenueList(await self._run(self._listed, at_ms, ask.area))
+
+    def _listed(self, at_ms: int, within: str) -> tuple[ListedVenue, ...]:
+        """In a thread of the pool."""
+        found = []
+        for venue in registered_venues(self._registry, at_ms, within):
+            area = self._registry.areas.now(venue.area, at_ms)
+            unit = self._registry.unit(venue.unit)
+            found.append(
+                ListedVenue(
+                    venue=venue,
+                    written_ms=self._registry.written_ms("venue", venue.number),
+                    area=area.code if area else venue.area,
+                    area_name=area.name if area else "",
+                    unit_name=unit.name if unit else "",
+                )
+            )
+        return tuple(found)
 
     def _code(self, number: int, room: int, direction: str) -> str:
         venue = self._registry.place(number)

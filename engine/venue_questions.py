@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from engine.coverage import CoverageRow
-from engine.registry_records import Change, Code, CodeOrNone, Name, Number, Risk, Room, Text
+from engine.registry_records import Change, Code, CodeOrNone, Name, Number, Risk, Room, Text, Venue
 
 TokenOrNone = Annotated[str, Meta(max_length=256)]
 Minutes = Annotated[int, Meta(ge=0, le=1440)]
@@ -31,6 +31,13 @@ class AskCoverage(msgspec.Struct, frozen=True, kw_only=True, tag_field="ask", ta
     """Coverage at the end of a civil day (engine.coverage), of an area and what lies in it."""
 
     token: TokenOrNone = ""
+    day: Annotated[int, Meta(ge=0, le=100_000)]
+    area: CodeOrNone = ""
+
+
+class AskVenueList(msgspec.Struct, frozen=True, kw_only=True, tag_field="ask", tag="venue_list"):
+    """From the owner of the socket only: venues registered at the end of a civil day."""
+
     day: Annotated[int, Meta(ge=0, le=100_000)]
     area: CodeOrNone = ""
 
@@ -72,7 +79,7 @@ class RotateKey(msgspec.Struct, frozen=True, kw_only=True, tag_field="ask", tag=
     old_to_ms: Annotated[int, Meta(ge=0, le=1 << 60)]
 
 
-VenueQuestion = AskAreas | AskCoverage | AddVenue | AskCodes | AskHistory | RotateKey
+VenueQuestion = AskAreas | AskCoverage | AskVenueList | AddVenue | AskCodes | AskHistory | RotateKey
 
 
 class AreaInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +106,22 @@ class Coverage(msgspec.Struct, frozen=True, tag_field="reply", tag="coverage"):
     at_ms: int
     area: str
     rows: tuple[CoverageRow, ...]
+
+
+class ListedVenue(msgspec.Struct, frozen=True, kw_only=True):
+    """A venue and the names around it. area: code of what holds in place of its area then."""
+
+    venue: Venue
+    written_ms: int
+    area: str
+    area_name: str
+    unit_name: str
+
+
+class VenueList(msgspec.Struct, frozen=True, tag_field="reply", tag="venue_list"):
+    """In the order of their numbers."""
+
+    venues: tuple[ListedVenue, ...]
 
 
 class VenueAdded(msgspec.Struct, frozen=True, tag_field="reply", tag="venue_added"):
@@ -132,4 +155,4 @@ class KeyRotated(msgspec.Struct, frozen=True, tag_field="reply", tag="key_rotate
     number: int
 
 
-VenueReply = Areas | Coverage | VenueAdded | Codes | History | KeyRotated
+VenueReply = Areas | Coverage | VenueList | VenueAdded | Codes | History | KeyRotated

@@ -416,7 +416,6 @@ def test_posters_hold_the_posted_codes(rig: Rig, tmp_path: Path) -> None:
     for words, needle in (
         (("1013", "--out", "p.doc"), "the name ends with .pdf, .svg or .png"),
         (("7", "1013", "8", "--out", "p.pdf"), "there is no venue 7, 8"),
-        (("--area", "QT-XX", "--out", "p.pdf"), "there is no area QT-XX"),
         (("1013", "--sheet", "--out", "p.pdf"), "--sheet takes four posters of --size A6"),
         (("1013", "--area", "QT-HL", "--out", "p.pdf"), "there is no such venue"),
     ):

@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 import engine
-from engine import cli, cli_registry, registry_csv, settings
+from engine import cli, cli_registry, cli_venue, registry_csv, settings
 from engine.cli_parser import read_lines
 from engine.gateway import config as gateway_config
+from engine.registry import Category, Risk
 from tests.reference.command import ROOT, SECRET, assert_mistake, assert_refused, chot
 
 TABLES = ROOT / "docs/examples/registry"
@@ -234,6 +235,11 @@ def test_version_is_one_line() -> None:
 
 def test_tables_are_those_of_the_registry() -> None:
     assert set(cli_registry.TABLES) == set(registry_csv.TABLES)
+
+
+def test_words_of_a_venue_are_those_of_the_registry() -> None:
+    assert (*cli_venue.CATEGORIES,) == (*Category,)
+    assert ("", *cli_venue.RISKS) == (*Risk,)
 
 
 def test_lines_of_any_length_stay_lines() -> None:

@@ -22,7 +22,8 @@ from engine.poster import (
     MARGIN_MM,
     QUIET_MM,
     SIZES,
-    TITLE_VEHICLE,
+    TITLES,
+    TITLES_VEHICLE,
     draw_poster,
     instructions,
     sheets,
@@ -32,7 +33,7 @@ from engine.poster import (
 from engine.poster_files import page_to_png, page_to_svg, pages_to_pdf
 from engine.registry_records import Category, Venue
 
-CODE = "HTTPS://QR.CHOT.VN/V/140000Z94E9DPY1P7K"
+CODE = "HTTPS://QR.CHOT.VN/V/22100000000Z9CETXKG4NXW"
 LONG = "Xe khách Vĩnh Linh – Đông Hà – Huế – Đà Nẵng chất lượng cao của Hợp tác xã vận tải số 01"
 
 
@@ -49,6 +50,7 @@ def read(image):
     return read_codes(np.asarray(image.convert("L")))
 
 
+DOORS = [(0, ""), (0, "in"), (12, "out"), (65535, "")]
 POSTERS = [
     *(venue(category=category) for category in Category),
     venue(LONG, Category.PUBLIC_TRANSPORT),
@@ -59,8 +61,12 @@ POSTERS = [
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("of", POSTERS, ids=lambda v: f"{v.category}-{len(v.name)}")
-def test_all_text_is_within_the_page_and_nothing_lies_on_another(of, size):
-    page = poster(of, size=size, issuer="BAN CHỈ ĐẠO PHÒNG, CHỐNG DỊCH COVID-19")
+@pytest.mark.parametrize(("room", "direction"), DOORS)
+def test_all_text_is_within_the_page_and_nothing_lies_on_another(of, size, room, direction):
+    page = poster(
+        of, size=size, room=room, direction=direction,
+        issuer="BAN CHỈ ĐẠO PHÒNG, CHỐNG DỊCH COVID-19",
+    )  # fmt: skip
     k = page.width / SIZES["A4"][0]
     margin = MARGIN_MM * k * 0.999
     code_top = min(box.y for box in page.boxes)
@@ -94,7 +100,7 @@ def test_the_words_fit_the_place():
     assert "45 phút" in " ".join(instructions(venue(), 30))
     bus = instructions(venue(category=Category.PUBLIC_TRANSPORT), 21)
     assert "xuống xe" in bus[1] and "4 giờ" in bus[2] and "21 ngày" in bus[4]
-    assert poster(venue(category=Category.PUBLIC_TRANSPORT)).texts[0].text == TITLE_VEHICLE
+    assert poster(venue(category=Category.PUBLIC_TRANSPORT)).texts[0].text == TITLES_VEHICLE[""]
     assert [span_text(m) for m in (1, 60, 90, 1440)] == [
         "1 phút", "1 giờ", "1 giờ 30 phút", "24 giờ"
     ]  # fmt: skip
@@ -102,6 +108,22 @@ def test_the_words_fit_the_place():
     assert any("1 giờ 15 phút" in text for text in texts)
     assert any(text == "Khu phố 2, Thị trấn Hồ Xá" for text in texts)
     assert CODE.rpartition("/")[2] in texts[-1]
+
+
+@pytest.mark.parametrize(("room", "direction"), DOORS)
+def test_room_and_door_show(room, direction):
+    hall = venue("Bệnh viện", Category.HOSPITAL)
+    bus = venue("Xe 07", Category.PUBLIC_TRANSPORT)
+    texts = [line.text for line in poster(hall, room=room, direction=direction).texts]
+    assert texts[0] == TITLES[direction]
+    assert texts[1] == ("Bệnh viện" if not room else f"Bệnh viện · Phòng {room}")
+    assert (f"phòng {room}" in texts[-1]) == (room > 0)
+    assert ("lối ra" in texts[-1]) == (direction == "out")
+    told = " ".join(instructions(hall, 30, direction))
+    assert ("lối ra" in told, "lối vào" in told) == (direction == "in", direction == "out")
+    texts = [line.text for line in poster(bus, room=room, direction=direction).texts]
+    assert texts[0] == TITLES_VEHICLE[direction]
+    assert not room or texts[1] == f"Xe 07 · Khoang {room}"
 
 
 @pytest.mark.parametrize("size", SIZES)

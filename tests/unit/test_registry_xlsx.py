@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openpyxl import Workbook, load_workbook
 
-from engine import admin, registry_xlsx
+from engine import registry_xlsx
 from engine.clock import iso_to_ms
 from engine.errors import NotFound, RegistryInvalid
 from engine.registry import Category, Change, Registry, Risk, Venue
 from engine.registry_csv import read_csv
+from engine.registry_files import read_files, read_list, read_tables
 from engine.registry_tables import TABLE_ORDER, TABLES, read_lines
 from engine.registry_xlsx import rows_to_xlsx, write_xlsx, xlsx_to_lines
 
@@ -111,12 +112,14 @@ def test_which_sheets_are_tables(tmp_path: Path) -> None:
     path = tmp_path / "chợ.xlsx"
     path.write_bytes(data)
     with pytest.raises(NotFound):
-        admin.read_tables(path)
-    assert len(admin.read_tables(path, "venues")) == 1
+        read_tables(path)
+    assert len(read_list(path, "venues", lambda lines: lines).found) == 1
     path.write_bytes(book(HEAD, [1, "A", "market", ""], [2, "B", "pub", ""], title="VENUES"))
-    with pytest.raises(RegistryInvalid) as caught:
-        admin.read_tables(path)
-    assert caught.value.rows[0].startswith("chợ.xlsx line 3: category")
+    read = read_files(path)
+    assert [where for where, _ in read.found] == ["chợ.xlsx line 2"]
+    assert [fault[:28] for fault in read.faults] == ["chợ.xlsx line 3: category: I"]
+    told = read.with_lines(["venue 1: area 'X' is not known", "and 3 more"])
+    assert told == ["chợ.xlsx line 2 venue 1: area 'X' is not known", "and 3 more"]
 
 
 def archive(parts: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
