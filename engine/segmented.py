@@ -107,7 +107,7 @@ class SegmentedIndex(CoLocationIndex):
             self._store.clear()
             return {}
         places, rules = self._places, self._rules
-        known = {number: PlaceRule(post, stay) for number, post, stay in state.places}
+        known = {n: PlaceRule(post, stay, hours) for n, post, stay, hours in state.places}
         self._places = PlaceRules(known, PlaceRule(*state.unknown))
         self._rules = VisitRules(**state.rules)
         self._aliases = AliasNumbers({min(one): one for one in state.aliases}).noting(
@@ -206,7 +206,10 @@ class SegmentedIndex(CoLocationIndex):
         count = len(self._numbers)
         keys, _ = self._numbers.columns()
         persons = Persons(memoryview(keys)[: 16 * count], self._numbers.holes()[:count])
-        places = [(n, rule.is_post, rule.default_stay_ms) for n, rule in self._places.rules.items()]
+        places = [
+            (n, rule.is_post, rule.default_stay_ms, rule.hours)
+            for n, rule in self._places.rules.items()
+        ]
         unknown = self._places.unknown
         state = State(
             snapshot.lsn,

@@ -24,6 +24,7 @@ import msgspec
 
 from engine import faults
 from engine.errors import EngineError, JournalCorrupt, StorageError, StorageUnavailable
+from engine.hours import Week
 from engine.keys import KeyRing, decrypt, derive_key, encrypt
 from engine.layers import Packed, Persons, Segment, SegmentEntry, State
 from engine.telemetry import Log
@@ -65,7 +66,7 @@ class _Manifest(msgspec.Struct, frozen=True):
     schema: int
     lsn: int
     floor_day: int | None
-    places: list[tuple[int, bool, int]]
+    places: list[tuple[int, bool, int, Week | None]]
     unknown: tuple[bool, int]
     rules: dict[str, int]
     aliases: list[list[int]]

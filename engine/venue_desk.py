@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from engine import access
 from engine.access import Grant
 from engine.clock import Clock, day_to_ms, ms_to_day
@@ -94,7 +96,7 @@ class VenueDesk:
             case AddVenue():
                 return await self._add(ask, by)
             case AskCodes():
-                return Codes(tuple(self._code(*wanted) for wanted in ask.wanted))
+                return Codes(await self._run(self._make_codes, ask.wanted))
             case AskHistory():
                 found = self._registry.history(ask.kind, ask.key)
                 return History(tuple(Written(c, stamp.at_ms, stamp.by) for c, stamp in found))
@@ -194,6 +196,10 @@ class VenueDesk:
             )
         return tuple(found)
 
+    def _make_codes(self, wanted: Sequence[tuple[int, int, str]]) -> tuple[str, ...]:
+        """In a thread of the pool: a tag takes some microseconds."""
+        return tuple(self._code(*each) for each in wanted)
+
     def _code(self, number: int, room: int, direction: str) -> str:
         venue = self._registry.place(number)
         if not isinstance(venue, Venue):
@@ -248,8 +254,10 @@ class VenueDesk:
                 raise QuestionInvalid("the old key ends in the past", hint="give posters time")
             self._keyring.make_venue_key(old + 1)
             numbers.append(old + 1)
+            held = self._registry.venue_key(old)
+            assert held is not None, "the newest key has a record, or is the first"
             return [
-                VenueKey(number=old, valid_to_ms=ask.old_to_ms),
+                msgspec.structs.replace(held, valid_to_ms=ask.old_to_ms),
                 VenueKey(number=old + 1, valid_from_ms=now_ms),
             ]
 

@@ -143,7 +143,7 @@ class PlaceRules:
     def extend(self, rules: Mapping[int, PlaceRule]) -> None:
         """All rules again, which differ only by places where nobody was yet: what was derived under
         them still holds. May be called while others derive."""
-        self.table = PlaceRules(rules).table
+        self.rules, self.table = dict(rules), PlaceRules(rules, self.unknown).table
 
 
 def changed_places(old: PlaceRules, new: PlaceRules) -> set[int] | None:

@@ -123,6 +123,8 @@ def test_the_key_is_rotated_and_old_posters_have_time(stand: Stand) -> None:
     assert [codes.read(text.encode(), until) for text in (old, new)] == ["revoked", (1013, 0, 0)]
     for number in range(3, 16):
         assert ask(stand, RotateKey(old_to_ms=until + number)).number == number
+        before = stand.registry.venue_key(number - 1)
+        assert before is not None and before.valid_to_ms == until + number
     with pytest.raises(QuestionInvalid, match="fifteen"):
         ask(stand, RotateKey(old_to_ms=until * 2))
     with pytest.raises(NotFound):
