@@ -49,12 +49,17 @@ class Question(enum.StrEnum):
     PERSON = "person"
     CONTACTS = "contacts"
     NOTICE = "notice"
+    TIERS = "tiers"
+    PASSED = "passed"
+    VEHICLE = "vehicle"
+    ROLL = "roll"
     DETAILS = "details"
     ALERTS = "alerts"
     WATCH = "watch"
     MERGE = "merge"
     REVIEW = "review"
     FIGURES = "figures"
+    COUNTS = "counts"
     PLACES = "places"
     COVERAGE = "coverage"
     REGISTER = "register"
@@ -64,11 +69,12 @@ class Question(enum.StrEnum):
 PERSONAL: Final = frozenset(
     {
         *(Question.VENUE, Question.PERSON, Question.CONTACTS, Question.NOTICE),
+        *(Question.TIERS, Question.PASSED, Question.VEHICLE, Question.ROLL),
         *(Question.DETAILS, Question.ALERTS, Question.WATCH, Question.MERGE, Question.REVIEW),
     }
 )
 _PUBLIC: Final = frozenset({Question.PLACES, Question.WHOAMI})
-_COUNTS: Final = _PUBLIC | {Question.FIGURES, Question.COVERAGE}
+_COUNTS: Final = _PUBLIC | {Question.FIGURES, Question.COUNTS, Question.COVERAGE}
 _VENUES: Final = frozenset({Question.COVERAGE, Question.REGISTER})
 
 ALLOWED: Final[Mapping[Role, frozenset[Question]]] = {

@@ -65,6 +65,14 @@ class TraceBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     end: When = msgspec.field(name="to")
     limit: Limit = LIMIT_DEFAULT
     unmasked: Annotated[bool, Meta(description="full names; for roles that call people")] = False
+    all_rows: Annotated[
+        bool, Meta(description="of an answer as text/csv every row in place of `limit`")
+    ] = False
+
+
+After = Annotated[
+    str, Meta(max_length=64, description="`next` of an earlier answer: the rows behind it")
+]
 
 
 class VenueBody(TraceBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,6 +82,7 @@ class VenueBody(TraceBody, frozen=True, kw_only=True, forbid_unknown_fields=True
         int | Annotated[str, Meta(max_length=32)],
         Meta(description="number of a venue or post, or a post's code"),
     ]
+    after: After = ""
 
 
 class PersonBody(TraceBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,6 +100,7 @@ class ContactsBody(PersonBody, frozen=True, kw_only=True, forbid_unknown_fields=
     profile: Annotated[str, Meta(max_length=64, description="contact profile; see docs")] = ""
     min_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
     linger_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
+    risk_level: Annotated[int, Meta(ge=1, le=8, description="of the case, for the profile CWA")] = 5
 
 
 class IngestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -266,7 +276,8 @@ class TraceAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     total: rows that there are; limit_cut: some are not shown. area: what bounded the answer, empty
     for the whole province. audit: number of the audit record that was written before this was sent.
-    elapsed_us: in the engine.
+    elapsed_us: in the engine. next: where the rows that are not shown begin, if they can be asked
+    for: "after" of the next question.
     """
 
     question: str
@@ -278,6 +289,7 @@ class TraceAnswer(msgspec.Struct, frozen=True, kw_only=True):
     complete: Completeness
     audit: int
     elapsed_us: int
+    next: str = ""
 
 
 class VisitsAnswer(TraceAnswer, frozen=True, kw_only=True):
@@ -457,9 +469,10 @@ def trace_fields(
         "total": answer.total,
         "limit_cut": answer.limit_cut,
         "area": traced.area,
-        "complete": _complete(answer.completeness),
+        "complete": complete(answer.completeness),
         "audit": traced.audit,
         "elapsed_us": answer.elapsed_us,
+        "next": answer.next,
     }
 
 
@@ -513,7 +526,7 @@ def places_to_answer(places: Sequence[PlaceInfo]) -> PlacesAnswer:
     return PlacesAnswer(tuple(PlaceAnswer(**msgspec.structs.asdict(place)) for place in places))
 
 
-def _complete(completeness: tracing.Completeness) -> Completeness:
+def complete(completeness: tracing.Completeness) -> Completeness:
     behind = {
         state.name: state.behind_ms // 100 / 10
         for state in completeness.gateways
@@ -535,7 +548,7 @@ def visit_fields(row: VisitRow, person: PersonAnswer, names: Mapping[int, str]) 
         "start_ms": row.start_ms,
         "end": ms_to_iso(row.end_ms),
         "end_ms": row.end_ms,
-        "minutes": _minutes(row.end_ms - row.start_ms),
+        "minutes": minutes(row.end_ms - row.start_ms),
         "end_rule": row.end_rule,
         "start_inferred": row.is_start_inferred,
         "is_passage": row.is_passage,
@@ -549,10 +562,10 @@ def _contact(row: ContactRow, person: PersonAnswer, names: Mapping[int, str]) ->
         person=person.person,
         name=person.name,
         tier=row.tier,
-        minutes=_minutes(row.overlap_ms),
-        linger_minutes=_minutes(row.linger_ms),
-        best_minutes=_minutes(row.best_ms),
-        queue_minutes=_minutes(row.queue_ms),
+        minutes=minutes(row.overlap_ms),
+        linger_minutes=minutes(row.linger_ms),
+        best_minutes=minutes(row.best_ms),
+        queue_minutes=minutes(row.queue_ms),
         venues=row.places,
         first=ms_to_iso(row.first_ms),
         first_ms=row.first_ms,
@@ -567,8 +580,8 @@ def _meeting(pair: PairRow, names: Mapping[int, str]) -> MeetingAnswer:
     return MeetingAnswer(
         place=pair.place,
         place_name=names[pair.place],
-        minutes=_minutes(pair.overlap_ms),
-        linger_minutes=_minutes(pair.linger_ms),
+        minutes=minutes(pair.overlap_ms),
+        linger_minutes=minutes(pair.linger_ms),
         case_start=ms_to_iso(pair.case_start_ms),
         case_start_ms=pair.case_start_ms,
         case_end=ms_to_iso(pair.case_end_ms),
@@ -585,7 +598,7 @@ def _meeting(pair: PairRow, names: Mapping[int, str]) -> MeetingAnswer:
     )
 
 
-def _minutes(span_ms: int) -> float:
+def minutes(span_ms: int) -> float:
     """To a tenth, rounded down: what is shown must not reach a threshold that was not reached."""
     return span_ms // 6000 / 10
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from engine import questions, tracing, venue_questions
+from engine import questions, trace_questions, tracing, venue_questions
 from engine.alert_answers import (
     AlertsBody,
     CaseBody,
@@ -42,6 +43,8 @@ from engine.answers import (
     when_to_ms,
 )
 from engine.clock import Clock, SystemClock, date_to_day
+from engine.count_answers import counted_to_answer, query_to_ask
+from engine.csv_stream import CsvStream, wants_csv
 from engine.errors import (
     EngineError,
     EngineUnreachable,
@@ -75,12 +78,21 @@ from engine.merge_answers import (
 from engine.notice_answers import NoticeBody, bodies_to_marks, noticed_to_answer
 from engine.openapi import ROUTES, document
 from engine.opened_details import DetailsOpener, Opener
+from engine.passage_answers import (
+    PassedBody,
+    VehicleBody,
+    passed_to_answer,
+    ridden_to_answer,
+)
 from engine.people import Details
 from engine.question_socket import QuestionClient
 from engine.questions import Reply
 from engine.record_lines import Line, parsed_to_record
 from engine.records import encode_scans
+from engine.roll_answers import BODY_SIZE_MAX as ROLL_SIZE_MAX
+from engine.roll_answers import RollBody, rolled_to_answer, rows_to_packed
 from engine.telemetry import Log, Metrics
+from engine.tier_answers import TiersBody, tiers_to_answer
 from engine.venue_answers import (
     VenueAddAnswer,
     VenueAddBody,
@@ -148,15 +160,21 @@ class Api:
 
     # ---- handlers, by the names of the routes -----------------------------------------------
 
-    async def trace_venue(self, request: web.Request) -> web.Response:
+    async def trace_venue(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request, VenueBody)
-        question = questions.AskVenue(place=body.place, **_common(request, body))
+        question = questions.AskVenue(place=body.place, after=body.after, **_common(request, body))
+        if wants_csv(request):
+            return await self._stream(request, question, body.all_rows)
         return await self._trace(question)
 
-    async def trace_person(self, request: web.Request) -> web.Response:
+    async def trace_person(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request, PersonBody)
-        persons = (body.person, *body.aliases)
-        return await self._trace(questions.AskPerson(persons=persons, **_common(request, body)))
+        question = questions.AskPerson(
+            persons=(body.person, *body.aliases), **_common(request, body)
+        )
+        if wants_csv(request):
+            return await self._stream(request, question, body.all_rows)
+        return await self._trace(question)
 
     async def trace_contacts(self, request: web.Request) -> web.Response:
         body = await self._body(request, ContactsBody)
@@ -165,9 +183,69 @@ class Api:
             profile=body.profile,
             min_minutes=body.min_minutes,
             linger_minutes=body.linger_minutes,
+            risk_level=body.risk_level,
             **_common(request, body),
         )
         return await self._trace(question)
+
+    async def trace_tiers(self, request: web.Request) -> web.Response:
+        body = await self._body(request, TiersBody)
+        question = trace_questions.AskTiers(
+            persons=(body.person, *body.aliases),
+            profile=body.profile,
+            min_minutes=body.min_minutes,
+            linger_minutes=body.linger_minutes,
+            latent_hours=body.latent_hours,
+            depth=body.depth,
+            most=body.most,
+            **_common(request, body),
+        )
+        return await self._trace(question, tiers_to_answer)
+
+    async def trace_passed(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request, PassedBody)
+        question = trace_questions.AskPassed(
+            place=body.place,
+            direction=body.direction,
+            came_from=body.came_from,
+            within_days=body.within_days,
+            after=body.after,
+            **_common(request, body),
+        )
+        if not wants_csv(request):
+            return await self._trace(question, partial(passed_to_answer, address=body.address))
+        if body.address:
+            raise QuestionInvalid("address: it is compared in answers as JSON alone")
+        return await self._stream(request, question, body.all_rows)
+
+    async def trace_vehicle(self, request: web.Request) -> web.Response:
+        body = await self._body(request, VehicleBody)
+        question = trace_questions.AskVehicle(
+            plate=body.plate, trip=body.trip, after=body.after, **_common(request, body)
+        )
+        traced = await self._ask(question, questions.Traced)
+        newest = tracing.unpack(traced.answer.packed, "newest").tolist()
+        rides = tracing.unpack(traced.answer.packed, "visits")["ref"].tolist()
+        found = await self._details.open([*newest, *rides], traced.audit, question.token)
+        persons, ridden = found[: len(newest)], found[len(newest) :]
+        is_masked = not question.is_unmasked
+        return await asyncio.to_thread(
+            lambda: to_response(
+                ridden_to_answer(traced, persons, is_masked, ridden, body.seat, body.trip)
+            )
+        )
+
+    async def trace_roll(self, request: web.Request) -> web.Response:
+        body = await self._bodies.read(request, RollBody, ROLL_SIZE_MAX)
+        question = trace_questions.AskRoll(
+            **_why(request, body),
+            from_ms=when_to_ms(body.start),
+            to_ms=when_to_ms(body.end),
+            limit=len(body.rows),
+            rows=await asyncio.to_thread(rows_to_packed, body.rows),
+        )
+        traced = await self._ask(question, questions.Traced)
+        return await asyncio.to_thread(lambda: to_response(rolled_to_answer(traced)))
 
     async def trace_notice(self, request: web.Request) -> web.Response:
         body = await self._body(request, NoticeBody)
@@ -283,6 +361,11 @@ class Api:
         ask = questions.AskFigures(token=token, day=_day(request))
         return to_response(figures_to_answer(await self._ask(ask, questions.Figures)))
 
+    async def counts(self, request: web.Request) -> web.Response:
+        ask = query_to_ask(read_token(request), request.query)
+        found = await self._ask(ask, trace_questions.CountRows)
+        return await asyncio.to_thread(lambda: to_response(counted_to_answer(found)))
+
     async def venues(self, request: web.Request) -> web.Response:
         ask = questions.AskPlaces(token=read_token(request), **_search(request))
         found = await self._ask(ask, questions.Places)
@@ -346,6 +429,13 @@ class Api:
         is_masked = not question.is_unmasked
         # Ten thousand rows take a while to write down; other requests go on meanwhile.
         return await asyncio.to_thread(lambda: to_response(to_answer(traced, details, is_masked)))
+
+    async def _stream(
+        self, request: web.Request, question: questions.Pageable, has_all: bool
+    ) -> web.StreamResponse:
+        return await CsvStream(self._ask, self._details.open, _HEADERS).send(
+            request, question, has_all
+        )
 
     async def _fetch(self, ask: questions.FetchDetails) -> questions.Details:
         return await self._ask(ask, questions.Details)

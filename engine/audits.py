@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from engine import access
 from engine.access import AuditEntry, Grant
+from engine.ask_bases import AskCase
 from engine.clock import Clock
 from engine.errors import AccessDenied
 from engine.keys import KeyRing, seal
-from engine.questions import AskCase
 from engine.registry import Registry
 
 Append = Callable[[str, str, bytes, int], Awaitable[int]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +22,14 @@ from engine.cli_parser import (
     whole,
     words,
 )
+from engine.cli_roll import read_roll, read_vehicle
 from engine.errors import TokenInvalid
 
 URL: Final = "http://127.0.0.1:7480"
 KINDS: Final = ("cccd", "qid", "passport", "bhyt", "pass", "certificate", "handle")
 PERSONS_MAX: Final = 16
 MARKS_MAX: Final = 200
+LIMIT_DEFAULT: Final = 1000
 _STDIN_MAX: Final = 65_536
 _PLACE_MAX: Final = 0xFFFF_FFFF
 _PASS: Final = "a pass has an issuer, a birth and a name, as in: pass SE 1990-06-05 Öberg Anna"
@@ -73,11 +76,51 @@ _QUESTIONS: Final = {
         "chot trace notice places.txt --least 2 --case 16/TB-BYT --purpose notice \\\n"
         "    --token-file tracer.token",
     ),
+    "tiers": (
+        "whom a person can have infected, through whom",
+        "Whom can this person have infected, directly (F1) or through others (F2, F3)?\n"
+        "Somebody passes it on only after it can have been infected. --format graph gives\n"
+        f"nodes and links for programs. These are candidates; a person decides.\n{PERSON_HELP}",
+        f"echo {_EXAMPLE} | chot trace tiers --depth 2 --from 2021-07-01 --to 2021-07-15 \\\n"
+        "    --case BN-1234 --token-file tracer.token",
+    ),
+    "passed": (
+        "who passed a post, and came from an area",
+        "Who passed this post between two times? With --came-from only those who were scanned\n"
+        "in that area before, with --address those who told such an address.",
+        "chot trace passed VL-1A --from 2021-07-01 --to 2021-07-02 --direction in \\\n"
+        "    --came-from QT-HL --case 16/TB-BYT --purpose notice --token-file tracer.token",
+    ),
+    "vehicle": (
+        "who was in a vehicle",
+        "Who was in this vehicle or on this trip? It is read from standard input, a line each:\n"
+        "  plate 74A-123.45\n"
+        "  trip DH-LB 7:45          of that vehicle, or where scans named no plate\n"
+        "  seat 12A                 rows apart are counted from there.",
+        "echo plate 74A-123.45 | chot trace vehicle --from 2021-07-01 --to 2021-07-02 \\\n"
+        "    --case BN-1234 --token-file tracer.token",
+    ),
+    "roll": (
+        "who of a list of persons was scanned",
+        "Who of a list of up to 10,000 persons was scanned between two times? A table as CSV,\n"
+        "from a file or standard input, with a head: cccd, qid, bhyt, passport and country,\n"
+        "name, birth; Vietnamese headings too. Whose documents are known is matched; whose name\n"
+        "and birth are those of a health pass is unsure, and a person decides.",
+        "chot trace roll entrants.csv --from 2021-07-01 --to 2021-07-15 --case 12/CA-BC \\\n"
+        "    --token-file tracer.token --format csv > matched.csv",
+    ),
+    "counts": (
+        "how many came where and when; no persons",
+        "How many visits and passages began, by hour or day, and by place, control point (lane),\n"
+        "area or kind of place? No persons, so no case is needed.",
+        "chot trace counts --from 2021-07-01 --to 2021-07-02 --by hour --group area \\\n"
+        "    --token-file ioc.token",
+    ),
 }
 
 
 def add_trace(commands: Any) -> None:
-    """The subcommand and its three questions."""
+    """The subcommand and its questions."""
     parser = add_command(
         commands,
         "trace",
@@ -91,7 +134,7 @@ def add_trace(commands: Any) -> None:
     )
     for name, (summary, text, example) in _QUESTIONS.items():
         question = add_command(questions, name, run_trace, summary, text, f"example:\n  {example}")
-        if name == "venue":
+        if name in ("venue", "passed"):
             question.add_argument(
                 "place", metavar="PLACE", type=_place, help="number of a venue, or code of a post"
             )
@@ -99,17 +142,28 @@ def add_trace(commands: Any) -> None:
             _add_marks(question)
             add_access(question, csv="a line a visit at one of the places")
             continue
-        else:
-            question.set_defaults(
-                surplus="the person is read from standard input, never from the command line"
+        elif name == "counts":
+            _add_counts(question)
+            add_access(question, csv="a line a count", has_names=False)
+            continue
+        elif name == "roll":
+            question.add_argument(
+                "roll", metavar="FILE", nargs="?", default="-", help="CSV (none: standard input)"
             )
-        _add_span(question)
-        if name == "contacts":
-            _add_rule(question)
-        add_access(question, csv="a line of evidence each")
+        else:
+            what = "vehicle" if name == "vehicle" else "person"
+            question.set_defaults(
+                surplus=f"the {what} is read from standard input, never from the command line"
+            )
+        _add_span(question, has_limit=name != "roll")
+        if name in _ADDITIONS:
+            _ADDITIONS[name](question)
+        extra = ("graph",) if name == "tiers" else ()
+        lines = "every row" if name in ("venue", "person", "passed") else "a line of evidence each"
+        add_access(question, csv=lines, has_names=name != "roll", extra=extra)
 
 
-def _add_span(parser: Parser) -> None:
+def _add_span(parser: Parser, *, has_limit: bool = True) -> None:
     group = parser.add_argument_group("what is asked")
     group.add_argument(
         "--from",
@@ -128,7 +182,105 @@ def _add_span(parser: Parser) -> None:
         help="the first instant that is not asked about any more; at most 366 days later",
     )
     add_case(group)
-    _add_limit(group)
+    if has_limit:
+        _add_limit(group)
+
+
+def _add_passed(parser: Parser) -> None:
+    group = parser.add_argument_group("of those who passed")
+    group.add_argument("--direction", choices=["in", "out"], default="", help="into or out of it")
+    group.add_argument(
+        "--came-from",
+        metavar="AREA",
+        type=words(0, 32),
+        default="",
+        help="only who was scanned in that area (its code) not long before",
+    )
+    group.add_argument(
+        "--within-days",
+        metavar="DAYS",
+        type=whole(1, 60),
+        default=14,
+        help="how long before (14)",
+    )
+    group.add_argument(
+        "--address",
+        metavar="TEXT",
+        type=words(0, 64),
+        default="",
+        help="only who told an address with that in it, with or without accents; not with csv",
+    )
+    _add_after(parser)
+
+
+def _add_after(parser: Parser) -> None:
+    parser.add_argument(
+        "--after",
+        metavar="NEXT",
+        type=words(0, 64),
+        default="",
+        help="the rows behind those of an earlier answer, whose last line names it",
+    )
+
+
+def _add_counts(parser: Parser) -> None:
+    group = parser.add_argument_group("what is counted")
+    for name in ("--from", "--to"):
+        group.add_argument(
+            name,
+            dest="start" if name == "--from" else "end",
+            required=True,
+            metavar="TIME",
+            type=instant,
+            help="2021-07-01 or 2021-07-01T08:30, time of Việt Nam",
+        )
+    group.add_argument("--by", choices=["hour", "day"], default="hour", help="cells of time (hour)")
+    group.add_argument(
+        "--group",
+        choices=["place", "lane", "area", "kind"],
+        default="place",
+        help="what is told apart (place)",
+    )
+    group.add_argument(
+        "--limit",
+        type=whole(1, 100_000),
+        default=10_000,
+        metavar="ROWS",
+        help="rows at most, up to 100000 (10000)",
+    )
+
+
+def _add_tiers(parser: Parser) -> None:
+    _add_rule(parser)
+    group = parser.add_argument_group("chains")
+    group.add_argument(
+        "--depth", type=whole(1, 5), default=2, metavar="TIERS", help="2 is F1 and F2 (2)"
+    )
+    group.add_argument(
+        "--latent-hours",
+        type=whole(0, 336),
+        default=0,
+        metavar="HOURS",
+        help="from being infected to being infectious (0)",
+    )
+    group.add_argument(
+        "--most",
+        type=whole(1, 1 << 32),
+        default=50_000,
+        metavar="PERSONS",
+        help="no tier behind one with more persons (50000)",
+    )
+
+
+def _add_contacts(parser: Parser) -> None:
+    _add_rule(parser)
+    parser.add_argument(
+        "--risk-level",
+        type=whole(1, 8),
+        default=5,
+        metavar="LEVEL",
+        help="of the case, 1 to 8, for the profile CWA (5)",
+    )
 
 
 def _add_marks(parser: Parser) -> None:
@@ -162,9 +314,8 @@ def _add_limit(group: Any) -> None:
     group.add_argument(
         "--limit",
         type=whole(1, 10_000),
-        default=1000,
         metavar="ROWS",
-        help="rows at most, up to 10000 (1000)",
+        help="rows at most, up to 10000 (1000; as csv, of visits, all of them)",
     )
 
 
@@ -209,12 +360,14 @@ def _add_rule(parser: Parser) -> None:
     )
 
 
-def add_access(parser: Parser, *, csv: str = "", has_names: bool = True) -> None:
-    """csv: what a line of it is, "" where there is none."""
+def add_access(
+    parser: Parser, *, csv: str = "", has_names: bool = True, extra: Sequence[str] = ()
+) -> None:
+    """csv: what a line of it is, "" where there is none. extra: further formats."""
     group = parser.add_argument_group("answer and access")
     group.add_argument(
         "--format",
-        choices=["table", "json", *(["csv"] if csv else [])],
+        choices=["table", "json", *(["csv"] if csv else []), *extra],
         default="table",
         help="table (default); json: the API's answer" + (f"; csv: {csv}" if csv else ""),
     )
@@ -238,11 +391,24 @@ def run_trace(options: argparse.Namespace) -> int:
     url = options_to_url(options)
     token, body = read_token(options), _options_to_body(options)
     try:
-        answer = client.trace(url, token, options.question, body)
+        if options.question == "counts":
+            answer = client.counts(url, token, body)
+        elif options.format == "csv" and options.question in client.STREAMED and can_stream(body):
+            headers = client.stream(url, token, options.question, body, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            sys.stderr.write(client.stream_footer(headers))
+            return 0
+        else:
+            answer = client.trace(url, token, options.question, body)
     except TokenInvalid as error:
         raise TokenInvalid(str(error), hint="a new one: chot registry token GRANT") from None
     sys.stdout.write(client.render(options.question, answer, options.format))
     return 0
+
+
+def can_stream(body: dict[str, Any]) -> bool:
+    """Addresses are compared in answers as JSON alone."""
+    return not body.get("address")
 
 
 def options_to_url(options: argparse.Namespace) -> str:
@@ -269,29 +435,63 @@ def read_token(options: argparse.Namespace) -> str:
 
 
 def _options_to_body(options: argparse.Namespace) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "purpose": options.purpose,
-        "case": options.case,
-        "limit": options.limit,
-        "unmasked": options.unmasked,
-    }
+    if options.question == "counts":
+        _check_span(options)
+        return {
+            "from": options.start,
+            "to": options.end,
+            "by": options.by,
+            "group": options.group,
+            "limit": options.limit,
+        }
+    body: dict[str, Any] = {"purpose": options.purpose, "case": options.case}
+    if options.question == "roll":
+        _check_span(options)
+        rows = read_roll(options.roll)
+        return {**body, "from": options.start, "to": options.end, "rows": rows}
+    body |= {"limit": options.limit or LIMIT_DEFAULT, "unmasked": options.unmasked}
     if options.question == "notice":
         marks = read_marks(options.marks)
         return {**body, "marks": marks, "least": options.least, "since": options.since}
-    if options.start >= options.end:
-        raise UseError("--from must be earlier than --to")
+    _check_span(options)
     body |= {"from": options.start, "to": options.end}
+    is_streamed = options.question in ("venue", "person", "passed")
+    if options.format == "csv" and options.limit is None and is_streamed:
+        body["all_rows"] = True
     if options.question == "venue":
-        return {**body, "place": options.place}
+        return {**body, "place": options.place, "after": options.after}
+    if options.question == "passed":
+        names = ("place", "direction", "came_from", "within_days", "address", "after")
+        return {**body, **{name: getattr(options, name) for name in names}}
+    if options.question == "vehicle":
+        return {**body, **read_vehicle(), "after": options.after}
     body["person"], *aliases = read_persons()
     if aliases:
         body["aliases"] = aliases
+    if options.question == "tiers":
+        body |= {name: getattr(options, name) for name in ("depth", "latent_hours", "most")}
     if options.question == "contacts":
+        body["risk_level"] = options.risk_level
+    if options.question in ("contacts", "tiers"):
         body["profile"] = options.profile
         for name in ("min_minutes", "linger_minutes"):
             if getattr(options, name) is not None:
                 body[name] = getattr(options, name)
     return body
+
+
+def _check_span(options: argparse.Namespace) -> None:
+    if options.start >= options.end:
+        raise UseError("--from must be earlier than --to")
+
+
+_ADDITIONS: Final[dict[str, Callable[[Parser], None]]] = {
+    "venue": _add_after,
+    "contacts": _add_contacts,
+    "tiers": _add_tiers,
+    "passed": _add_passed,
+    "vehicle": _add_after,
+}
 
 
 def read_marks(name: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ machine only.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import http.client
 import io
@@ -14,13 +15,14 @@ import json
 import re
 import ssl
 import unicodedata
-from collections.abc import Sequence
-from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Final
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from engine.answers import ErrorAnswer
+from engine.csv_rows import COLUMNS, VISIT_COLUMNS
 from engine.errors import EngineUnreachable, QuestionInvalid, SettingInvalid
 from engine.questions import Failure, failure_to_error
 from engine.registry_csv import neutralise
@@ -36,14 +38,22 @@ _decode_error = msgspec.json.Decoder(ErrorAnswer).decode
 
 # Columns of tables and CSV by question; stable, new ones come last. A row of contacts is one
 # meeting, so that each line is evidence by itself.
-_VISIT_COLUMNS: Final = ("start", "end", "minutes", "end_rule", "place", "place_name", "room")
 _COLUMNS: Final = {
-    "venue": ("person", "name", "phone", "doc", *_VISIT_COLUMNS, "direction", "scans"),
-    "person": ("person", "name", *_VISIT_COLUMNS, "direction", "scans", "is_passage"),
+    **COLUMNS,
     "notice": (
-        *("person", "name", "phone", "doc", "marks", "mark", *_VISIT_COLUMNS),
+        *("person", "name", "phone", "doc", "marks", "mark", *VISIT_COLUMNS),
         *("direction", "scans", "is_new"),
     ),
+    "tiers": (
+        *("person", "name", "phone", "doc", "tier", "infected", "earliest", "via", "via_name"),
+        *("minutes", "place", "place_name"),
+    ),
+    "vehicle": (
+        *("person", "name", "phone", "doc", "seat", "rows_apart", "plate", "trip"),
+        *(*VISIT_COLUMNS, "direction", "scans"),
+    ),
+    "roll": (*("row", "state", "why", "person", "visits", "first", "last", "place", "place_name"),),
+    "counts": ("start", "group", "name", "lane", "direction", "visits", "passages"),
     "contacts": (
         *("person", "name", "phone", "doc", "tier", "total_minutes", "place", "place_name"),
         *("minutes", "linger_minutes", "case_start", "case_end", "case_end_rule"),
@@ -54,6 +64,11 @@ _TABLE_COLUMNS: Final = {
     "venue": ("name", "phone", "start", "end", "minutes", "end_rule", "person"),
     "person": ("start", "end", "minutes", "place_name", "room", "direction", "end_rule"),
     "notice": ("name", "phone", "marks", "mark", "place_name", "start", "end", "is_new", "person"),
+    "tiers": ("tier", "name", "phone", "infected", "via_name", "minutes", "place_name", "person"),
+    "passed": ("name", "phone", "start", "direction", "room", "person"),
+    "vehicle": ("name", "phone", "seat", "rows_apart", "trip", "place_name", "start", "person"),
+    "roll": ("row", "state", "why", "visits", "first", "last", "place_name", "person"),
+    "counts": ("start", "name", "lane", "direction", "visits", "passages"),
     "contacts": (
         "name",
         "phone",
@@ -68,7 +83,12 @@ _TABLE_COLUMNS: Final = {
 }
 # Which column of a trace a cell of the watch list looks like.
 _WATCH_CELLS: Final = {"from": "start", "to": "end"}
-_FORMATS: Final = ("table", "json", "csv")
+_FORMATS: Final = ("table", "json", "csv", "graph")
+# Where the rows of an answer stand.
+_ROWS: Final = {"contacts": "contacts", "tiers": "people", "roll": "rows", "counts": "rows"}
+# Questions whose rows come as a stream of CSV.
+STREAMED: Final = ("venue", "person", "passed")
+_CHUNK_SIZE: Final = 1 << 16
 
 
 # ---- requests -----------------------------------------------------------------------------------
@@ -88,6 +108,26 @@ def trace(url: str, token: str, question: str, body: dict[str, Any]) -> dict[str
 def ask(url: str, token: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Answer of an address that takes a body, such as /v1/alerts. Raises as `trace`."""
     return _to_object(_request(url, "POST", path, token, json.dumps(body).encode()))
+
+
+def stream(
+    url: str, token: str, question: str, body: dict[str, Any], out: BinaryIO
+) -> dict[str, str]:
+    """Writes the answer as CSV to `out`, as it comes; the headers that say what it is.
+
+    question: of STREAMED. Raises as `trace`; EngineUnreachable too when the answer broke off.
+    """
+    data = json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", "Accept": "text/csv"}
+    with _send(url, "POST", f"/v1/trace/{question}", token, data, headers) as response:
+        while chunk := _read(url, response, _CHUNK_SIZE):
+            out.write(chunk)
+        return dict(response.getheaders())
+
+
+def counts(url: str, token: str, query: dict[str, Any]) -> dict[str, Any]:
+    """Counts by time and group. Raises as `trace`."""
+    return _to_object(_request(url, "GET", f"/v1/counts?{urlencode(query)}", token))
 
 
 def figures(url: str, token: str, day: str) -> dict[str, Any]:
@@ -113,32 +153,57 @@ def get_text(url: str) -> str:
 
 
 def _request(url: str, method: str, path: str, token: str = "", body: bytes = b"") -> bytes:
-    connection, prefix = _connect(url)
     headers = {"Accept": "application/json"}
+    if body:
+        headers["Content-Type"] = "application/json"
+    with _send(url, method, path, token, body, headers) as response:
+        data = _read(url, response, ANSWER_SIZE_MAX + 1)
+    if len(data) > ANSWER_SIZE_MAX:
+        raise EngineUnreachable("the answer is larger than any the API gives")
+    return data
+
+
+@contextlib.contextmanager
+def _send(
+    url: str, method: str, path: str, token: str, body: bytes, headers: dict[str, str]
+) -> Iterator[http.client.HTTPResponse]:
+    """The answer, which is none of a failure: that is raised."""
+    connection, prefix = _connect(url)
     if token:
         if not token.isascii() or not token.isprintable():
             raise SettingInvalid("the token has letters that no token has")
         headers["Authorization"] = f"Bearer {token}"
-    if body:
-        headers["Content-Type"] = "application/json"
     try:
-        connection.request(method, prefix + path, body=body or None, headers=headers)
-        response = connection.getresponse()
-        data = response.read(ANSWER_SIZE_MAX + 1)
+        with _as_unreachable(url):
+            connection.request(method, prefix + path, body=body or None, headers=headers)
+            response = connection.getresponse()
+        if response.status != 200:
+            _raise(response.status, _read(url, response, ANSWER_SIZE_MAX))
+        yield response
+    finally:
+        connection.close()
+
+
+def _read(url: str, response: http.client.HTTPResponse, size: int) -> bytes:
+    with _as_unreachable(url):
+        return response.read(size)
+
+
+@contextlib.contextmanager
+def _as_unreachable(url: str) -> Iterator[None]:
+    try:
+        yield
     except TimeoutError:
         raise EngineUnreachable(f"{_shown(url)} did not answer in time") from None
+    except http.client.IncompleteRead:
+        raise EngineUnreachable(
+            "the answer broke off", hint="what came of it is not all; ask again"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise EngineUnreachable(
             f"no API answers at {_shown(url)}: {why}", hint="start it with: chot serve"
         ) from None
-    finally:
-        connection.close()
-    if len(data) > ANSWER_SIZE_MAX:
-        raise EngineUnreachable("the answer is larger than any the API gives")
-    if response.status != 200:
-        _raise(response.status, data)
-    return data
 
 
 def _connect(url: str) -> tuple[http.client.HTTPConnection, str]:
@@ -186,13 +251,15 @@ def _to_object(data: bytes) -> dict[str, Any]:
 
 
 def render(question: str, answer: dict[str, Any], form: str) -> str:
-    """The answer as text with a newline at its end. form: "table", "json" or "csv".
+    """The answer as text with a newline at its end. form: "table", "json", "csv"; of tiers "graph".
 
     CSV has a byte order mark, so that spreadsheets see Vietnamese, and no cell is a formula.
     """
     assert form in _FORMATS, form
     if form == "json":
         return _to_json(answer)
+    if form == "graph":
+        return _to_json(_to_graph(answer))
     if form == "csv":
         return _to_csv(_COLUMNS[question], _evidence(question, answer))
     return _to_table(question, answer)
@@ -205,9 +272,9 @@ def _to_json(answer: dict[str, Any]) -> str:
 
 def _evidence(question: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
     """One object a line of CSV, with what is known of its person."""
-    persons = {person["person"]: person for person in answer["persons"]}
+    persons = {person["person"]: person for person in answer.get("persons", [])}
     if question != "contacts":
-        return [{**persons[visit["person"]], **visit} for visit in answer["visits"]]
+        return [{**persons.get(row.get("person"), {}), **row} for row in _rows(question, answer)]
     return [
         {
             **persons[contact["person"]],
@@ -218,6 +285,26 @@ def _evidence(question: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
         for contact in answer["contacts"]
         for meeting in contact["meetings"]
     ]
+
+
+def _rows(question: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = answer[_ROWS.get(question, "visits")]
+    return found
+
+
+def _to_graph(answer: dict[str, Any]) -> dict[str, Any]:
+    """Nodes and links as programs for graphs read them (networkx: node_link_graph)."""
+    known = ("profile", "counts", "reached", "links_cut", "limit_cut", "area", "complete", "audit")
+    persons = {person["person"]: person for person in answer["persons"]}
+    return {
+        "directed": True,
+        "multigraph": False,
+        "graph": {name: answer[name] for name in known},
+        "nodes": [
+            {"id": row["person"], **persons[row["person"]], **row} for row in answer["people"]
+        ],
+        "links": answer["links"],
+    }
 
 
 def _to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
@@ -233,9 +320,9 @@ def _to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
 def _to_table(question: str, answer: dict[str, Any]) -> str:
     columns = _TABLE_COLUMNS[question]
     lines: list[tuple[str, ...]] = [tuple(column.replace("_", " ") for column in columns)]
-    persons = {person["person"]: person for person in answer["persons"]}
-    for row in answer["contacts" if question == "contacts" else "visits"]:
-        merged = {**persons[row["person"]], **row}
+    persons = {person["person"]: person for person in answer.get("persons", [])}
+    for row in _rows(question, answer):
+        merged = {**persons.get(row.get("person"), {}), **row}
         if question == "contacts":
             where = dict.fromkeys(meeting["place_name"] for meeting in row["meetings"])
             merged["where"] = ", ".join(where)
@@ -325,7 +412,10 @@ def render_alerts(answer: dict[str, Any], form: str) -> str:
 
 def _footer(question: str, answer: dict[str, Any]) -> str:
     """What a reader must know of the answer before trusting it."""
-    shown = len(answer["contacts" if question == "contacts" else "visits"])
+    if question == "counts":
+        return _counts_footer(answer)
+    # The case heads the list of tiers and is none of those found.
+    shown = sum(row.get("tier") != 0 for row in _rows(question, answer))
     cut = f" of {answer['total']}, cut by the limit" if answer["limit_cut"] else ""
     complete = answer["complete"]
     words = [
@@ -339,17 +429,55 @@ def _footer(question: str, answer: dict[str, Any]) -> str:
         words.insert(1, f"group {complete['group']}")
         outside = [str(mark["mark"]) for mark in answer["marks"] if mark["is_outside"]]
         words += [f"places {', '.join(outside)} lie outside"] if outside else []
+    words[1:1] = _further_words(question, answer)
     if question == "contacts":
         words.insert(1, f"profile {answer['profile']['name']}")
         words.insert(2, f"{answer['below']} below its threshold")
     if answer["area"]:
         words.append(f"area {answer['area']} only")
+    if answer.get("next"):
+        words.append(f"the rest: --after {answer['next']}")
+    return "; ".join(words) + "\n"
+
+
+def _further_words(question: str, answer: dict[str, Any]) -> list[str]:
+    if question == "tiers":
+        words = [f"F{tier} {count}" for tier, count in enumerate(answer["counts"]) if tier]
+        words += [f"profile {answer['profile']['name']}", f"{len(answer['links'])} links"]
+        return words + (["not all links"] if answer["links_cut"] else [])
+    if question == "roll":
+        return [f"{count} {state}" for state, count in answer["counts"].items()]
+    if question == "passed" and answer["unknown_address"]:
+        return [f"{answer['unknown_address']} more told no address"]
+    return []
+
+
+def _counts_footer(answer: dict[str, Any]) -> str:
+    words = [f"{len(answer['rows'])} rows", f"complete up to group {answer['log_group']}"]
+    if answer["limit_cut"]:
+        words.insert(1, f"cut by the limit: the rest --from {answer['next']}")
+    if answer["rounded"] > 1:
+        words.append(f"rounded to {answer['rounded']}")
+    if answer["area"]:
+        words.append(f"area {answer['area']} only")
+    return "; ".join(words) + "\n"
+
+
+def stream_footer(headers: dict[str, str]) -> str:
+    """What a reader must know of a stream of CSV before trusting it."""
+    words = [f"{headers['Chot-Rows']} rows", f"complete up to {headers['Chot-Complete-Up-To']}"]
+    for behind in filter(None, headers["Chot-Behind"].split("; ")):
+        name, _, lag = behind.partition("=")
+        words.append(f"{name} behind by {lag} s")
+    words.append(f"audit record {headers['Chot-Audit']}")
+    if headers["Chot-Area"]:
+        words.append(f"area {headers['Chot-Area']} only")
     return "; ".join(words) + "\n"
 
 
 def _cell(column: str, value: Any) -> str:
     text = _text(value)
-    if column in ("start", "end", "last"):
+    if column in ("start", "end", "first", "last", "infected", "earliest"):
         return text[:19].replace("T", " ")
     return _visible(text)
 

@@ -21,10 +21,12 @@ import msgspec
 import numpy as np
 
 from engine import access, alerts, tracing
-from engine.access import AuditEntry, Grant, Role
+from engine.access import AuditEntry, Grant
 from engine.alerts import Alerts
-from engine.asks import ask_to_kind, ask_to_question, parameters, places_of, rows_of
+from engine.ask_bases import AskRows
+from engine.asks import ask_to_kind, ask_to_question, parameters, places_of, refs_of, rows_of
 from engine.clock import Clock
+from engine.count_desk import HEALTH_ROLES, CountDesk
 from engine.errors import (
     AccessDenied,
     InputError,
@@ -36,6 +38,7 @@ from engine.errors import (
 from engine.figures import PASSAGE_FIGURE, PLACE_FIGURE
 from engine.figures import Figures as IndexFigures
 from engine.group import SealedDetails
+from engine.index import Snapshot
 from engine.keys import KeyRing, seal
 from engine.merge_desk import MergeDesk
 from engine.merges import Merges
@@ -54,7 +57,6 @@ from engine.questions import (
     AskPerson,
     AskPlaces,
     AskReviews,
-    AskRows,
     AskVenue,
     AskWatched,
     Deliver,
@@ -100,6 +102,7 @@ from engine.registry import (
 from engine.reviews import REVIEW
 from engine.rows import NOBODY
 from engine.telemetry import Metrics
+from engine.trace_questions import AskCounts, AskPassed, AskRoll, AskTiers, AskVehicle
 from engine.tracing import KEY_SIZE
 from engine.venue_codes import VenueCodes
 from engine.venue_desk import VenueDesk
@@ -113,7 +116,6 @@ RECORD_SIZE_MAX: Final = 15 << 20
 _DETAILS_SIZE_MAX: Final = 8 << 20  # sealed bytes of one reply, from its second group on
 _ANSWERS_KEPT: Final = 64  # answers of one connection whose details can be fetched
 _SMALL: Final = 5  # fewer persons than this do not show outside health (DF-4)
-_HEALTH_ROLES: Final = frozenset({Role.TRACER, Role.CENTRE, Role.STATION})
 _NICENESS: Final = 10
 
 T = TypeVar("T")
@@ -127,6 +129,7 @@ class TracerLike(Protocol):
     def ask(
         self, question: tracing.Question, places_allowed: frozenset[int] | None = None
     ) -> tracing.Answer: ...
+    def snapshot(self) -> Snapshot: ...
 
 
 class ControlLike(Protocol):
@@ -184,6 +187,7 @@ class Desk:
         self._registry = registry
         self._tracer = tracer
         self._figures = figures
+        self._counts = CountDesk(registry, tracer.snapshot)
         self._tallies = tallies
         self._alerts = alarms
         self._watch = WatchDesk(registry, watch, keyring, control.append, clock)
@@ -257,6 +261,8 @@ class Desk:
         match question:
             case AskVenue() | AskPerson() | AskContacts() | AskNotice():
                 return await self._trace(question, peer)
+            case AskTiers() | AskPassed() | AskVehicle() | AskRoll():
+                return await self._trace(question, peer)
             case AskAlerts():
                 return await self._alarmed(question, peer)
             case WatchAdd() | WatchRemove() | AskWatched():
@@ -269,6 +275,10 @@ class Desk:
                 return await self._fetch(question, peer)
             case AskFigures():
                 return await self._count(question)
+            case AskCounts():
+                grant, area = self._check(question.token, access.Question.COUNTS)
+                within = self._registry.places_within(area)
+                return await self._run(self._counts.answer, question, grant, area, within)
             case AskPlaces():
                 self._check(question.token, access.Question.PLACES)
                 found = self._registry.find_places(question.text, question.limit)
@@ -322,17 +332,18 @@ class Desk:
                 is_unmasked=ask.is_unmasked,
                 now_ms=now_ms,
             )
+            limit = min(ask.limit, self._rows_max)
+            question = ask_to_question(ask, limit, self._registry, self._keyring)
             allowed = self._within(area)
             assert grant is not None
-            answer, entry = await self._run(self._ask, grant, ask, allowed)
+            answer, entry = await self._run(self._ask, grant, ask, question, allowed)
         except AccessDenied as error:
             # Who asked for what is not theirs is the auditor's business too.
             if grant is not None:
                 await self._audit(_refused(grant, ask, error.code), now_ms)
             raise
         audit = await self._audit(entry, now_ms)
-        refs = frozenset(tracing.unpack(answer.packed, "newest").tolist())
-        _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs))
+        _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs_of(answer)))
         places = self._infos(places_of(answer))
         shown = cast(TracedAnswer, answer)
         return Traced(answer=shown, places=places, area=area, audit=audit)
@@ -341,14 +352,13 @@ class Desk:
         self,
         grant: Grant,
         ask: Traceable,
+        question: tracing.Question,
         allowed: frozenset[int] | None,
     ) -> tuple[tracing.Answer, AuditEntry]:
         """The answer and the record of it; runs in a thread of the pool.
 
         Those asked about are sealed in with those shown: both are people somebody looked at.
         """
-        limit = min(ask.limit, self._rows_max)
-        question = ask_to_question(ask, limit, self._registry, self._keyring)
         answer = self._tracer.ask(question, allowed)
         shown = [answer.persons[i : i + KEY_SIZE] for i in range(0, len(answer.persons), KEY_SIZE)]
         asked = getattr(question, "persons", [])  # of a question about places, nobody
@@ -491,7 +501,7 @@ class Desk:
             places = places[np.isin(places["place"], list(within))]
             passages = passages[np.isin(passages["place"], list(within))]
             persons = None
-        if grant.role not in _HEALTH_ROLES:
+        if grant.role not in HEALTH_ROLES:
             suppress(places, passages)
             persons = persons if persons is None or persons >= _SMALL else None
         refused = [msgspec.convert(tally, Refusals) for tally in self._tallies(question.day)]

@@ -48,14 +48,14 @@ class BodyReader:
         self._awaited: set[asyncio.Timeout] = set()
         self._is_closing = False
 
-    async def read(self, request: web.Request, kind: type[B]) -> B:
+    async def read(self, request: web.Request, kind: type[B], size_max: int = BODY_SIZE_MAX) -> B:
         """Raises BodyInvalid, BodyTooLarge, RequestSlow, TokenInvalid, EngineUnreachable."""
         read_token(request)  # Nobody unknown gets a body read.
         try:
             async with asyncio.timeout(0 if self._is_closing else BODY_TIMEOUT_S) as limit:
                 self._awaited.add(limit)
                 try:
-                    data = await request.read()
+                    data = await _read_all(request, size_max)
                 finally:
                     self._awaited.discard(limit)
         except TimeoutError:
@@ -73,6 +73,18 @@ class BodyReader:
         self._is_closing = True
         for limit in self._awaited:
             limit.reschedule(asyncio.get_running_loop().time())
+
+
+async def _read_all(request: web.Request, size_max: int) -> bytes:
+    """Raises BodyTooLarge, as soon as it is."""
+    if size_max == BODY_SIZE_MAX:
+        return await request.read()
+    data = bytearray()
+    while chunk := await request.content.readany():
+        data += chunk
+        if len(data) > size_max:
+            raise BodyTooLarge(f"the body has more than {size_max} bytes")
+    return bytes(data)
 
 
 def read_token(request: web.Request) -> str:

@@ -15,7 +15,7 @@ packed numpy arrays with the dtypes below.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -133,14 +133,14 @@ class Snapshot:
         aliases: AliasNumbers | None = None,
     ) -> None:
         # Counted first: columns that grow in between have room for more than that.
-        self._count = len(numbers)
+        self.count = len(numbers)
         keys, newest = numbers.columns()
         self.layers = layers
         self.epoch = epoch
         self.lsn = lsn
-        self._tables = [layer.visits for layer in layers]
-        self._keys = np.frombuffer(keys, "V16", self._count)
-        self._newest = np.frombuffer(newest, NEWEST, self._count)
+        self.tables = [layer.visits for layer in layers]
+        self.keys = np.frombuffer(keys, "V16", self.count)
+        self._newest = np.frombuffer(newest, NEWEST, self.count)
         self._numbers = numbers
         self._rules = rules
         self.aliases = aliases or AliasNumbers()
@@ -149,7 +149,7 @@ class Snapshot:
         """Numbers of the persons who are known here by the keys, ascending."""
         found = {self._numbers.find(key) for key in keys}
         mains = {self.aliases.main(number) for number in found}
-        return sorted(number for number in mains if 0 <= number < self._count)
+        return sorted(number for number in mains if 0 <= number < self.count)
 
     def newest_of(self, people: Array) -> Array:
         """Refs of the newest rows of persons by number."""
@@ -166,10 +166,10 @@ class Snapshot:
 
     def venue(self, place: int, from_ms: int, to_ms: int, limit: int | None = None) -> Found:
         """Visits at a place that overlap [from_ms, to_ms)."""
-        span = _clamped(from_ms), _clamped(to_ms)
+        span = clamped(from_ms), clamped(to_ms)
         is_place = 0 <= place < 1 << 32
-        packed = visits_at(self._tables, place, *span, self.epoch) if is_place else b""
-        return self._found(np.frombuffer(packed, VISIT), limit)
+        packed = visits_at(self.tables, place, *span, self.epoch) if is_place else b""
+        return self.found(np.frombuffer(packed, VISIT), limit)
 
     def history(
         self,
@@ -184,7 +184,7 @@ class Snapshot:
 
         places: only what happened there.
         """
-        return self._found(self._visits_of(self.persons_of(persons), from_ms, to_ms, places), limit)
+        return self.found(self._visits_of(self.persons_of(persons), from_ms, to_ms, places), limit)
 
     def contacts(
         self,
@@ -197,31 +197,32 @@ class Snapshot:
         window_ms: int = DAY_MS,
         places: Collection[int] | None = None,
         limit: int | None = None,
+        derive: Callable[[Array], Array] | None = None,
     ) -> Met:
         """Who met the person known by the given keys (engine.contacts has the rules).
 
         Whole visits of the case that overlap [from_ms, to_ms) count, at `places` only if given.
-        min_overlap_ms: the threshold of K4; limit: most persons listed.
+        min_overlap_ms: the threshold of K4; limit: most persons listed; derive: what of it counts.
         """
         numbers = self.persons_of(persons)
-        case = self._visits_of(numbers, from_ms, to_ms, places)
+        case = (derive or np.asarray)(self._visits_of(numbers, from_ms, to_ms, places))
         shown, contacts, pairs, total, below = find_contacts(
-            self._tables,
+            self.tables,
             case.tobytes(),
             np.array(numbers, np.uint32).data,
-            self._keys.data,
+            self.keys.data,
             self.epoch,
             linger_ms=linger_ms,
             queue_ms=self._rules.queue_ms,
             min_ms=min_overlap_ms,
             window_ms=window_ms,
-            limit=self._count if limit is None else limit,
+            limit=self.count if limit is None else limit,
         )
         people = np.frombuffer(shown, np.uint32)
         return Met(
             np.frombuffer(contacts, CONTACT),
             np.frombuffer(pairs, PAIR),
-            self._keys[people],
+            self.keys[people],
             self.newest_of(people),
             total,
             below,
@@ -230,14 +231,14 @@ class Snapshot:
 
     def people_at(self, place: int, from_ms: int, to_ms: int) -> set[bytes]:
         """Keys of the persons with a visit at a place that overlaps [from_ms, to_ms)."""
-        span = _clamped(from_ms), _clamped(to_ms)
-        return people_at(self._tables, place, *span, self._keys.data, self.epoch)
+        span = clamped(from_ms), clamped(to_ms)
+        return people_at(self.tables, place, *span, self.keys.data, self.epoch)
 
     def times_of(self, person: bytes, from_ms: int, to_ms: int) -> list[tuple[int, int, int]]:
         """(start, length, place) in ms of a person's visits that overlap [from_ms, to_ms)."""
-        span = _clamped(from_ms), _clamped(to_ms)
+        span = clamped(from_ms), clamped(to_ms)
         for number in self.persons_of([person]):
-            return times_of(self._tables, number, *span, self.epoch)
+            return times_of(self.tables, number, *span, self.epoch)
         return []
 
     def time_together(self, person: bytes, from_ms: int, to_ms: int) -> dict[bytes, int]:
@@ -245,9 +246,9 @@ class Snapshot:
 
         Plain time, without the rules of engine.contacts.
         """
-        span = _clamped(from_ms), _clamped(to_ms)
+        span = clamped(from_ms), clamped(to_ms)
         for number in self.persons_of([person]):
-            return time_together(self._tables, number, *span, self._keys.data, self.epoch)
+            return time_together(self.tables, number, *span, self.keys.data, self.epoch)
         return {}
 
     def figures(self, day: int) -> Figures:
@@ -255,7 +256,7 @@ class Snapshot:
         low, high = day_to_ms(day), day_to_ms(day + 1)
         # Copies that came at different times lie in different layers: a run joins them.
         scans = ScanRun([layer.scans.between(low, high) for layer in self.layers])
-        visits = [table.begun(low, high, self.epoch) for table in self._tables]
+        visits = [table.begun(low, high, self.epoch) for table in self.tables]
         today = np.frombuffer(scans.between(low, high), SCAN)
         if self.aliases:
             today = today.copy()
@@ -273,9 +274,9 @@ class Snapshot:
     def _visits_of(
         self, numbers: list[int], from_ms: int, to_ms: int, places: Collection[int] | None
     ) -> Array:
-        span = _clamped(from_ms), _clamped(to_ms)
+        span = clamped(from_ms), clamped(to_ms)
         visits = _joined(
-            (visits_of(self._tables, number, *span, self.epoch) for number in numbers), VISIT
+            (visits_of(self.tables, number, *span, self.epoch) for number in numbers), VISIT
         )
         if places is not None:
             allowed = np.array(sorted(places), np.int64)
@@ -285,21 +286,21 @@ class Snapshot:
     def _by_key(self, persons: Array) -> tuple[Array, Array]:
         """The different numbers in `persons` by ascending key, and of each person its position."""
         numbers, inverse = np.unique(persons, return_inverse=True)
-        halves = np.frombuffer(self._keys[numbers].tobytes(), ">u8").reshape(-1, 2)
+        halves = np.frombuffer(self.keys[numbers].tobytes(), ">u8").reshape(-1, 2)
         order = np.lexsort((halves[:, 1], halves[:, 0]))
         position = np.empty(len(order), np.int64)
         position[order] = np.arange(len(order))
         return numbers[order], position[inverse]
 
-    def _found(self, visits: Array, limit: int | None) -> Found:
+    def found(self, visits: Array, limit: int | None) -> Found:
         _, position = self._by_key(visits["person"])
         order = np.lexsort((visits["place"], position, visits["end_ms"], visits["start_ms"]))
         shown = visits.take(order[:limit])
         people, shown["person"] = self._by_key(shown["person"])
-        return Found(shown, self._keys[people], self.newest_of(people), len(visits), self.lsn)
+        return Found(shown, self.keys[people], self.newest_of(people), len(visits), self.lsn)
 
 
-def _clamped(instant_ms: int) -> int:
+def clamped(instant_ms: int) -> int:
     return max(-2 * SPAN_MAX_MS, min(instant_ms, 2 * SPAN_MAX_MS))
 
 

@@ -33,6 +33,7 @@ from engine.answers import (
     VisitsAnswer,
     WhoamiAnswer,
 )
+from engine.count_answers import GROUPS, LIMIT_MAX, CountsAnswer
 from engine.errors import leaves
 from engine.merge_answers import (
     MergeAddBody,
@@ -44,6 +45,9 @@ from engine.merge_answers import (
     ReviewListBody,
 )
 from engine.notice_answers import NoticeAnswer, NoticeBody
+from engine.passage_answers import PassedAnswer, PassedBody, VehicleAnswer, VehicleBody
+from engine.roll_answers import RollBody, RollTraceAnswer
+from engine.tier_answers import TiersBody, TiersTraceAnswer
 from engine.venue_answers import AreasAnswer, CoverageAnswer, VenueAddAnswer, VenueAddBody
 
 # Name of a gateway, its epoch, the number of the message: decimal, u64.
@@ -61,7 +65,10 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One address. name: of the handler and in metrics. answer: a struct, or a media type."""
+    """One address. name: of the handler and in metrics. answer: a struct, or a media type.
+
+    has_csv: rows as text/csv too, for who accepts that.
+    """
 
     name: str
     method: str
@@ -72,6 +79,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     is_open: bool = False
+    has_csv: bool = False
 
 
 _LIMIT: Final = Parameter(
@@ -86,6 +94,7 @@ ROUTES: Final = (
         about="Who was at this place between these times?",
         body=VenueBody,
         answer=VisitsAnswer,
+        has_csv=True,
     ),
     Route(
         name="trace_person",
@@ -94,6 +103,7 @@ ROUTES: Final = (
         about="Where was this person between these times?",
         body=PersonBody,
         answer=VisitsAnswer,
+        has_csv=True,
     ),
     Route(
         name="trace_contacts",
@@ -110,6 +120,39 @@ ROUTES: Final = (
         about="Who was at these places at these times, at how many of them?",
         body=NoticeBody,
         answer=NoticeAnswer,
+    ),
+    Route(
+        name="trace_tiers",
+        method="POST",
+        path="/v1/trace/tiers",
+        about="Whom can this person have infected, directly or through others?",
+        body=TiersBody,
+        answer=TiersTraceAnswer,
+    ),
+    Route(
+        name="trace_passed",
+        method="POST",
+        path="/v1/trace/passed",
+        about="Who passed this post between these times, and who of them came from an area?",
+        body=PassedBody,
+        answer=PassedAnswer,
+        has_csv=True,
+    ),
+    Route(
+        name="trace_vehicle",
+        method="POST",
+        path="/v1/trace/vehicle",
+        about="Who was in the vehicle with this plate, or on this trip?",
+        body=VehicleBody,
+        answer=VehicleAnswer,
+    ),
+    Route(
+        name="trace_roll",
+        method="POST",
+        path="/v1/trace/roll",
+        about="Who of a list of up to 10,000 persons was scanned between these times?",
+        body=RollBody,
+        answer=RollTraceAnswer,
     ),
     Route(
         name="alerts",
@@ -215,6 +258,24 @@ ROUTES: Final = (
         answer=FiguresAnswer,
         parameters=(
             Parameter("day", "2021-07-01", {"type": "string", "format": "date"}, is_required=True),
+        ),
+    ),
+    Route(
+        name="counts",
+        method="GET",
+        path="/v1/counts",
+        about="Visits and passages that began, by hour or day and place, lane, area or kind",
+        answer=CountsAnswer,
+        parameters=(
+            Parameter("from", "2021-07-01T06:00", {"type": "string"}, is_required=True),
+            Parameter("to", "2021-07-02", {"type": "string"}, is_required=True),
+            Parameter("by", "cells of time (hour)", {"type": "string", "enum": ["hour", "day"]}),
+            Parameter("group", "what is told apart (place)", {"type": "string", "enum": [*GROUPS]}),
+            Parameter(
+                "limit",
+                "rows at most (10000)",
+                {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX},
+            ),
         ),
     ),
     Route(
@@ -332,6 +393,8 @@ def _operation(route: Route) -> dict[str, Any]:
         content: dict[str, Any] = {route.answer: {}}
     else:
         content = {"application/json": {"schema": _ref(route.answer)}}
+        if route.has_csv:
+            content["text/csv"] = {"schema": {"type": "string"}}
     failure = {"application/json": {"schema": _ref(ErrorAnswer)}}
     found: dict[str, Any] = {
         "operationId": route.name,

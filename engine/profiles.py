@@ -5,12 +5,20 @@ Dated data, because medicine and law change faster than code. docs/tracing.md ha
 
 from __future__ import annotations
 
+import enum
 from typing import Final
 
 import msgspec
 
 from engine.clock import date_to_day, day_to_ms, ms_to_day
 from engine.errors import QuestionInvalid
+
+
+class ProfileKind(enum.StrEnum):
+    """How a profile counts."""
+
+    MINUTES = "minutes"  # engine.contacts
+    CWA = "cwa"  # engine.cwa, of which min_minutes are weighted
 
 
 class ContactProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +34,7 @@ class ContactProfile(msgspec.Struct, frozen=True, kw_only=True):
     since: str
     source: str
     is_national: bool = True
+    kind: ProfileKind = ProfileKind.MINUTES
     min_minutes: int = 15
     cumulated_hours: int = 24
     linger_minutes: int = 0
@@ -91,6 +100,18 @@ PROFILES: Final = {
             days_after_onset=13,
             days_after_sample=10,
         ),
+        # Check-ins of the last 10 days; the app asked no one for more.
+        ContactProfile(
+            name="CWA",
+            since="2021-04-21",
+            source="Corona-Warn-App, event registration",
+            is_national=False,
+            kind=ProfileKind.CWA,
+            min_minutes=10,
+            distance_m=0.0,
+            days_before_onset=10,
+            days_before_sample=10,
+        ),
     )
 }
 
@@ -99,7 +120,9 @@ def profile_of(name: str) -> ContactProfile:
     """Raises QuestionInvalid for a name that no profile has."""
     profile = PROFILES.get(name)
     if profile is None:
-        raise QuestionInvalid("unknown contact profile", hint="one of " + ", ".join(PROFILES))
+        raise QuestionInvalid(
+            "profile: there is no such contact profile", hint="one of " + ", ".join(PROFILES)
+        )
     return profile
 
 

@@ -14,13 +14,21 @@ import msgspec
 from msgspec import Meta
 
 from engine import errors
+from engine.ask_bases import After, Ask, AskCase, AskPersons, AskRows, Instant, Word
+from engine.ask_bases import PersonRef as PersonRef
+from engine.ask_bases import PlaceRef as PlaceRef
 from engine.errors import EngineError, QuestionInvalid, RegistryInvalid
 from engine.group import SealedDetails
 from engine.keys import KeyRing
 from engine.notice import MARKS_MAX
+from engine.passed import PassedAnswer
 from engine.payloads.outcome import Refusal
 from engine.people import credential_to_identity, holder_to_identity
 from engine.registry import Change
+from engine.riders import VehicleAnswer
+from engine.roll import RollAnswer
+from engine.tiers import TiersAnswer
+from engine.trace_questions import AskCounts, AskPassed, AskRoll, AskTiers, AskVehicle, CountRows
 from engine.tracing import ContactsAnswer, HistoryAnswer, NoticeAnswer, VenueAnswer
 from engine.venue_questions import VenueQuestion, VenueReply
 from engine.wire import U64, Verdict
@@ -28,65 +36,14 @@ from engine.wire import U64, Verdict
 SUPPRESSED: Final = (1 << 32) - 1
 _HANDLE_SIZE: Final = 26  # base32 letters of a 16-byte key, without padding
 
-Instant = Annotated[int, Meta(ge=-(1 << 60), le=1 << 60)]
-Token = Annotated[str, Meta(min_length=1, max_length=256)]
-Word = Annotated[str, Meta(max_length=64)]
-
-
-class PersonRef(msgspec.Struct, frozen=True):
-    """A person as a document names them, or by the handle that an answer gave.
-
-    issuer: country of a passport (three letters); of a health pass its issuer, as the pass has it:
-    a country or an address. value: the number; of a pass its holder's name, and birth theirs.
-    """
-
-    kind: Literal["qid", "cccd", "passport", "bhyt", "pass", "certificate", "handle"]
-    value: Annotated[str, Meta(min_length=1, max_length=256)]
-    issuer: Annotated[str, Meta(max_length=256)] = ""
-    birth: Annotated[str, Meta(max_length=10)] = ""
-
-
 # ---- what is asked ------------------------------------------------------------------------------
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="ask"):
-    """What every question of a token's owner carries.
-
-    The token itself and not its hash, which the registry holds: knowing that must open nothing.
-    """
-
-    token: Token
-
-
-class AskCase(Ask, frozen=True, kw_only=True):
-    """What everything about persons carries: why, and for which case."""
-
-    purpose: Word
-    case: Word
-
-
-class AskRows(AskCase, frozen=True, kw_only=True):
-    """What every question about persons carries besides: how many rows, whether masked."""
-
-    limit: Annotated[int, Meta(ge=1)]
-    is_unmasked: bool = False
-
-
-class AskPersons(AskRows, frozen=True, kw_only=True):
-    """Those about one span."""
-
-    from_ms: Instant
-    to_ms: Instant
-
-
-# Number of a venue or post, or a post's code.
-PlaceRef = Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)] | Annotated[str, Meta(max_length=32)]
 
 
 class AskVenue(AskPersons, frozen=True, kw_only=True, tag="venue"):
     """Q1."""
 
     place: PlaceRef
+    after: After = ""
 
 
 class AskPerson(AskPersons, frozen=True, kw_only=True, tag="person"):
@@ -102,6 +59,7 @@ class AskContacts(AskPersons, frozen=True, kw_only=True, tag="contacts"):
     profile: Word = ""
     min_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
     linger_minutes: Annotated[int, Meta(ge=0, le=1440)] | None = None
+    risk_level: Annotated[int, Meta(ge=1, le=8)] = 5
 
 
 class MarkRef(msgspec.Struct, frozen=True):
@@ -120,7 +78,9 @@ class AskNotice(AskRows, frozen=True, kw_only=True, tag="notice"):
     since: Annotated[int, Meta(ge=0, le=1 << 60)] = 0
 
 
-Traceable = AskVenue | AskPerson | AskContacts | AskNotice
+Traceable = (
+    AskVenue | AskPerson | AskContacts | AskNotice | AskTiers | AskPassed | AskVehicle | AskRoll
+)
 
 
 class AskAlerts(AskPersons, frozen=True, kw_only=True, tag="alerts"):
@@ -248,6 +208,10 @@ Question = (
     | AskPerson
     | AskContacts
     | AskNotice
+    | AskTiers
+    | AskPassed
+    | AskVehicle
+    | AskRoll
     | AskAlerts
     | WatchAdd
     | WatchRemove
@@ -259,6 +223,7 @@ Question = (
     | ReviewClose
     | FetchDetails
     | AskFigures
+    | AskCounts
     | AskPlaces
     | Whoami
     | Deliver
@@ -294,7 +259,19 @@ class PlaceInfo(msgspec.Struct, frozen=True):
     default_stay_minutes: int = 0
 
 
-TracedAnswer = VenueAnswer | HistoryAnswer | ContactsAnswer | NoticeAnswer
+# Answers of which the rows behind `next` can be asked for.
+Pageable = AskVenue | AskPerson | AskPassed
+
+TracedAnswer = (
+    VenueAnswer
+    | HistoryAnswer
+    | ContactsAnswer
+    | NoticeAnswer
+    | TiersAnswer
+    | PassedAnswer
+    | VehicleAnswer
+    | RollAnswer
+)
 
 
 class Traced(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply", tag="traced"):
@@ -482,6 +459,7 @@ Reply = (
     | Reviews
     | Details
     | Figures
+    | CountRows
     | Places
     | Identity
     | Delivered

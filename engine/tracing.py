@@ -15,10 +15,12 @@ import numpy as np
 
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock
 from engine.contacts import CONTACT, PAIR, PairFlag, Tier
+from engine.cwa import LEVEL, WEIGHTS, derive_case, weighed
 from engine.errors import AccessDenied, NotFound, QuestionInvalid, ServiceError
-from engine.index import Found, Snapshot
+from engine.index import Found, Met, Snapshot
 from engine.notice import MARK_FIGURE, MARKS_MAX, Mark, NoticeQuestion, find_marked
-from engine.profiles import ContactProfile, profile_of
+from engine.pages import Page, page_of, visits_at
+from engine.profiles import ContactProfile, ProfileKind, profile_of
 from engine.rows import Direction
 from engine.visits import VISIT, Array, EndRule, VisitFlag
 
@@ -46,11 +48,12 @@ LAYOUTS: Final = {
 
 
 class VenueQuestion(msgspec.Struct, frozen=True, kw_only=True, tag="venue"):
-    """Q1: who was at this place at some time in [from_ms, to_ms)?"""
+    """Q1: who was at this place at some time in [from_ms, to_ms)? after: see engine.pages."""
 
     place: int
     from_ms: int
     to_ms: int
+    after: str = ""
     limit: int = 1000
 
 
@@ -67,7 +70,8 @@ class ContactsQuestion(msgspec.Struct, frozen=True, kw_only=True, tag="contacts"
     """Q3: who met this person during its visits that overlap [from_ms, to_ms)?
 
     persons: keys of one and the same person. min_minutes, linger_minutes: in place of those of the
-    profile. limit: most contacts; their pairs come along whole.
+    profile. risk_level: of the case, 1 to 8, for CWA alone. limit: most contacts; their pairs come
+    along whole.
     """
 
     persons: list[bytes]
@@ -76,6 +80,7 @@ class ContactsQuestion(msgspec.Struct, frozen=True, kw_only=True, tag="contacts"
     profile: str
     min_minutes: int | None = None
     linger_minutes: int | None = None
+    risk_level: int = LEVEL
     limit: int = 1000
 
 
@@ -120,7 +125,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What all answers carry.
 
     persons: 16-byte keys, one after the other; packed: arrays by name, see LAYOUTS; total: how many
-    visits or contacts there are; limit_cut: fewer are given, because of the limit.
+    visits or contacts there are; limit_cut: fewer are given, because of the limit; next: where the
+    rest begins, if it can be asked for (engine.pages).
     """
 
     persons: bytes
@@ -129,6 +135,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     limit_cut: bool
     completeness: Completeness
     elapsed_us: int
+    next: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +151,13 @@ class Scene:
     allowed: Collection[int] | None
     place: Callable[[int], object | None]
     fields: Callable[[Array, dict[str, Array], int, int], dict[str, Any]]
+
+    def page(self, page: Page) -> dict[str, Any]:
+        """Fields of an answer that is a page of visits."""
+        found = page.found
+        packed = {"visits": found.visits, "newest": found.newest}
+        shown = found.total - page.behind
+        return {**self.fields(found.persons, packed, found.total, shown), "next": page.next}
 
 
 class VenueAnswer(Answer, frozen=True, kw_only=True, tag="venue"):
@@ -358,6 +372,10 @@ class Tracer:
             case _:
                 return question.answer(self._scene(places_allowed, completeness, begun_ns))
 
+    def snapshot(self) -> Snapshot:
+        """The newest state of the index."""
+        return self._index.snapshot()
+
     def _scene(
         self, allowed: Collection[int] | None, completeness: Completeness, begun_ns: int
     ) -> Scene:
@@ -388,17 +406,10 @@ class Tracer:
             raise AccessDenied("this place lies outside of the area of the role")
         if self._place(question.place) is None:
             raise NotFound(f"there is no place {question.place}")
-        found = self._index.snapshot().venue(
-            question.place, question.from_ms, question.to_ms, question.limit
-        )
-        return VenueAnswer(
-            persons=found.persons.tobytes(),
-            packed=_found_packed(found),
-            total=found.total,
-            limit_cut=found.total > len(found.visits),
-            completeness=_complete_to(completeness, found.lsn),
-            elapsed_us=self._elapsed_us(begun_ns),
-        )
+        scene = self._scene(allowed, completeness, begun_ns)
+        visits = visits_at(scene.snapshot, question.place, question.from_ms, question.to_ms)
+        page = page_of(scene.snapshot, visits, question.limit, question.after)
+        return VenueAnswer(**scene.page(page))
 
     def _history(
         self,
@@ -433,16 +444,7 @@ class Tracer:
         profile = profile_of(question.profile).with_minutes(
             question.min_minutes, question.linger_minutes
         )
-        met = self._index.snapshot().contacts(
-            question.persons,
-            question.from_ms,
-            question.to_ms,
-            linger_ms=profile.linger_minutes * MINUTE_MS,
-            min_overlap_ms=profile.min_minutes * MINUTE_MS,
-            window_ms=profile.cumulated_hours * HOUR_MS,
-            places=allowed,
-            limit=question.limit,
-        )
+        met = _met(self._index.snapshot(), question, profile, allowed)
         return ContactsAnswer(
             persons=met.persons.tobytes(),
             packed={
@@ -503,6 +505,36 @@ class Tracer:
         return (self._clock.monotonic_ns() - begun_ns) // 1000
 
 
+def _met(
+    snapshot: Snapshot,
+    question: ContactsQuestion,
+    profile: ContactProfile,
+    allowed: Collection[int] | None,
+) -> Met:
+    asked = question.persons, question.from_ms, question.to_ms
+    if profile.kind == ProfileKind.CWA:
+        met = snapshot.contacts(
+            *asked,
+            min_overlap_ms=1,
+            places=allowed,
+            derive=lambda visits: derive_case(visits, question.to_ms),
+        )
+        return weighed(
+            met,
+            least_minutes=profile.min_minutes,
+            level=question.risk_level,
+            limit=question.limit,
+        )
+    return snapshot.contacts(
+        *asked,
+        linger_ms=profile.linger_minutes * MINUTE_MS,
+        min_overlap_ms=profile.min_minutes * MINUTE_MS,
+        window_ms=profile.cumulated_hours * HOUR_MS,
+        places=allowed,
+        limit=question.limit,
+    )
+
+
 def _found_packed(found: Found) -> dict[str, bytes]:
     return {"visits": found.visits.tobytes(), "newest": found.newest.tobytes()}
 
@@ -518,9 +550,9 @@ def _check_question(question: Question) -> None:
         _check_notice(question)
     from_ms, to_ms = question.from_ms, question.to_ms
     if not -_INSTANT_MAX_MS <= from_ms < to_ms <= _INSTANT_MAX_MS:
-        raise QuestionInvalid("the span must begin before it ends", hint="from < to")
+        raise QuestionInvalid("from, to: the span must begin before it ends")
     if to_ms - from_ms > SPAN_MAX_MS:
-        raise QuestionInvalid("the span is longer than 366 days")
+        raise QuestionInvalid("from, to: the span is longer than 366 days")
     if not 1 <= question.limit <= LIMIT_MAX:
         raise QuestionInvalid(f"limit must be 1 to {LIMIT_MAX}")
     if isinstance(question, VenueQuestion | NoticeQuestion):
@@ -533,6 +565,8 @@ def _check_question(question: Question) -> None:
         profile_of(question.profile)
         check_minutes("min_minutes", question.min_minutes, MINUTES_MAX)
         check_minutes("linger_minutes", question.linger_minutes, LINGER_MINUTES_MAX)
+        if not 1 <= question.risk_level <= len(WEIGHTS):
+            raise QuestionInvalid(f"risk_level must be 1 to {len(WEIGHTS)}")
 
 
 def check_persons(persons: Collection[bytes]) -> None:

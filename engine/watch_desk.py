@@ -11,12 +11,12 @@ import numpy as np
 
 from engine import access
 from engine.access import AREA_BOUND, Grant
+from engine.ask_bases import AskCase
 from engine.audits import Append, Audits
 from engine.clock import Clock
 from engine.errors import NotFound, QuestionInvalid
 from engine.keys import KeyRing
 from engine.questions import (
-    AskCase,
     AskWatched,
     Listed,
     WatchAdd,

@@ -32,7 +32,7 @@ from engine.index import CoLocationIndex
 from engine.journal import MemoryJournal, Part, RecordBatch, Run
 from engine.keys import DeskKeys, FileKeyRing
 from engine.merges import Merges
-from engine.people import Details, details_to_bytes
+from engine.people import Details, details_to_bytes, vehicle_to_canonical
 from engine.question_socket import QuestionClient, QuestionServer
 from engine.questions import Deliver, Delivered, Kit
 from engine.registry import Registry
@@ -82,6 +82,8 @@ SCANS = (
     (BINH, MARKET_SOUTH, "10:00", Direction.IN),
     (CUONG, MARKET_SOUTH, "10:05", Direction.IN),
 )
+# (plate, trip, seat) that scans named, by number from 1.
+RIDES = {1: ("74A 999.01", "SE3", "12A"), 3: ("74A-99901", "", "15B"), 7: ("", "SE3", "2")}
 
 
 @dataclass
@@ -247,7 +249,13 @@ class Stand:
             row["kind"] = Kind.SCAN if place == POST_NORTH else Kind.CHECKIN
             row["source"] = Source.CCCD
             row["temperature_cc"] = NO_TEMPERATURE
+            ride = RIDES.get(seq, ("", "", ""))
+            if named := vehicle_to_canonical(*ride[:2]):
+                row["vehicle"] = self.keyring.vehicle_number(*named)
             details = Details(
+                plate=ride[0],
+                trip=ride[1],
+                seat=ride[2],
                 name=person.name,
                 doc_kind="cccd",
                 doc_no=person.number,
@@ -291,6 +299,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "venue": {**WHY, **SPAN, "place": MARKET_NORTH},
     "person": {**WHY, **SPAN, "person": BINH.ref},
     "contacts": {**WHY, **SPAN, "person": BINH.ref, "profile": "VN-2021-12-29"},
+    "tiers": {**WHY, **SPAN, "person": BINH.ref, "profile": "VN-2021-12-29"},
+    "passed": {**WHY, **SPAN, "place": POST_NORTH},
+    "vehicle": {**WHY, **SPAN, "plate": "74A-999.01"},
+    "roll": {**WHY, **SPAN, "rows": [{"documents": [HOA.ref]}, {"documents": [CUONG.ref]}]},
     "notice": {**WHY, "marks": [{"place": MARKET_NORTH, **SPAN}, {"place": MARKET_SOUTH, **SPAN}]},
 }
 

@@ -18,16 +18,16 @@ from engine.errors import AccessDenied, JournalCorrupt, TokenInvalid
 NOW_MS = 1_625_097_600_000
 
 # Written out a second time, by hand, so that a slip in the table of roles is seen here.
-TRACING = "venue person contacts notice details alerts watch merge review"
+TRACING = "venue person contacts notice tiers passed vehicle roll details alerts watch merge review"
 MAY = {
-    "tracer": f"{TRACING} figures places whoami coverage",
-    "centre": f"{TRACING} figures places whoami coverage register",
-    "station": "person details figures places whoami coverage register",
+    "tracer": f"{TRACING} figures counts places whoami coverage",
+    "centre": f"{TRACING} figures counts places whoami coverage register",
+    "station": "person details figures counts places whoami coverage register",
     "police": "places whoami",
     "volunteer": "places whoami coverage register",
-    "ioc": "figures places whoami coverage",
-    "auditor": "figures places whoami coverage",
-    "operator": "figures places whoami coverage",
+    "ioc": "figures counts places whoami coverage",
+    "auditor": "figures counts places whoami coverage",
+    "operator": "figures counts places whoami coverage",
     "gateway": "",
 }
 

@@ -275,10 +275,14 @@ def test_every_field_of_a_gateways_file_is_described() -> None:
 def test_what_the_structs_say_is_what_options_take() -> None:
     """Bounds stand twice, so that mistakes are found before anything is asked."""
     from engine.answers import LIMIT_DEFAULT, ROWS_MAX
+    from engine.cli_roll import ROWS_MAX as ROWS_OF_A_LIST
     from engine.cli_trace import KINDS, MARKS_MAX
+    from engine.cli_trace import LIMIT_DEFAULT as LIMIT_OF_A_TABLE
     from engine.notice import MARKS_MAX as MARKS_OF_A_NOTICE
     from engine.questions import PersonRef
+    from engine.roll import ROWS_MAX as ROWS_OF_A_ROLL
 
+    assert ROWS_OF_A_LIST == ROWS_OF_A_ROLL
     person = msgspec.inspect.type_info(PersonRef)
     assert isinstance(person, msgspec.inspect.StructType)
     kind = next(field.type for field in person.fields if field.name == "kind")
@@ -286,4 +290,5 @@ def test_what_the_structs_say_is_what_options_take() -> None:
     assert set(KINDS) == set(kind.values)
     assert MARKS_MAX == MARKS_OF_A_NOTICE
     limit = next(a for a in ALL["trace", "venue"]._actions if a.dest == "limit")
-    assert limit.default == LIMIT_DEFAULT and str(ROWS_MAX) in (limit.help or "")
+    assert LIMIT_DEFAULT == LIMIT_OF_A_TABLE and limit.default is None
+    assert str(ROWS_MAX) in (limit.help or "") and str(LIMIT_DEFAULT) in (limit.help or "")

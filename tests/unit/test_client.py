@@ -83,6 +83,48 @@ ANSWERS: dict[str, dict[str, Any]] = {
 }
 
 
+FURTHER: dict[str, dict[str, Any]] = {
+    "tiers": {
+        **COMMON,
+        "profile": {"name": "WHO"},
+        "counts": [1, 1],
+        "links": [],
+        "links_cut": True,
+        "people": [{"person": "a" * 26, "name": "=Lê Văn Cường", "tier": 1, "minutes": 3.0}],
+    },
+    "roll": {
+        **COMMON,
+        "persons": [],
+        "counts": {"none": 0, "matched": 1, "unsure": 0},
+        "rows": [{"row": 1, "state": "matched", "why": "document", "person": "a" * 26}],
+    },
+    "counts": {
+        "rows": [{"start": "2021-07-01T08:00", "name": "=Chợ", "visits": 5, "passages": 0}],
+        "limit_cut": True,
+        "next": "2021-07-01T09:00",
+        "rounded": 5,
+        "area": "QT-VL",
+        "log_group": 7,
+    },
+}
+
+
+def test_answers_without_visits_are_shown_as_well() -> None:
+    table = client.render("tiers", FURTHER["tiers"], "table")
+    assert "F1 1; profile WHO; 0 links; not all links" in table
+    assert "'=Lê Văn Cường" in client.render("tiers", FURTHER["tiers"], "csv")
+    assert "0 none; 1 matched; 0 unsure" in client.render("roll", FURTHER["roll"], "table")
+    assert client.render("roll", FURTHER["roll"], "csv").count("\n") == 2
+    footer = client.render("counts", FURTHER["counts"], "table").splitlines()[-1]
+    assert footer == (
+        "1 rows; cut by the limit: the rest --from 2021-07-01T09:00; complete up to group 7;"
+        " rounded to 5; area QT-VL only"
+    )
+    assert "'=Chợ" in client.render("counts", FURTHER["counts"], "csv")
+    paged = {**ANSWERS["venue"], "next": "abc"}
+    assert client.render("venue", paged, "table").endswith("the rest: --after abc\n")
+
+
 @pytest.mark.parametrize("question", ANSWERS)
 def test_csv_has_stable_columns_and_no_formula(question: str) -> None:
     text = client.render(question, ANSWERS[question], "csv")

@@ -1,0 +1,121 @@
+"""Counts: visits and passages that began, by hour or day and by place, lane, area or kind (Q12).
+
+They are counted when asked, in one walk that reads each visit of the span once; nothing is kept
+that could disagree with the visits. No persons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from engine.clock import DAY_MS, HOUR_MS, TZ_OFFSET_MS
+from engine.errors import QuestionInvalid
+from engine.index import Snapshot, clamped
+from engine.visits import Array
+from native.walks import count_begun
+
+WIDTHS: Final = {"hour": HOUR_MS, "day": DAY_MS}
+SPAN_MAX_MS: Final = 366 * DAY_MS
+
+CELL: Final = np.dtype(
+    [
+        ("start_ms", "<i8"),
+        ("place", "<u4"),
+        ("count", "<u4"),
+        ("lane", "<u2"),
+        ("direction", "u1"),
+        ("is_passage", "u1"),
+        ("spare", "V4"),
+    ]
+)
+COUNT: Final = np.dtype(
+    [
+        ("start_ms", "<i8"),
+        ("group", "<u4"),
+        ("lane", "<u2"),
+        ("direction", "u1"),
+        ("spare", "u1"),
+        ("visits", "<u4"),
+        ("passages", "<u4"),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Rows of COUNT by start, group, lane and direction, for the whole cells [from_ms, to_ms).
+
+    next_ms: where to ask on when a limit kept some back, else None.
+    """
+
+    rows: Array
+    from_ms: int
+    to_ms: int
+    next_ms: int | None
+    lsn: int
+
+
+def count(
+    snapshot: Snapshot,
+    from_ms: int,
+    to_ms: int,
+    *,
+    by: str,
+    limit: int,
+    group: Callable[[Array], Array],
+    allowed: Collection[int] | None = None,
+    has_lanes: bool = False,
+) -> Counted:
+    """Of visits that began in the cells of civil time which overlap [from_ms, to_ms).
+
+    by: of WIDTHS. group: numbers under which places (u32) are counted together. allowed: places
+    that count, None for all. has_lanes: posts by
+    control point and direction. Raises QuestionInvalid.
+    """
+    if by not in WIDTHS:
+        raise QuestionInvalid("by must be " + " or ".join(WIDTHS))
+    if not from_ms < to_ms <= from_ms + SPAN_MAX_MS:
+        raise QuestionInvalid("from, to: the span begins before it ends and has at most 366 days")
+    width_ms = WIDTHS[by]
+    low = (from_ms + TZ_OFFSET_MS) // width_ms * width_ms - TZ_OFFSET_MS
+    high = -((-to_ms - TZ_OFFSET_MS) // width_ms) * width_ms - TZ_OFFSET_MS
+    packed = count_begun(snapshot.tables, clamped(low), clamped(high), width_ms, snapshot.epoch)
+    cells = np.frombuffer(packed, CELL)
+    if allowed is not None:
+        cells = cells.compress(np.isin(cells["place"], np.array(sorted(allowed), np.int64)))
+    rows = _added(cells, group(cells["place"]), has_lanes)
+    next_ms = None
+    if len(rows) > limit:
+        # Only whole cells of time, so that what comes next begins with one.
+        next_ms = int(rows["start_ms"][limit])
+        rows = rows[: int(np.searchsorted(rows["start_ms"], next_ms))]
+        if not len(rows):
+            raise QuestionInvalid("limit: one hour or day alone has more rows than that")
+    return Counted(rows, low, high, next_ms, snapshot.lsn)
+
+
+def _added(cells: Array, groups: Array, has_lanes: bool) -> Array:
+    """Cells of the same time, group, lane and direction as one row."""
+    rows = np.zeros(len(cells), COUNT)
+    rows["start_ms"], rows["group"] = cells["start_ms"], groups
+    if has_lanes:
+        rows["lane"], rows["direction"] = cells["lane"], cells["direction"]
+    order = np.lexsort((rows["direction"], rows["lane"], rows["group"], rows["start_ms"]))
+    rows, cells = rows[order], cells[order]
+    is_first = np.ones(len(rows), bool)
+    for name in ("start_ms", "group", "lane", "direction"):
+        if name == "start_ms":
+            is_first[1:] = rows[name][1:] != rows[name][:-1]
+        else:
+            is_first[1:] |= rows[name][1:] != rows[name][:-1]
+    first = np.flatnonzero(is_first)
+    added = rows[first]
+    if len(first):
+        is_passage = cells["is_passage"] > 0
+        for name, mask in (("visits", ~is_passage), ("passages", is_passage)):
+            added[name] = np.add.reduceat(np.where(mask, cells["count"], 0), first)
+    return added
