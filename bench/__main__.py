@@ -25,6 +25,7 @@ from bench import (
     lane_ramp,
     live,
     qr,
+    questions,
     receipt,
     report,
     results,
@@ -66,7 +67,7 @@ def build_parser() -> Parser:
     actions = parser.add_subparsers(
         dest="action",
         required=True,
-        metavar="list|run|smoke|gate|report|qr|receipt|verdicts|backlog|growth",
+        metavar="list|run|smoke|gate|report|qr|receipt|verdicts|backlog|growth|questions",
     )
     actions.add_parser("list", help="what there is and what each measures")
     run = actions.add_parser("run", help="measure cases")
@@ -86,6 +87,7 @@ def build_parser() -> Parser:
     growth.add_parser(actions)
     for alone in ("receipt", "verdicts", "backlog", "growth"):
         actions.choices[alone].add_argument("--keep", action="store_true", help=KEEP)
+    questions.add_parser(actions)
     return parser
 
 
@@ -145,6 +147,8 @@ def main(words: list[str] | None = None) -> int:
             return receipt.run_words(chosen)
         if chosen.action == "growth":
             return growth.run_words(chosen)
+        if chosen.action == "questions":
+            return questions.run_words(chosen)
         if chosen.action in ("verdicts", "backlog"):
             return live.run_words(chosen)
         size = "large" if chosen.large else "small"

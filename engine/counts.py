@@ -104,14 +104,13 @@ def _added(cells: Array, groups: Array, has_lanes: bool) -> Array:
     rows["start_ms"], rows["group"] = cells["start_ms"], groups
     if has_lanes:
         rows["lane"], rows["direction"] = cells["lane"], cells["direction"]
-    order = np.lexsort((rows["direction"], rows["lane"], rows["group"], rows["start_ms"]))
+    names = ("start_ms", "group", "lane", "direction")
+    order = np.lexsort([rows[name] for name in reversed(names)])
     rows, cells = rows[order], cells[order]
-    is_first = np.ones(len(rows), bool)
-    for name in ("start_ms", "group", "lane", "direction"):
-        if name == "start_ms":
-            is_first[1:] = rows[name][1:] != rows[name][:-1]
-        else:
-            is_first[1:] |= rows[name][1:] != rows[name][:-1]
+    is_first = np.zeros(len(rows), bool)
+    is_first[:1] = True
+    for name in names:
+        is_first[1:] |= rows[name][1:] != rows[name][:-1]
     first = np.flatnonzero(is_first)
     added = rows[first]
     if len(first):

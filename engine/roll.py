@@ -111,10 +111,10 @@ class RollQuestion:
             allowed = np.array(sorted(scene.allowed), np.int64)
             visits = visits.compress(np.isin(visits["place"], allowed))
         seen = _sums(visits)
-        matches = np.zeros(len(self.entries), MATCH)
-        for row, entry in zip(matches, self.entries, strict=True):
-            # Of a person outside of its area a role learns nothing, not even that there is one.
-            _match(row, entry, numbers, seen, is_whole=scene.allowed is None)
+        # Of a person outside of its area a role learns nothing, not even that there is one.
+        is_whole = scene.allowed is None
+        rows = [_match(entry, numbers, seen, is_whole=is_whole) for entry in self.entries]
+        matches = np.array(rows, MATCH)
         is_found = matches["person"] != NOBODY
         shown, position = np.unique(matches["person"][is_found], return_inverse=True)
         matches["person"][is_found] = position
@@ -138,19 +138,17 @@ def _sums(visits: Array) -> dict[int, tuple[int, int, int, int]]:
 
 
 def _match(
-    row: np.void,
     entry: Entry,
     numbers: dict[bytes, int],
     seen: dict[int, tuple[int, int, int, int]],
     *,
     is_whole: bool,
-) -> None:
-    """Fills a row of MATCH."""
+) -> tuple[int, int, int, int, int, int, int, bytes]:
+    """A row of MATCH."""
     sure = {numbers[key] for key in entry.sure if key in numbers}
     unsure = {numbers[key] for key in entry.unsure if key in numbers} - sure
     here = sorted(number for number in sure if number in seen)
     maybe = sorted(number for number in unsure if number in seen)
-    row["person"] = NOBODY
     if here:
         state, why = (State.UNSURE, Why.SEVERAL) if len(here) > 1 else (State.MATCHED, Why.DOCUMENT)
     elif maybe:
@@ -162,9 +160,9 @@ def _match(
     else:
         has_any = entry.sure or entry.unsure
         state, why = State.NONE, Why.NOT_SEEN if has_any else Why.EMPTY
-    row["state"], row["why"] = state, why
     found = here or maybe
-    if found:
-        number = max(found, key=lambda n: (seen[n][1], -n))
-        row["first_ms"], row["last_ms"], row["visits"], row["place"] = seen[number]
-        row["person"] = number
+    if not found:
+        return 0, 0, 0, NOBODY, 0, state, why, b""
+    number = max(found, key=lambda n: (seen[n][1], -n))
+    first_ms, last_ms, visits, place = seen[number]
+    return first_ms, last_ms, visits, number, place, state, why, b""

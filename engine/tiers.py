@@ -176,14 +176,14 @@ def ranked(found: Array, snapshot: Snapshot, limit: int) -> Array:
 
 
 def best_links(links: Array, tiers: Array, most: int) -> tuple[Array, bool]:
-    """(at most so many links, whether that is all of them), by target.
+    """(at most so many of links as find_links gives them, whether that is all), by target.
 
     The first of each target is the one through which it stands in its tier: from a lower tier, with
     most time. Where some have to go, these stay.
     """
-    is_up = tiers[links["source"]] < tiers[links["target"]]
-    order = np.lexsort((links["source"], -links["time_ms"], ~is_up, links["target"]))
-    links = links[order]
+    is_down = tiers[links["source"]] >= tiers[links["target"]]
+    # They come by target and most time first, so only those that lead back have to move.
+    links = links[np.argsort(links["target"].astype(np.int64) * 2 + is_down, kind="stable")]
     if len(links) <= most:
         return links, True
     is_first = np.ones(len(links), bool)

@@ -64,6 +64,19 @@ def test_receipts_are_all_there_in_every_setting(tmp_path: Path) -> None:
         assert 0 < setting["p50_ms"] <= setting["p99_ms"] <= setting["p100_ms"]
 
 
+def test_each_question_is_timed_and_tiers_are_the_same_both_ways(tmp_path: Path) -> None:
+    done = run_bench(
+        "questions", "--visits", "6000", "--days", "3", "--reps", "3", "--heavy", "2",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["wrong"] is False and line["visits"] > 3000 and line["csv_rows_s"] > 0
+    asked = {name.split()[0] for name in line["us"]}
+    assert asked == {"Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8", "Q9", "Q12"}
+    assert all(0 < p50 <= p99 for p50, p99 in line["us"].values())
+
+
 def test_growth_answers_rightly_and_says_how_the_last_part_was(tmp_path: Path) -> None:
     done = run_bench("growth", "--visits", "8000", "--days", "4", "--group", "200", folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -240,8 +240,8 @@ def test_limits_are_said():
 
 def test_links_that_lead_down_stay_when_some_have_to_go():
     links = np.zeros(6, LINK)
-    links["source"], links["target"] = [0, 1, 0, 1, 2, 2], [1, 2, 2, 3, 3, 1]
-    links["time_ms"] = [5, 4, 9, 2, 8, 90]
+    links["source"], links["target"] = [2, 0, 0, 1, 2, 1], [1, 1, 2, 2, 3, 3]
+    links["time_ms"] = [90, 5, 9, 4, 8, 2]
     tiers = np.array([0, 1, 1, 2], np.uint8)
     kept, is_all = best_links(links, tiers, LINKS_MAX)
     assert is_all and kept["time_ms"].tolist() == [5, 90, 9, 4, 8, 2]
