@@ -465,7 +465,9 @@ def _counts_footer(answer: dict[str, Any]) -> str:
 
 def stream_footer(headers: dict[str, str]) -> str:
     """What a reader must know of a stream of CSV before trusting it."""
-    words = [f"{headers['Chot-Rows']} rows", f"complete up to {headers['Chot-Complete-Up-To']}"]
+    is_cut = headers.get("Chot-Limit-Cut") == "true"
+    rows = f"{headers['Chot-Rows']} rows{', not all shown: cut by the limit' if is_cut else ''}"
+    words = [rows, f"complete up to {headers['Chot-Complete-Up-To']}"]
     for behind in filter(None, headers["Chot-Behind"].split("; ")):
         name, _, lag = behind.partition("=")
         words.append(f"{name} behind by {lag} s")

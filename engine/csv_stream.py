@@ -1,8 +1,8 @@
 """Answers as a stream of CSV: page after page of the engine, in constant memory.
 
 Each page is a question with its own audit record. What is known of the whole stands in the headers,
-which come first; a stream that ends early says so in its last line, and one that breaks is not
-ended, so that whoever reads it is told by HTTP.
+which come first; where every row was asked for and some are missing, the last line says so; and a
+stream that breaks is not ended, so that whoever reads it is told by HTTP.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class CsvStream:
             question = msgspec.structs.replace(question, limit=ROWS_MAX)
         traced = await self._ask(question, questions.Traced)
         body = head(_name(question)) + await self._write(traced, question)
-        response = web.StreamResponse(headers={**self._headers, **_headers(traced)})
+        known = {**self._headers, **_headers(traced)}
+        if not has_all:
+            known["Chot-Limit-Cut"] = str(traced.answer.limit_cut).lower()
+        response = web.StreamResponse(headers=known)
         await response.prepare(request)
         await response.write(body)
         persons = _persons(traced)
@@ -67,9 +70,9 @@ class CsvStream:
             persons |= _persons(traced)
             rows += _rows(traced)
             await response.write(body)
-        if traced.answer.limit_cut:
-            why = f"more than {PERSONS_MAX} persons" if has_all else "the limit"
-            cut = f"# {rows} of {traced.answer.total} rows: cut by {why}\r\n"
+        if has_all and traced.answer.limit_cut:
+            total = traced.answer.total
+            cut = f"# {rows} of {total} rows: cut by more than {PERSONS_MAX} persons\r\n"
             await response.write(cut.encode())
         await response.write_eof()
         return response

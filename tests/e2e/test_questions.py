@@ -280,8 +280,9 @@ def test_a_stream_goes_on_page_by_page_and_says_when_it_is_cut(
     pages = stand.audit()[before - 2 : before]
     assert [(p.rows, p.parameters["is_next_page"]) for p in pages] == [(1, 0), (1, 1)]
     headers, text = stream(stand, "venue", limit=1)
-    assert headers["Chot-Rows"] == "2"
-    assert text.splitlines()[-1] == "# 1 of 2 rows: cut by the limit"
+    assert (headers["Chot-Rows"], headers["Chot-Limit-Cut"]) == ("2", "true")
+    assert len(text.splitlines()) == 2
+    assert "2 rows, not all shown: cut by the limit" in client.stream_footer(headers)
     monkeypatch.setattr(stand.desk, "_rows_max", 1)
     monkeypatch.setattr(csv_stream, "PERSONS_MAX", 0)
     _, text = stream(stand, "venue", all_rows=True)
