@@ -150,9 +150,10 @@ class CommitThread(Generic[JobT]):
             again = self._work(jobs)
         except Exception as error:
             # `work` reports storage errors by itself; this is a fault of the program, and whoever
-            # waits must hear of it rather than wait for ever.
+            # waits must hear of it rather than wait for ever. Its words may hold anything.
+            problem = type(error).__name__
             for job in jobs:
-                job.error = job.error or StorageUnavailable(f"the writer failed: {error!r}")
+                job.error = job.error or StorageUnavailable(f"the writer failed: {problem}")
         repeated = set(map(id, again))
         done = [job for job in jobs if id(job) not in repeated]
         with self._lock:

@@ -72,7 +72,8 @@ class BodyReader:
         """Turns away whoever has not sent all of a body: aiohttp reads no more once it ends."""
         self._is_closing = True
         for limit in self._awaited:
-            limit.reschedule(asyncio.get_running_loop().time())
+            if not limit.expired():  # in this very turn; it cannot be moved any more
+                limit.reschedule(asyncio.get_running_loop().time())
 
 
 async def _read_all(request: web.Request, size_max: int) -> bytes:
@@ -91,7 +92,9 @@ def read_token(request: web.Request) -> str:
     """Raises TokenInvalid."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     token = token.strip()
-    if scheme.lower() != "bearer" or not token or len(token) > _TOKEN_SIZE_MAX:
+    # What is no ASCII may be bytes that are no text at all.
+    is_token = token.isascii() and 0 < len(token) <= _TOKEN_SIZE_MAX
+    if scheme.lower() != "bearer" or not is_token:
         raise TokenInvalid("a token is missing", hint="send Authorization: Bearer TOKEN")
     return token
 

@@ -216,6 +216,8 @@ def setup_logging(level: int = logging.INFO) -> None:
     root = logging.getLogger("chot")
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # A line of its own for each write to a peer that left would let anybody fill the disk.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 def log_faults(loop: asyncio.AbstractEventLoop) -> None:

@@ -254,8 +254,8 @@ def test_an_unknown_token_opens_nothing_and_leaves_no_record(stand: Stand) -> No
     for token in ("chot_unknown", "x" * 300, access.token_to_hash(stand.tokens[TRACER])):
         with pytest.raises(TokenInvalid):
             client.trace(stand.url, token, "venue", BODIES["venue"])
-    for headers in ({"Authorization": ""}, {"Authorization": "Basic eDp5"}):
-        status, sent, data = send(stand, "POST", "/v1/trace/venue", b"{}", headers)
+    for word in ("", "Basic eDp5", b"Bearer \xed\xa0\x80", "Bearer ti\u1ebfng".encode()):
+        status, sent, data = send(stand, "POST", "/v1/trace/venue", b"{}", {"Authorization": word})
         assert (status, check_shape(data)) == (401, "access.token")
         assert sent["WWW-Authenticate"] == "Bearer"
     assert len(stand.control.records) == before

@@ -279,6 +279,17 @@ def test_whoever_hangs_up_in_the_handshake_is_no_fault(stand: Stand) -> None:
 # ---- WebSocket ----------------------------------------------------------------------------------
 
 
+def test_whoever_leaves_in_the_middle_of_a_talk_fills_no_log(stand: Stand) -> None:
+    """uvloop has a warning of its own for each answer to a peer that has left."""
+    for _ in range(3):
+        with stand.session("tls") as link:
+            link.send_bytes(wire.encode(wire.Ping(1)) * 4000)
+    with stand.session("tls") as link:
+        link.send(wire.Ping(1))
+        link.wait_for(wire.Pong)
+    assert "SSL connection is closed" not in stand.engine.log_text()
+
+
 @pytest.mark.parametrize("carrier", ["ws", "wss"])
 def test_what_is_no_websocket_of_ours(stand: Stand, carrier: str) -> None:
     context = stand.context() if carrier == "wss" else None
