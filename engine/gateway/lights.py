@@ -20,17 +20,18 @@ import numpy as np
 from engine import payloads, people
 from engine.clock import Clock, ms_to_day
 from engine.dedup import HERE, SeenWindow, Spans
-from engine.errors import WireMalformed
+from engine.errors import WireClock, WireMalformed
 from engine.gateway.sources import Records
 from engine.gateway.status import GatewayStats
 from engine.people import Identity
 from engine.records import ENTRY, decode_manual, decode_scans
 from engine.rows import Kind
-from engine.wire import Result
+from engine.wire import Nack, Result
 
 SILENCE_S: Final = 0.08
 LATE_MS: Final = 10_000  # a verdict that comes later belongs to nobody at the barrier any more
 EXPECTED_MAX: Final = 4_096  # messages whose verdicts are awaited
+_NACK_REASONS: Final = {WireClock.wire: "clock"}
 EARLY_MAX: Final = 256  # messages judged whose number is not known yet, or never will be
 
 
@@ -201,6 +202,28 @@ class Lights:
                 n=verdict.n,
                 reason=verdict.reason,
                 name=verdict.name,
+                late=is_late,
+            )
+        )
+
+    def not_taken(self, epoch: int, nack: Nack) -> None:
+        """A record that the engine could not take, and will not keep: our own verdict would let by
+        somebody of whom nothing is written down."""
+        self._is_overdue = False
+        key = epoch, nack.seq
+        expected = self._expected.get(key)
+        if expected is None or nack.index not in expected.lights:
+            return  # of nobody who stands at a lane
+        lane = expected.lights[nack.index].lane
+        is_late = self._settle(key, nack.index)
+        reason = _NACK_REASONS.get(nack.code, "malformed")
+        self._show(
+            Light(
+                seq=nack.seq,
+                verdict="refused",
+                lane=lane,
+                n=nack.index,
+                reason=reason,
                 late=is_late,
             )
         )

@@ -328,6 +328,9 @@ class Gateway:
     def note_result(self, epoch: Epoch, result: wire.Result, taken_ms: int) -> None:
         self._lights.answered(0 if result.cls else epoch.number, result, taken_ms)
 
+    def note_nack(self, epoch: Epoch, nack: wire.Nack) -> None:
+        self._lights.not_taken(epoch.number, nack)
+
     def _show(self, light: Light) -> None:
         for display in self._displays:
             display.show(light)

@@ -91,6 +91,9 @@ class Station(Protocol):
     def note_result(self, epoch: Epoch, result: wire.Result, taken_ms: int) -> None:
         """A verdict. taken_ms: of a camera frame, when it came to the box; else 0."""
 
+    def note_nack(self, epoch: Epoch, nack: wire.Nack) -> None:
+        """A record of the spool that the engine could not take."""
+
 
 class Uplink:
     """Links of one epoch, one after the other. random, sleep: replaced by tests."""
@@ -335,6 +338,8 @@ class Uplink:
                     _log.warning(
                         "refused", code=message.code, seq=message.seq, problem=message.text
                     )
+                    if message.cls == CLASS_DURABLE:
+                        self._station.note_nack(self.epoch, message)
                 case wire.Ping():
                     now_ns = self._clock.now_ms() * 1_000_000
                     link.send(wire.Pong(t0=message.t0, t1=now_ns, t2=now_ns))

@@ -102,17 +102,18 @@ def test_with_a_silent_engine_the_lane_is_lit_all_the_same(rig: Rig) -> None:
         await peer.until_scans(3)
         verdict = wire.Verdict(verdict="alert", lane=1)
         peer.send(wire.Result(cls=0, seq=1, verdict=verdict))
+        peer.send(wire.Nack(cls=0, seq=3, code=12, index=0, text="ahead"))
         peer.ack(3)
 
     async def test() -> None:
         server = Server(silent)
         port = free_port()
         config = rig.config(server.port, sources=[ReaderConfig(lane=1, port=port)])
-        gateway = Gateway(
-            config, make_sources(config, SystemClock()), rig.spool(), on_light=rig.lights.append
-        )
+        sources = make_sources(config, SystemClock())
+        gateway = Gateway(config, sources, rig.spool(), on_light=rig.lights.append)
         task = asyncio.create_task(gateway.run())
-        await asyncio.sleep(0.1)
+        while sources[0].problem == "not open":
+            await asyncio.sleep(0.01)
         _, reader = await asyncio.open_connection("127.0.0.1", port)
 
         async def shown(count: int) -> None:
@@ -128,12 +129,14 @@ def test_with_a_silent_engine_the_lane_is_lit_all_the_same(rig: Rig) -> None:
             reader.write(b"hello\r")  # linked and silent: after 80 ms
             await shown(2)
             reader.write(CARD + b"\n")  # silent since: at once
-            await shown(4)
+            await shown(5)
             gateway.stop()
             assert (await task).is_drained
         assert [(x.verdict, x.local) for x in rig.lights] == [
             ("accepted", True), ("refused", True), ("seen", True), ("alert", False),
+            ("refused", False),
         ]  # fmt: skip
+        assert rig.lights[-1].reason == "clock", "what the engine cannot take, it does not keep"
         flags = [flags for _, _, flags, _ in scans_of(peer)]
         assert flags == [LOCAL_VERDICT, 0, LOCAL_VERDICT]
 

@@ -156,6 +156,31 @@ def test_what_was_recorded_lights_no_lamp(ts_ms: int) -> None:
     go(test)
 
 
+def test_what_the_engine_cannot_take_is_refused_at_the_lane() -> None:
+    """Of whom nothing is kept, nobody is shown as accepted."""
+
+    async def test(desk: Desk) -> None:
+        desk.store(scans(CARD, OTHER), 4)
+        desk.lights.not_taken(5, wire.Nack(cls=0, seq=4, code=12, index=0, text=""))
+        desk.answer(4, n=1)
+        await overdue()
+        assert [(x.verdict, x.reason, x.lane, x.n, x.local) for x in desk.shown] == [
+            ("refused", "clock", 1, 0, False), ("accepted", None, 1, 1, False),
+        ]  # fmt: skip
+        desk.store(scans(CARD), 5)  # after the engine's silence it is shown all the same
+        await overdue()
+        assert desk.shown[-1].local and desk.lights.is_silent
+        desk.lights.not_taken(5, wire.Nack(cls=0, seq=5, code=1, index=0, text=""))
+        assert (desk.shown[-1].verdict, desk.shown[-1].reason) == ("refused", "malformed")
+        assert not desk.lights.is_silent
+        shown = len(desk.shown)
+        desk.lights.not_taken(5, wire.Nack(cls=0, seq=5, code=1, index=0, text=""))
+        desk.lights.not_taken(5, wire.Nack(cls=0, seq=77, code=1, index=0, text=""))
+        assert len(desk.shown) == shown, "of nobody at a lane"
+
+    go(test)
+
+
 def test_an_answer_before_the_number_is_known() -> None:
     """The uplink may send what the spool's thread has committed before the loop is told."""
 
