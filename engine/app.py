@@ -24,7 +24,7 @@ import uvloop
 
 import engine
 import native.cpu
-from engine import admin, api
+from engine import admin, api, generation
 from engine.address import Address, parse_address, parse_addresses
 from engine.alerts import Alerts
 from engine.card_reader import CardReader
@@ -159,7 +159,7 @@ class Engine:
         settings = self.settings
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Beside a log that exists, a new province key would make everybody a stranger.
-        is_new = not (self._data / JOURNAL_DIR / "data.mdb").exists()
+        is_new = not generation.is_there(self._data / JOURNAL_DIR)
         self.keyring = FileKeyRing(self._data / "keys", create=is_new)
         self.control = ControlLog(self._data / CONTROL_DIR, now_ms=self.clock.now_ms())
         self._exits.callback(self.control.close)
@@ -169,6 +169,7 @@ class Engine:
             self.clock,
             limit_bytes=settings.map_size,
             floor_bytes=settings.free_space_min,
+            generation_bytes=settings.generation_size,
             pending_limit_bytes=settings.commit_pending_max,
         )
         self._exits.push_async_callback(self.journal.close)
@@ -318,6 +319,8 @@ class Engine:
         yield "chot_journal_groups", (), counters.groups
         yield "chot_journal_rows", (), counters.rows
         yield "chot_journal_bytes", (), counters.bytes
+        yield "chot_journal_generations", (), self.journal.file_count()
+        yield "chot_journal_disk_bytes", (), self.journal.disk_bytes()
         yield "chot_journal_commit_seconds", (), counters.commit_ns_total / 1e9
         yield "chot_journal_pending_bytes", (), self.journal.pending_bytes
         yield "chot_journal_duplicates", (), counters.duplicates

@@ -355,7 +355,8 @@ def run_verify(options: argparse.Namespace) -> int:
     opened = "" if options.without_keys else f", {report.rows_opened} opened with the keys"
     beside = ", beside a running engine" if report.is_live else ""
     scan, control = report.chain_head.hex()[:16], report.control_head.hex()[:16]
-    print(f"scan log     {report.groups} groups, {report.rows} rows{opened}{beside}")
+    files = f" in {report.generations} generations" if report.generations > 1 else ""
+    print(f"scan log     {report.groups} groups{files}, {report.rows} rows{opened}{beside}")
     print(f"             {report.groups_expired} forgotten, head {report.last_lsn}:{scan}")
     print(f"control log  {report.control_records} records, head {report.control_last}:{control}")
     for (gateway, epoch, cls), last in sorted(report.watermarks.items()):

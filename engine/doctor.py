@@ -15,15 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from engine import admin, control_lmdb, journal_lmdb, machine
+from engine import admin, control_lmdb, generation, generations, machine
 from engine.clock import Clock, day_to_date, ms_to_day
 from engine.doctor_machine import CHECKS, Finding, Known, Level, MachineDoctor, nearest, size_text
 from engine.errors import EngineError, StorageUnavailable
+from engine.generation import DATA_NAME
 from engine.group import HEADER, HEADER_SIZE
 from engine.keys import DESK_DIR, KEY_SIZE
 from engine.registry import Registry
 from engine.settings import Settings
 from engine.store_lmdb import Store
+from engine.store_lock import LOCK_NAME, StoreLock
 from engine.verify import CONTROL_DIR, JOURNAL_DIR
 
 _STATUS: Final = {"ok": 0, "warning": 1, "error": 2}
@@ -122,14 +124,16 @@ class Doctor:
     def _owned(self) -> Iterator[tuple[Path, int]]:
         """Paths with the most that their mode may be. Keys have a check of their own."""
         yield self._data / admin.SOCKET_NAME, 0o600
-        for name in (JOURNAL_DIR, CONTROL_DIR):
-            yield self._data / name, 0o700
-            for file in ("data.mdb", "lock.mdb", "store.lock"):
-                yield self._data / name / file, 0o600
+        journal, control = self._data / JOURNAL_DIR, self._data / CONTROL_DIR
+        parts = [folder for _, folder in generation.numbered_folders(journal)]
+        for path in (journal, control, *parts):
+            yield path, 0o700
+            for file in ("data.mdb", "lock.mdb", LOCK_NAME):
+                yield path / file, 0o600
 
     def _engine(self) -> Iterator[Finding]:
         code = "engine.state"
-        lock = self._data / JOURNAL_DIR / "store.lock"
+        lock = self._data / JOURNAL_DIR / LOCK_NAME
         self._known.holder = machine.lock_holder(lock)
         path = self._data / admin.SOCKET_NAME
         is_answered = False
@@ -159,19 +163,21 @@ class Doctor:
     def _scan_log(self) -> Iterator[Finding]:
         code, log = "log.state", self._known
         path = self._data / JOURNAL_DIR
-        if not (path / "data.mdb").exists():
+        if not generation.is_there(path):
             yield Finding("ok", code, "no scan log yet")
             return
         try:
-            with Store(path, kind=journal_lmdb.KIND, is_offline=True) as store:
-                log.used_bytes = store.used_bytes()
-                for lsn, view in store.scan(1):
-                    self._take_head(lsn, view)
+            with StoreLock(path, is_offline=True) as lock:
+                for number, folder in generation.folders(path):
+                    self._take_generation(number, folder, lock)
         except EngineError as error:
             yield _log_fault(code, error)
             return
         limit = self._settings.map_size
-        text = f"{log.groups} groups, {size_text(log.used_bytes)}, days with rows: {len(log.days)}"
+        text = (
+            f"{log.groups} groups, files: {log.generations}, {size_text(log.used_bytes)} "
+            f"({size_text(log.disk_bytes)} on the disk), days with rows: {len(log.days)}"
+        )
         if log.used_bytes > MAP_SHARE_WARN * limit:
             level: Level = "error" if log.used_bytes > 0.99 * limit else "warning"
             yield Finding(
@@ -182,6 +188,23 @@ class Doctor:
             )
         else:
             yield Finding("ok", code, text)
+
+    def _take_generation(self, number: int, folder: Path, lock: StoreLock) -> None:
+        try:
+            with Store(folder, kind=generations.KIND, is_offline=True, lock=lock) as store:
+                self._known.used_bytes += store.used_bytes()
+                self._known.disk_bytes += (folder / DATA_NAME).stat().st_blocks * 512
+                if number > 1:
+                    if not store.meta.header:
+                        return  # made ahead
+                    header = generation.bytes_to_header(store.meta.header)
+                    store.before_lsn = header.first_lsn - 1
+                self._known.generations += 1
+                for lsn, view in store.scan(store.before_lsn + 1):
+                    self._take_head(lsn, view)
+        except StorageUnavailable:
+            if not lock.is_shared or folder.exists():
+                raise  # else it was forgotten while we looked
 
     def _take_head(self, lsn: int, view: memoryview) -> None:
         """Of a head what doctor needs; whether it is sound is for `chot verify`."""

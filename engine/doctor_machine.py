@@ -25,6 +25,7 @@ from engine.address import parse_addresses
 from engine.clock import DAY_MS, Clock, ms_to_iso
 from engine.doors import DESCRIPTORS_KEPT
 from engine.errors import SettingInvalid
+from engine.generations import OPEN_MAX
 from engine.settings import Settings
 
 Level = Literal["ok", "warning", "error"]
@@ -59,6 +60,8 @@ SYNC_TAIL_MS: Final = 50.0
 SYNC_UNTRUE_MS: Final = 0.005  # faster than any way to a disk and back
 CLOCK_ERROR_MS: Final = 1000.0
 EXPIRY_WARN_DAYS: Final = 30
+# Each file of the log may grow to twice its size while the next one is not ready.
+MAPPED_AT_ONCE: Final = 2 * (OPEN_MAX + 2)
 # File systems whose syncs or locks do not hold what LMDB needs.
 NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "afs", "fuse.sshfs"}
@@ -85,7 +88,9 @@ class Known:
     """
 
     groups: int = 0
+    generations: int = 0
     used_bytes: int = 0
+    disk_bytes: int = 0
     newest_ms: int = 0
     days: dict[int, int] = field(default_factory=dict)
     days_with_details: set[int] = field(default_factory=set)
@@ -338,7 +343,7 @@ class MachineDoctor:
 
     def _map(self) -> Iterator[Finding]:
         code = "limits.map"
-        size = self._settings.map_size
+        size = self._settings.generation_size
         limit = machine.file_size_limit()
         if limit is not None:
             yield Finding(
@@ -347,15 +352,16 @@ class MachineDoctor:
                 f"files of this user may not grow beyond {size_text(limit)}",
                 "ulimit -f unlimited (LimitFSIZE= of the service)",
             )
-        elif not machine.can_map(size + size // 64):
+        elif not machine.can_map(MAPPED_AT_ONCE * size):
             yield Finding(
                 "error",
                 code,
-                f"no address space for map_size {size_text(size)}",
-                "lower map_size, or lift the limit (ulimit -v, LimitAS=)",
+                f"no address space for files of generation_size {size_text(size)}",
+                "lower generation_size, or lift the limit (ulimit -v, LimitAS=)",
             )
         else:
-            yield Finding("ok", code, f"address space for map_size {size_text(size)} can be had")
+            text = f"address space for files of generation_size {size_text(size)} can be had"
+            yield Finding("ok", code, text)
 
     def _memory(self) -> Iterator[Finding]:
         settings, total = self._settings, machine.memory_bytes()

@@ -34,6 +34,13 @@ ENGINE_STEPS: Final = (
     "segments.replaced",  # the index asks it, what it replaces is still there
     "segments.dropped",  # that is gone
     "segments.forgotten",  # the manifest has forgotten days, their files and keys are there
+    "generation.made",  # the next file of the log has its meta record, under a name of no meaning
+    "generation.filled",  # and zeros ahead
+    "generation.named",  # has its name, which may not be durable
+    "generation.ready",  # waits to be begun
+    "generation.begun",  # its header and first groups are durable, nobody knows
+    "generation.released",  # the log says that older ones need not be there; they still are
+    "generation.unlinked",  # one of them is not
 )
 
 

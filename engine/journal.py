@@ -3,7 +3,8 @@
 A group is what one commit makes durable of one day: its runs (which sequence numbers of which
 gateway it consumes), its tallies, its rows sealed under the day's key, its details sealed to the
 desk. Watermarks are derived from the runs in the log and cannot disagree with it. Forgetting a day
-leaves header, runs and tallies: watermarks and the chain survive, the people do not.
+leaves header, runs and tallies, and lets a group go altogether when nothing before it lives:
+watermarks and the chain survive, the people do not.
 
 Rules every Journal keeps (tests/contract/test_journal_contract.py):
 1. A returned receipt survives kill -9 and power loss. 2. Sequences only grow, gaps are allowed.
@@ -153,10 +154,15 @@ class Journal(Protocol):
         """
 
     def read(self, after: int) -> AsyncIterator[Group]:
-        """Groups with lsn > after in order, then waits for more; ends when the journal closes."""
+        """Groups with lsn > after in order, then waits for more; ends when the journal closes.
+
+        Groups of forgotten days may be gone from the front of the log, also while it is read: then
+        the first one that is there comes next, and nothing of a living day is passed over.
+        """
 
     def read_details(self, lsn: int) -> SealedDetails:
-        """Sealed details of one group. Raises NotFound, KeyDestroyed for a forgotten day."""
+        """Sealed details of one group. Raises NotFound where it is gone or never was, KeyDestroyed
+        for a forgotten day."""
 
     async def settle(self) -> None:
         """Returns when everything appended before is durable or was refused."""
@@ -184,8 +190,11 @@ class Journal(Protocol):
     def epochs(self) -> dict[int, int]:
         """How many epochs there are of each gateway."""
 
+    def first_lsn(self) -> int:
+        """LSN of the oldest group that is there; 1 in an empty journal."""
+
     def last_lsn(self) -> int:
-        """LSN of the last durable group, 0 in an empty journal."""
+        """LSN of the last durable group, 0 in an empty journal; that one is always there."""
 
     async def close(self) -> None:
         """Finish what was accepted, end the readers. May be repeated."""
@@ -361,14 +370,17 @@ class MemoryJournal:
     """The seam kept in a list: what the contract means, and a journal for tests of other parts.
 
     Group bytes, keys and the chain are the real ones; only durability is missing.
+    generation_groups: as many groups make a generation, and go together; 0 for a single one.
     """
 
-    def __init__(self, ring: keys.KeyRing, clock: Clock) -> None:
+    def __init__(self, ring: keys.KeyRing, clock: Clock, *, generation_groups: int = 0) -> None:
         self.counters = Counters()
         self.pending_bytes = 0
         self._ring = ring
         self._clock = clock
         self._groups: list[bytes] = []
+        self._gone = 0  # groups that were forgotten altogether; their LSNs are not used again
+        self._generation_groups = generation_groups
         self._chain = genesis(bytes(16))
         self._marks = Marks()
         self._lost: dict[Mark, int] = {}
@@ -395,7 +407,7 @@ class MemoryJournal:
         try:
             packer.add(batch, self._clock.now_ms())
             for draft in packer.drafts:
-                lsn = len(self._groups) + len(fresh) + 1
+                lsn = self.last_lsn() + len(fresh) + 1
                 data, group, chain = seal_group(draft, lsn, chain, self._ring)
                 fresh.append(data)
                 rows += len(group.rows)
@@ -411,9 +423,9 @@ class MemoryJournal:
         self.counters.rows += rows
         self.counters.bytes += sum(map(len, fresh))
         self.counters.rows_forgotten += packer.rows_forgotten
-        self._marks.set(mark, run.last, len(self._groups))
+        self._marks.set(mark, run.last, self.last_lsn())
         self._wake()
-        return Receipt(run, len(self._groups), False)
+        return Receipt(run, self.last_lsn(), False)
 
     async def read(self, after: int) -> AsyncIterator[Group]:
         more = asyncio.Event()
@@ -421,9 +433,9 @@ class MemoryJournal:
         try:
             while True:
                 more.clear()
-                while after < len(self._groups):
-                    after += 1
-                    yield bytes_to_group(self._groups[after - 1], self._ring)
+                while after < self.last_lsn():
+                    after = max(after, self._gone) + 1
+                    yield bytes_to_group(self._groups[after - self._gone - 1], self._ring)
                 if self._is_closed:
                     return
                 await more.wait()
@@ -431,9 +443,9 @@ class MemoryJournal:
             self._more.discard(more)
 
     def read_details(self, lsn: int) -> SealedDetails:
-        if not 1 <= lsn <= len(self._groups):
+        if not self.first_lsn() <= lsn <= self.last_lsn():
             raise NotFound(f"there is no group {lsn}")
-        return raw_to_details(bytes_to_raw(self._groups[lsn - 1]), self._ring)
+        return raw_to_details(bytes_to_raw(self._groups[lsn - self._gone - 1]), self._ring)
 
     async def settle(self) -> None:
         return
@@ -450,15 +462,25 @@ class MemoryJournal:
                 self._groups[n] = expire_bytes(raw)
                 count += 1
         self.counters.groups_expired += count
+        size = self._generation_groups
+        while size and len(self._groups) > size:
+            days = {bytes_to_raw(data).day for data in self._groups[:size]}
+            if not all(is_day_over(day, before_ms) and day not in held for day in days):
+                break
+            del self._groups[:size]
+            self._gone += size
         return count
 
     async def amend(self, lsns: Iterable[int], change: Amend) -> int:
         count = 0
         for lsn in lsns:
-            raw = bytes_to_raw(self._groups[lsn - 1])
+            at = lsn - self._gone - 1
+            if not 0 <= at < len(self._groups):
+                raise NotFound(f"there is no group {lsn}")
+            raw = bytes_to_raw(self._groups[at])
             data = change(raw)
             if data is not None:
-                self._groups[lsn - 1] = check_amended(raw, data)
+                self._groups[at] = check_amended(raw, data)
                 count += 1
         return count
 
@@ -471,8 +493,11 @@ class MemoryJournal:
     def epochs(self) -> dict[int, int]:
         return self._marks.epochs()
 
+    def first_lsn(self) -> int:
+        return self._gone + 1
+
     def last_lsn(self) -> int:
-        return len(self._groups)
+        return self._gone + len(self._groups)
 
     async def close(self) -> None:
         self._is_closed = True

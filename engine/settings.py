@@ -71,7 +71,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     free_space_min: Annotated[Count, _help("bytes the disk must keep free to take scans")] = (
         134_217_728
     )
-    map_size: Annotated[Count, _help("address space of one LMDB file, bytes")] = 1_099_511_627_776
+    map_size: Annotated[Count, _help("the most the scan log may grow to, bytes")] = (
+        1_099_511_627_776
+    )
+    generation_size: Annotated[
+        int, Meta(ge=1 << 20), _help("bytes of one file of the scan log, then another is begun")
+    ] = 536_870_912
     answer_rows_max: Annotated[Count, _help("rows of one answer; beyond it limit_cut is set")] = (
         10_000
     )

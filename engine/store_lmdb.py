@@ -1,7 +1,7 @@
-"""Shared plumbing of the LMDB stores: one environment, its lock, its meta record, its room.
+"""Shared plumbing of the LMDB stores: one environment, its meta record, its room.
 
-`Store` owns the directory: who may open it, what it is, what a full disk looks like, and how it
-comes back after a failed commit. Its one writer is a `CommitThread` (engine/commit_thread.py).
+`Store` knows what a directory holds, what a full disk looks like, and how to come back after a
+failed commit. Its one writer is a `CommitThread` (engine/commit_thread.py).
 
 LMDB's promise used here: a commit that returned under the default `sync=True` is on the disk; a
 failed or unfinished one leaves no trace in what readers see. `writemap` is never used: on a full
@@ -11,7 +11,6 @@ disk it kills the process instead of failing the commit.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import resource
 import threading
@@ -30,6 +29,7 @@ from engine.errors import (
     StoreLocked,
     StoreVersion,
 )
+from engine.store_lock import StoreLock
 from engine.zero_fill import ZeroFill
 
 SCHEMA = 1
@@ -42,8 +42,11 @@ PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 LMDB_MAGIC = (0xBEEFC0DE).to_bytes(4, "little")
 
 
-class StoreMeta(msgspec.Struct, frozen=True):
-    """What a store says about itself, under LSN 0. `opened` counts openings for writing."""
+class StoreMeta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a store says about itself, under LSN 0. `opened` counts openings for writing.
+
+    header, oldest: of a generation of the scan log, see engine/generations.py.
+    """
 
     kind: str
     schema: int
@@ -51,18 +54,23 @@ class StoreMeta(msgspec.Struct, frozen=True):
     created_ms: int
     store_id: bytes
     opened: int
+    header: bytes = b""
+    oldest: int = 1
 
 
 class Store:
     """One LMDB environment in one directory, opened once in one process.
 
     kind: "journal" or "control"; a store of another kind is refused.
-    limit_bytes: how large the data may grow; the map is a little larger, so that forgetting
-        (which must rewrite) still has room when appending has none.
+    limit_bytes: how large the data may grow. map_bytes: what of it may lie in this environment;
+        the map is a little larger, so that forgetting (which must rewrite) still has room when
+        appending has none.
     floor_bytes: free space of the file system that appending leaves alone.
     is_filled: zeros are written ahead of the data, for the sake of commits.
     is_offline: for checking; nothing is changed. A store that nobody holds is held meanwhile; one
         that an engine holds is read beside it, in short transactions (`is_shared`).
+    lock: of who holds several environments in one folder; else the directory has its own.
+    store_id: of a store that is to be made; b"" draws one.
     Raises StoreLocked, StoreVersion, JournalCorrupt, StorageFull, StorageUnavailable.
 
     Writes come from one thread. Reads may come from any, and hold their transaction only for a
@@ -75,32 +83,43 @@ class Store:
         *,
         kind: str,
         limit_bytes: int = 1 << 40,
+        map_bytes: int | None = None,
         floor_bytes: int = 0,
         now_ms: int = 0,
         is_filled: bool = False,
         is_offline: bool = False,
+        lock: StoreLock | None = None,
+        store_id: bytes = b"",
     ) -> None:
         self.path = Path(path)
         self.is_proven = False
-        self.is_shared = False
+        self.before_lsn = 0  # LSN before that of the first record
+        self.others_bytes = 0  # used in other environments, which the limit holds for as well
+        self.end_bytes = 0  # no more of the file is in use; `measure` tells how much
         self._kind = kind
         self._limit_bytes = limit_bytes
+        self._map_bytes = limit_bytes if map_bytes is None else map_bytes
         self._floor_bytes = floor_bytes
         self._is_offline = is_offline
         self._guard = threading.Lock()  # held by reads, and by the writer while it reopens
+        self._writing = threading.Lock()  # held by a transaction, and while the file is cut
         self._env: Any = None
         self._table: Any = None  # the one database of the environment
         self._fill: ZeroFill | None = None
         self._room_bytes = 0  # that may be appended without another look at the disk
-        self._lock_fd = -1
         if not is_offline:
-            _make_directory(self.path)
-        self._take_lock()
+            make_directory(self.path)
+        self._own_lock: StoreLock | None = None
+        if lock is None:
+            lock = self._own_lock = StoreLock(self.path, is_offline=is_offline)
+        self.is_shared = lock.is_shared
         try:
             self._open()
-            self.meta = self._read_meta() or self._create_meta(now_ms)
+            self.meta = self._read_meta() or self._create_meta(now_ms, store_id)
             if is_filled and not is_offline:
-                self._fill = ZeroFill(self.path / "data.mdb", limit_bytes, floor_bytes)
+                self._fill = ZeroFill(
+                    self.path / "data.mdb", min(limit_bytes, self._map_bytes), floor_bytes
+                )
         except BaseException:
             self.close()
             raise
@@ -143,39 +162,54 @@ class Store:
                     size += len(value)
                     yield last, value
                 count = txn.stat(self._table)["entries"]
-        if count > last + 1:  # the meta record is one
-            raise JournalCorrupt(f"{self.path} holds {count - 1} records; {last} can be reached")
+        count += self.before_lsn - 1  # the meta record is one
+        if count > last:
+            raise JournalCorrupt(f"{self.path} holds records up to {count}; {last} can be reached")
 
     def last_lsn(self) -> int:
         """LSN of the last record, 0 without one, as LMDB counts them: there are no gaps."""
         with self._guard, _as_storage_error("read"), self._begin() as txn:
             entries: int = txn.stat(self._table)["entries"]
-            return max(0, entries - 1)
+            return self.before_lsn + max(0, entries - 1)
 
     def used_bytes(self) -> int:
         """Bytes of the pages that hold something; the file may be larger."""
         with self._guard, _as_storage_error("read"), self._begin() as txn:
             return self._used_pages(txn) * PAGE_SIZE
 
-    def write(self, records: Sequence[tuple[int, bytes]], *, is_append: bool = True) -> None:
-        """Commit the records in one transaction; durable when this returns.
+    def write(
+        self,
+        records: Sequence[tuple[int, bytes]],
+        *,
+        is_append: bool = True,
+        meta: StoreMeta | None = None,
+    ) -> None:
+        """Commit the records in one transaction, with a new meta record if there is one; durable
+        when this returns.
 
         is_append: new records behind the last one, refused below the floor and above the limit.
         Otherwise existing records are replaced, out of the reserve if need be.
         Raises StorageFull or StorageUnavailable; then nothing of it is stored as far as the caller
         may tell, and `recover` must come before the next write.
         """
-        need_bytes = sum(_pages(len(value)) for _, value in records) * PAGE_SIZE
+        need_bytes = sum(pages(len(value)) for _, value in records) * PAGE_SIZE
+        if meta is not None:
+            need_bytes += pages(len(meta.header)) * PAGE_SIZE
         self.is_proven = False
         try:
-            if not is_append:
-                self._env.reader_check()  # a checker killed beside us would keep freed pages pinned
-            with self._env.begin(write=True) as txn:
-                if is_append:
-                    self._check_room(txn, need_bytes)
-                for lsn, value in records:
-                    if not txn.put(lsn_to_key(lsn), value, append=is_append):
-                        raise StorageUnavailable(f"{self.path} holds more than its writer knows of")
+            with self._writing:
+                if not is_append and self._env is not None:
+                    self._env.reader_check()  # a checker killed beside us would keep pages pinned
+                with self._begin(is_write=True) as txn:
+                    if is_append:
+                        self._check_room(txn, need_bytes)
+                    if meta is not None:
+                        txn.put(META_KEY, msgspec.msgpack.encode(meta))
+                    for lsn, value in records:
+                        if not txn.put(lsn_to_key(lsn), value, append=is_append):
+                            raise StorageUnavailable(
+                                f"{self.path} holds more than its writer knows of"
+                            )
         except StorageFull:
             self.is_proven = True  # refused before anything was written
             raise
@@ -184,6 +218,8 @@ class Store:
             raise self._classify(error, need_bytes) from error
         if not is_append:
             self._room_bytes = 0  # how much of the file this took was not counted
+        self.end_bytes += need_bytes
+        self.meta = meta or self.meta
         self.is_proven = True
 
     def recover(self) -> None:
@@ -194,7 +230,7 @@ class Store:
         so is every one before it, and what is found in the store may be acknowledged. A sync that
         failed is never repeated on the same pages, because the system may have dropped them.
         """
-        if _free_bytes(self.path) < PAGE_SIZE * 8:
+        if free_bytes(self.path) < PAGE_SIZE * 8:
             raise StorageFull(f"{self.path}: the file system is full")
         with self._guard:
             self._close_env()
@@ -207,14 +243,50 @@ class Store:
             self._env.sync(True)  # what a killed process left in the page cache
         self._prove()
 
-    def close(self) -> None:
+    def measure(self) -> int:
+        """How much of the file is in use, in bytes; for the thread that writes."""
+        if self._env is not None:
+            self.end_bytes = (self._env.info()["last_pgno"] + 1) * PAGE_SIZE
+        return self.end_bytes
+
+    def rename(self, path: Path) -> None:
+        """Gives the directory another name, which is durable when its parent is synced.
+
+        LMDB goes on with the files it has open. Raises OSError.
+        """
+        self.path.rename(path)
+        self.path = path
         if self._fill is not None:
-            self._fill.close()
-        with self._guard:
+            self._fill.path = path / "data.mdb"
+
+    def fill_ahead(self, size: int) -> None:
+        """As many zeros behind the data before the first commit, in the thread that calls."""
+        if self._fill is not None:
+            self._fill.fill_now(size)
+
+    def finish(self) -> None:
+        """Nothing is appended any more: ends the zeros and takes those away that are ahead."""
+        self._end_fill()
+        self._fill = None
+        with self._writing, self._guard:
+            if self._env is not None:
+                end = self.measure()
+                data = self.path / "data.mdb"
+                with contextlib.suppress(OSError):
+                    if data.stat().st_size > end:
+                        os.truncate(data, end)
+
+    def close(self) -> None:
+        self._end_fill()
+        with self._writing, self._guard:
             self._close_env()
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        if self._own_lock is not None:
+            self._own_lock.close()
+
+    def _end_fill(self) -> None:
+        fill = self._fill  # another thread may be finishing it
+        if fill is not None:
+            fill.close()
 
     def __enter__(self) -> Self:
         return self
@@ -222,40 +294,20 @@ class Store:
     def __exit__(self, *args: object) -> None:
         self.close()
 
-    def _begin(self, buffers: bool = False) -> Any:
+    @property
+    def is_open(self) -> bool:
+        return self._env is not None
+
+    def _begin(self, *, buffers: bool = False, is_write: bool = False) -> Any:
         if self._env is None:
             raise StorageUnavailable(f"the {self._kind} store is closed")
-        return self._env.begin(buffers=buffers)
+        return self._env.begin(write=is_write, buffers=buffers)
 
     def _prove(self) -> None:
         meta = self._read_meta() or self.meta
         self.meta = msgspec.structs.replace(meta, opened=meta.opened + 1)
         self._put_meta(self.meta)
         self.is_proven = True
-
-    def _take_lock(self) -> None:
-        """A whole-file lock: a second opener is told, instead of two writers' caches disagreeing.
-
-        flock, not fcntl's record locks: those vanish when any descriptor of the file is closed.
-        """
-        flags = os.O_CLOEXEC | (os.O_RDONLY if self._is_offline else os.O_RDWR | os.O_CREAT)
-        try:
-            self._lock_fd = os.open(self.path / "store.lock", flags, 0o600)
-        except FileNotFoundError:
-            return  # a copy made for checking may come without the lock file
-        except OSError as error:
-            raise StorageUnavailable(f"{self.path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
-            if self._is_offline:
-                self.is_shared = True
-                return
-            raise StoreLocked(
-                f"{self.path} is open in another process", hint="stop the engine that holds it"
-            ) from error
 
     def _open(self) -> None:
         data = self.path / "data.mdb"
@@ -265,8 +317,12 @@ class Store:
         if self._is_offline:
             # Beside a writer, LMDB's own lock file says which pages are still being read.
             options = {"readonly": True, "lock": self.is_shared}
-        reserve_bytes = max(MIN_RESERVE_BYTES, self._limit_bytes // 64)
-        map_size = -(-(self._limit_bytes + reserve_bytes) // PAGE_SIZE) * PAGE_SIZE
+            map_size = 0  # as whoever writes it has it: the file says so
+        else:
+            size = data.stat().st_size if data.exists() else 0
+            map_size = max(self._map_bytes, size)
+            map_size += max(MIN_RESERVE_BYTES, map_size // 64)
+            map_size = -(-map_size // PAGE_SIZE) * PAGE_SIZE
         try:
             self._env = lmdb.open(
                 os.fspath(self.path),
@@ -288,8 +344,9 @@ class Store:
             raise self._classify(error, PAGE_SIZE * 8) from error
         self._table = self._env.open_db()
         self._check_length(data)
+        self.measure()
         if not self._is_offline:
-            _sync_directory(self.path)
+            sync_directory(self.path)
 
     def _check_length(self, data: Path) -> None:
         """A file shorter than its own tree would end the process with SIGBUS at the first access.
@@ -332,8 +389,9 @@ class Store:
             raise StoreVersion(f"{self.path} is a {meta.kind} store, not a {self._kind} store")
         return meta
 
-    def _create_meta(self, now_ms: int) -> StoreMeta:
-        meta = StoreMeta(self._kind, SCHEMA, LIB_VERSION, now_ms, os.urandom(16), 0)
+    def _create_meta(self, now_ms: int, store_id: bytes) -> StoreMeta:
+        store_id = store_id or os.urandom(16)
+        meta = StoreMeta(self._kind, SCHEMA, LIB_VERSION, now_ms, store_id, 0)
         try:
             self._put_meta(meta)
         except BaseException:  # LMDB writes a head once: what is not durable now never will be
@@ -364,25 +422,25 @@ class Store:
         Pages that forgetting has freed inside the file are room too, when they are many: LMDB
         grows the file when the free ones lie scattered, and half of the floor is kept even then.
         """
-        used_bytes = self._used_pages(txn) * PAGE_SIZE
+        used_bytes = self._used_pages(txn) * PAGE_SIZE + self.others_bytes
         if used_bytes + need_bytes > self._limit_bytes:
             raise StorageFull(
                 f"{self.path} has reached its limit of {self._limit_bytes} bytes",
                 hint="raise the limit, or let retention forget old days",
             )
-        end = (self._env.info()["last_pgno"] + 1) * PAGE_SIZE
+        end = self.measure()
         if self._fill is not None:
             self._fill.note(end)
             room_bytes: int = min(self._fill.size - end, self._limit_bytes - used_bytes) // 4
             if need_bytes <= room_bytes:
                 return room_bytes
-        spare_bytes = end - used_bytes
+        spare_bytes = end - used_bytes + self.others_bytes
         floor_bytes = self._floor_bytes
         if spare_bytes >= 2 * need_bytes + max(MIN_SPARE_BYTES, end // 16):
             floor_bytes //= 2
         elif floor_bytes:
             floor_bytes += need_bytes
-        if _free_bytes(self.path) < floor_bytes:
+        if free_bytes(self.path) < floor_bytes:
             raise StorageFull(
                 f"{self.path}: less than {floor_bytes} bytes are free on its file system",
                 hint="make room there; what was acknowledged is safe",
@@ -405,7 +463,7 @@ class Store:
         with contextlib.suppress(OSError):
             size = (self.path / "data.mdb").stat().st_size
             is_full |= soft_limit != resource.RLIM_INFINITY and size + need_bytes > soft_limit
-            is_full |= _free_bytes(self.path) < self._floor_bytes + need_bytes
+            is_full |= free_bytes(self.path) < self._floor_bytes + need_bytes
         if is_full:
             return StorageFull(f"{self.path}: no room for a commit")
         return StorageUnavailable(f"{self.path}: {error}")
@@ -440,12 +498,13 @@ def _as_storage_error(what: str) -> Iterator[None]:
         raise StorageUnavailable(f"cannot {what}: {error}") from error
 
 
-def _pages(size: int) -> int:
+def pages(size: int) -> int:
     """Pages a value takes at most, with its share of the tree above it."""
     return 2 + (size + 16) // PAGE_SIZE
 
 
-def _free_bytes(path: Path) -> int:
+def free_bytes(path: Path) -> int:
+    """Of its file system. Raises StorageUnavailable."""
     try:
         status = os.statvfs(path)
     except OSError as error:
@@ -461,15 +520,17 @@ def _first_bytes(path: Path) -> bytes:
         return b""
 
 
-def _make_directory(path: Path) -> None:
+def make_directory(path: Path) -> None:
+    """Durably, with its parents. Raises StorageUnavailable."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise StorageUnavailable(f"{path}: {error.strerror}") from error
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Makes the names in it durable. Raises StorageUnavailable."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

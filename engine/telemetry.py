@@ -59,6 +59,8 @@ CATALOGUE: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "chot_journal_groups": ("counter", "groups written", ()),
     "chot_journal_rows": ("counter", "rows made durable", ()),
     "chot_journal_bytes": ("counter", "bytes of groups written", ()),
+    "chot_journal_generations": ("gauge", "files of the scan log that were begun", ()),
+    "chot_journal_disk_bytes": ("gauge", "bytes its files take, zeros ahead included", ()),
     "chot_journal_commit_seconds": ("counter", "seconds spent in commits", ()),
     "chot_journal_pending_bytes": ("gauge", "bytes waiting for the disk", ()),
     "chot_journal_duplicates": ("counter", "batches stored before", ()),

@@ -25,13 +25,21 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from engine import control_lmdb, group, journal_lmdb
+from engine import control_lmdb, generation, generations, group
 from engine.clock import day_to_date, day_to_ms
-from engine.errors import EngineError, JournalCorrupt, KeyDestroyed, KeyMissing, SealBroken
+from engine.errors import (
+    EngineError,
+    JournalCorrupt,
+    KeyDestroyed,
+    KeyMissing,
+    SealBroken,
+    StorageUnavailable,
+)
 from engine.journal import Mark
 from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, KeyRing
 from engine.registry import Registry
 from engine.store_lmdb import Store
+from engine.store_lock import StoreLock
 from engine.watch import WatchList
 
 JOURNAL_DIR = "journal"
@@ -43,6 +51,8 @@ RECORD_MIN_BYTES: Final = 16
 # Code of a fault -> what it means. docs/operations.md says what to do; a test compares.
 FAULTS: Final = {
     "store.damaged": "the file cannot be read as a store, or not all of it",
+    "generation.missing": "a whole file of the scan log is not there",
+    "generation.header": "a file of the scan log does not say what those before it ended with",
     "group.missing": "numbers of groups are left out",
     "group.damaged": "layout, checksum or content hash of a group is wrong",
     "group.misplaced": "a group stands under another's number",
@@ -78,16 +88,19 @@ class VerifyReport:
 
     rows: rows stored, expired ones included; rows_opened: those a key ring opened; details_opened:
     groups whose sealed details opened and belong to their rows. watermarks: (gateway, epoch, class)
-    to last sequence number. days: civil day to rows. chain_head, control_head: 32 bytes each, to
-    compare with what was noted elsewhere. is_live: read beside a running engine.
+    to last sequence number. generations: files of the scan log. first_lsn: of the oldest group
+    there is; what was before was forgotten. days: civil day to rows. chain_head, control_head: 32
+    bytes each, to compare with what was noted elsewhere. is_live: read beside a running engine.
     """
 
+    generations: int = 0
     groups: int = 0
     groups_expired: int = 0
     rows: int = 0
     rows_opened: int = 0
     details_opened: int = 0
     runs: int = 0
+    first_lsn: int = 1
     last_lsn: int = 0
     chain_head: bytes = b""
     control_records: int = 0
@@ -130,14 +143,9 @@ def verify_store(
     root = Path(path)
     report = VerifyReport()
     noted = noted or {}
-    with _opened(root / JOURNAL_DIR, journal_lmdb.KIND, report, "scan") as store:
-        if store is not None:
-            report.is_live = store.is_shared
-            start = group.genesis(store.meta.store_id)
-            check = _JournalCheck(report, ring, desk, start, noted.get("scan"))
-            for lsn, value in _values(store, report, "scan"):
-                check.take(lsn, value)
-            check.finish()
+    check = _JournalCheck(report, ring, desk, noted.get("scan"))
+    _walk_generations(root / JOURNAL_DIR, report, check)
+    check.finish()
     if (root / CONTROL_DIR).exists():
         with _opened(root / CONTROL_DIR, control_lmdb.KIND, report, "control") as store:
             if store is not None:
@@ -186,12 +194,14 @@ def report_to_json(report: VerifyReport) -> dict[str, Any]:
     return {
         "is_sound": report.is_sound,
         "is_live": report.is_live,
+        "generations": report.generations,
         "groups": report.groups,
         "groups_expired": report.groups_expired,
         "rows": report.rows,
         "rows_opened": report.rows_opened,
         "details_opened": report.details_opened,
         "runs": report.runs,
+        "first_lsn": report.first_lsn,
         "head": f"{report.last_lsn}:{report.chain_head.hex()}",
         "control_records": report.control_records,
         "control_head": f"{report.control_last}:{report.control_head.hex()}",
@@ -308,19 +318,48 @@ class _JournalCheck:
         report: VerifyReport,
         ring: KeyRing | None,
         desk: DeskKeys | None,
-        chain: bytes,
         noted: tuple[int, str] | None,
     ) -> None:
+        self.is_cut = True  # nothing is known of what is before the next group
         self._report = report
         self._ring = ring
         self._desk = desk
-        self._chain = chain
+        self._chain = b""
         self._noted = noted
         self._stored: dict[Mark, Ranges] = {}
         self._pieces: dict[tuple[Mark, int, int], set[int]] = {}
         self._lost_days: set[int] = set()  # without a key for rows
         self._nameless_days: set[int] = set()  # without a key for details
         self._has_holes = False  # groups that are not there may have held anything
+
+    def begin(self, number: int, store_id: bytes, header: generation.Header | None) -> None:
+        """The groups of a generation come. header: None for the first one of a log."""
+        report = self._report
+        report.generations += 1
+        if header is None:
+            self._chain, self.is_cut = group.genesis(store_id), False
+            return
+        before = header.first_lsn - 1
+        if (header.number, header.store_id) != (number, store_id):
+            text = f"the header of generation {number} is that of another one"
+            report.add("generation.header", text, header.first_lsn)
+        if self.is_cut:
+            if not report.groups:
+                report.first_lsn = header.first_lsn
+            for mark, last in header.marks.items():
+                self._stored[mark] = ranges = Ranges()
+                ranges.add(1, last)
+                report.watermarks[mark] = last
+            _check_noted(report, self._noted, before, header.chain, "scan")
+        elif before > report.last_lsn:
+            self._has_holes = True
+            report.add("group.missing", _missing("group", report.last_lsn + 1, before), before)
+        elif not self._has_holes and (before, header.chain, header.marks) != (
+            report.last_lsn, self._chain, report.watermarks,
+        ):  # fmt: skip
+            text = f"generation {number} does not follow the one before it"
+            report.add("generation.header", text, header.first_lsn)
+        report.last_lsn, self._chain, self.is_cut = before, header.link, False
 
     def take(self, lsn: int, value: memoryview) -> None:
         report = self._report
@@ -466,8 +505,61 @@ def _missing(what: str, first: int, last: int) -> str:
 # ---- opening, and reading past what cannot be read ----------------------------------------------
 
 
+def _walk_generations(path: Path, report: VerifyReport, check: _JournalCheck) -> None:
+    """Every generation that had been begun when this was called, oldest first."""
+    with StoreLock(path, is_offline=True) as lock:
+        report.is_live = lock.is_shared
+        found = generation.folders(path, is_whole=False)
+        if not found:
+            raise StorageUnavailable(f"{path} holds no store")
+        oldest = found[0][0]
+        for at, (number, folder) in enumerate(found):
+            if at and number != found[at - 1][0] + 1:
+                check.is_cut = True
+                text = f"generation {found[at - 1][0] + 1} is missing; {number} is there"
+                report.add("generation.missing", text)
+            is_last = at == len(found) - 1
+            try:
+                with _opened(folder, generations.KIND, report, "scan", lock) as store:
+                    if store is None:
+                        check.is_cut = True
+                        continue
+                    if _begin(number, store, report, check, is_last=is_last):
+                        oldest = store.meta.oldest
+                        for lsn, value in _values(store, report, "scan"):
+                            check.take(lsn, value)
+            except StorageUnavailable:
+                if not lock.is_shared or folder.exists():
+                    raise
+                check.is_cut = True  # forgotten while we looked
+        if found[0][0] > oldest:
+            text = f"generation {oldest} is missing; {found[0][0]} is the oldest there"
+            report.add("generation.missing", text)
+
+
+def _begin(
+    number: int, store: Store, report: VerifyReport, check: _JournalCheck, *, is_last: bool
+) -> bool:
+    """Looks at the header; False for a generation that was made ahead and not begun."""
+    header = None
+    if number > 1:
+        if is_last and not store.meta.header and not store.last_lsn():
+            return False
+        try:
+            header = generation.bytes_to_header(store.meta.header)
+        except JournalCorrupt as error:
+            report.add("generation.header", f"{store.path}: {error}", report.last_lsn + 1)
+            store.before_lsn = report.last_lsn
+            return True
+        store.before_lsn = header.first_lsn - 1
+    check.begin(number, store.meta.store_id, header)
+    return True
+
+
 @contextlib.contextmanager
-def _opened(path: Path, kind: str, report: VerifyReport, log: str) -> Iterator[Store | None]:
+def _opened(
+    path: Path, kind: str, report: VerifyReport, log: str, lock: StoreLock | None = None
+) -> Iterator[Store | None]:
     """The store for reading, or None when it is too damaged to be read.
 
     Of a file that was cut short, what is left is read in a copy that is made whole with zeros.
@@ -475,7 +567,7 @@ def _opened(path: Path, kind: str, report: VerifyReport, log: str) -> Iterator[S
     with contextlib.ExitStack() as exits:
         store: Store | None = None
         try:
-            store = exits.enter_context(Store(path, kind=kind, is_offline=True))
+            store = exits.enter_context(Store(path, kind=kind, is_offline=True, lock=lock))
         except JournalCorrupt as error:
             report.add("store.damaged", str(error), 0, log)
             with contextlib.suppress(EngineError, OSError):
@@ -488,9 +580,10 @@ def _opened(path: Path, kind: str, report: VerifyReport, log: str) -> Iterator[S
 def _values(store: Store, report: VerifyReport, log: str) -> Iterator[tuple[int, memoryview]]:
     """Every record that can be read, up to the one that is last now."""
     # What LMDB counts may be damaged too; no group or record is smaller than this.
-    last = min(store.last_lsn(), (store.path / "data.mdb").stat().st_size // RECORD_MIN_BYTES)
-    next_lsn, is_told = 1, False
-    start = 1
+    most = (store.path / generation.DATA_NAME).stat().st_size // RECORD_MIN_BYTES
+    last = min(store.last_lsn(), store.before_lsn + most)
+    start = next_lsn = store.before_lsn + 1
+    is_told = False
     while True:
         try:
             for lsn, value in store.scan(start):

@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,7 @@ class ZeroFill:
 
     def __init__(self, path: Path, limit_bytes: int, floor_bytes: int) -> None:
         self.size = path.stat().st_size
-        self._path = path
+        self.path = path  # of the file, which its owner may rename
         self._limit_bytes = limit_bytes
         self._floor_bytes = floor_bytes
         self._end = 0
@@ -55,6 +56,12 @@ class ZeroFill:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="zero-fill", daemon=True)
             self._thread.start()
+
+    def fill_now(self, size: int) -> None:
+        """Makes the file `size` bytes longer than it is used, in the thread that calls; as far as
+        there is room. Nobody writes to the file meanwhile."""
+        with contextlib.suppress(OSError):
+            self._fill(bytes(CHUNK_BYTES), lambda: self._end + size)
 
     def close(self) -> None:
         """Ends the thread; waits for one write at most. May be repeated."""
@@ -77,22 +84,22 @@ class ZeroFill:
             if self._is_closed:
                 return
             with contextlib.suppress(OSError):
-                self._fill(zeros)
+                self._fill(zeros, lambda: self._end + self._step())
             if not self._is_far_enough():
                 self._idle_until_s = time.monotonic() + PAUSE_S
             self._more.clear()
 
-    def _fill(self, zeros: bytes) -> None:
+    def _fill(self, zeros: bytes, wanted_size: Callable[[], int]) -> None:
         """Until the file is as long as it should be, or may be. Raises OSError."""
         # O_DSYNC and no sync of the whole file: the owner's own writes are the owner's to sync.
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC)
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC)
         try:
             while not self._is_closed:
                 self.size = os.fstat(file).st_size
-                wanted = min(self._end + self._step(), self._limit_bytes) - self.size
+                wanted = min(wanted_size(), self._limit_bytes) - self.size
                 if wanted <= 0:
                     return
-                status = os.statvfs(self._path)
+                status = os.statvfs(self.path)
                 free_bytes = status.f_bavail * status.f_frsize - self._floor_bytes
                 # An eighth of what is free at most, so that the last of it is left to others.
                 if free_bytes // 8 < min(wanted, MIN_STEP_BYTES):

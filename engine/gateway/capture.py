@@ -19,7 +19,7 @@ from engine.clock import Clock
 from engine.gateway.gear.readers import LineReaders
 from engine.gateway.lane_decoder import LaneDecoder
 from engine.gateway.lights import Expected, Lights
-from engine.gateway.sources import Codes, Picture, Reading, Records, Source
+from engine.gateway.sources import Codes, Picture, Reading, Records, RecordSource, Source
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.status import GatewayStats, SourceStatus
 from engine.gateway.ties import ScanRef, Ties
@@ -128,13 +128,14 @@ class Capture:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def stop(self) -> None:
-        """Take nothing more. `run` ends soon: lines that handheld readers have sent still go to the
-        spool, for nobody will scan those codes again. What is asked over HTTP has no answer yet."""
+        """Take nothing more. `run` ends soon: lines that handheld readers have sent, or a pipe has
+        given, still go to the spool, for nobody will send them again. What is asked over HTTP has
+        no answer yet."""
         if self._is_stopped:
             return
         self._is_stopped = True
         for source, task in zip(self._sources, self._tasks, strict=False):
-            if isinstance(source, LineReaders):
+            if isinstance(source, LineReaders | RecordSource) and source.is_live:
                 source.shut()
             else:
                 task.cancel()

@@ -302,7 +302,8 @@ class RecordSource:
     """JSON lines of a file or of standard input ("-") as SCANS bodies.
 
     rate: records a second, 0 for as fast as the gateway takes them. lane: of records that name
-    none. Lines that are no record are counted in `skipped` and logged by their number.
+    none. Lines that are no record are counted in `skipped` and logged by their number. After `shut`
+    what was read still comes, at once.
     Raises SettingInvalid for a path that is not there.
     """
 
@@ -330,6 +331,11 @@ class RecordSource:
         self.lane = lane
         self._clock = clock
         self._sleep = sleep
+        self._shut = asyncio.Event()
+
+    def shut(self) -> None:
+        """Read nothing more."""
+        self._shut.set()
 
     async def items(self) -> AsyncGenerator[Item]:
         room = RECORDS_PER_BODY
@@ -345,14 +351,26 @@ class RecordSource:
                     due_ns = began_ns + round(sent / self._rate * 1e9)
                     wait_ns = due_ns - self._clock.monotonic_ns()
                     if wait_ns > 0:
-                        await self._sleep(wait_ns / 1e9)
+                        await self._pause(wait_ns / 1e9)
                 yield Records(encode_scans(body), len(body), self.lane)
                 sent += len(body)
+
+    async def _pause(self, span_s: float) -> None:
+        """Until the time has passed, or no longer once we are shut."""
+        ends = [
+            asyncio.ensure_future(self._sleep(span_s)),
+            asyncio.ensure_future(self._shut.wait()),
+        ]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
 
     async def _records(self) -> AsyncIterator[list[bytes]]:
         """Encoded records of each chunk of the file."""
         number = 0
-        async for lines in _lines(read_chunks(self._path)):
+        async for lines in _lines(read_chunks(self._path, self._shut)):
             records = []
             for line in lines:
                 number += 1
@@ -384,17 +402,21 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
         yield [kept]
 
 
-async def read_chunks(path: str) -> AsyncIterator[bytes]:
-    """Bytes of a file, or of standard input when path is "-". Raises SettingInvalid."""
+async def read_chunks(path: str, shut: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    """Bytes of a file, or of standard input when path is "-"; no more once `shut` is set, but what
+    was taken out of a pipe. Raises SettingInvalid."""
+    shut = shut or asyncio.Event()
     if path == STDIN and sys.stdin is None:
         raise SettingInvalid("there is no standard input")
     if path == STDIN and _can_wait(sys.stdin.fileno()):
-        async for chunk in _read_pipe(sys.stdin.buffer):
+        async for chunk in _read_pipe(sys.stdin.buffer, shut):
             yield chunk
         return
     for chunk in _file_chunks(Path("/dev/stdin") if path == STDIN else Path(path)):
         yield chunk
         await asyncio.sleep(0)
+        if shut.is_set():
+            return
 
 
 def _can_wait(handle: int) -> bool:
@@ -412,14 +434,17 @@ def _file_chunks(path: Path) -> Iterator[bytes]:
         raise SettingInvalid(f"cannot read {path}: {error.strerror}") from None
 
 
-async def _read_pipe(file: BinaryIO) -> AsyncIterator[bytes]:
+async def _read_pipe(file: BinaryIO, shut: asyncio.Event) -> AsyncIterator[bytes]:
     """A pipe or terminal without a thread: one that waits for input could not be cancelled."""
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), file
     )
+    closer = asyncio.ensure_future(shut.wait())
+    closer.add_done_callback(lambda _: transport.close())
     try:
         while chunk := await reader.read(_CHUNK):
             yield chunk
     finally:
+        closer.cancel()
         transport.close()

@@ -180,7 +180,10 @@ class Disk:
                 self.mapped.add(step.data.decode())
 
     def _is_known(self, name: str) -> bool:
-        return name in self.names or any(name in change[1:3] for change in self.changes)
+        names = dict(self.names)
+        for change in self.changes:
+            _rename(names, change)
+        return name in names
 
     def _sync_folder(self, folder: str) -> None:
         """Every change of names up to the last one of this folder is durable: a log is in order."""
@@ -236,8 +239,9 @@ def _rename(names: dict[str, int], change: tuple[str, str, str, int]) -> None:
         names[one] = file
     elif kind == "unlink":
         names.pop(one, None)
-    elif one in names:
-        names[other] = names.pop(one)
+    else:  # of a file, or of a folder with all that is in it
+        for name in [n for n in names if n == one or n.startswith(one + "/")]:
+            names[other + name[len(one) :]] = names.pop(name)
 
 
 @dataclass

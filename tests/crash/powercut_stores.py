@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from engine import zero_fill
+from engine import generation, generations, zero_fill
 from engine.clock import ManualClock, day_to_ms
 from engine.control_lmdb import ControlLog
 from engine.errors import EngineError, KeyMissing, StorageError, StorageUnavailable
@@ -43,6 +43,7 @@ SEQS = 2  # sequence numbers of one run
 DAYS = 3
 FORGOTTEN = DAY - DAYS + 1  # the oldest day is forgotten while scans come
 EPOCH = 7
+GENERATION_BYTES = 48 << 10
 T = TypeVar("T")
 
 
@@ -65,7 +66,8 @@ def body_of(number: int) -> bytes:
 
 
 def day_of(seq: int) -> int:
-    return DAY - seq // SEQS % DAYS
+    """The first ones are of the day that is forgotten, so that files of the log go as a whole."""
+    return FORGOTTEN if seq <= 4 * SEQS else DAY - seq // SEQS % DAYS
 
 
 def batch_of(gateway: int, seq: int) -> RecordBatch:
@@ -101,14 +103,20 @@ def fill_early() -> None:
     zero_fill.CHUNK_BYTES = 6_000
 
 
+def open_journal(folder: Path, ring: FileKeyRing) -> LmdbJournal:
+    """In small files: another is begun every few commits."""
+    return LmdbJournal(
+        folder / "journal", ring, ManualClock(), floor_bytes=0, generation_bytes=GENERATION_BYTES
+    )
+
+
 def work_journal(folder: Path, count: int) -> None:
     fill_early()
+    generations.PAUSE_S = 0.0
 
     async def main() -> None:
         ring = opened(lambda: FileKeyRing(folder / "keys", create=True))
-        journal = opened(
-            lambda: LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)
-        )
+        journal = opened(lambda: open_journal(folder, ring))
 
         async def send(gateway: int, first: int, last: int) -> None:
             for seq in range(first, last, SEQS):
@@ -128,7 +136,7 @@ def work_journal(folder: Path, count: int) -> None:
 def check_journal(folder: Path, lines: list[str]) -> str:
     acked = dict.fromkeys(range(1, GATEWAYS + 1), 0)
     acked.update((gateway, last) for gateway, last in said(lines, "A"))
-    is_new = not (folder / "journal" / "data.mdb").exists()
+    is_new = not generation.is_there(folder / "journal")
     try:
         ring = FileKeyRing(folder / "keys", create=is_new)
         if not is_new:
@@ -144,7 +152,7 @@ def check_journal(folder: Path, lines: list[str]) -> str:
 async def _check_open_journal(
     folder: Path, ring: FileKeyRing, acked: dict[int, int], is_forgotten: bool
 ) -> str:
-    journal = LmdbJournal(folder / "journal", ring, ManualClock(), floor_bytes=0)
+    journal = open_journal(folder, ring)
     groups = await read_groups(journal)
     destroyed = ring.destroyed_days()
     key = folder / "keys" / "days" / f"{FORGOTTEN}.log.key"

@@ -17,11 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from engine import generation
 from engine.clock import SystemClock, day_to_ms
 from engine.errors import StorageFull
+from engine.faults import ENGINE_STEPS
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import FileKeyRing
 from engine.verify import verify_store
+from tests.crash.journal_worker import day_of
 from tests.reference.batches import DAY, count_identities, make_batch, read_groups
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +45,8 @@ class Killed:
         starts = ",".join(str(last + 1) for last in self.acked.values())
         command = [sys.executable, str(WORKER), str(self.path / "journal"), str(self.path / "keys")]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if "." in step:
+            environment["CHOT_KILL_AT"] = f"{step}:{at}"
         with subprocess.Popen(
             [*command, starts, step, str(at)],
             stdout=subprocess.PIPE,
@@ -63,12 +68,12 @@ class Killed:
             assert int(last) > self.acked[int(gateway)]
             self.acked[int(gateway)] = int(last)
 
-    def check(self) -> int:
+    def check(self, *, is_forgetting: bool = False) -> int:
         """Every acknowledged row once, every other row at most once; the number of rows."""
         ring = FileKeyRing(self.path / "keys")
         report = verify_store(self.path, ring)
         assert report.problems == []
-        assert report.rows_opened == report.rows
+        assert is_forgetting or report.rows_opened == report.rows
 
         async def read():
             journal = LmdbJournal(self.path / "journal", ring, SystemClock(), floor_bytes=0)
@@ -83,7 +88,12 @@ class Killed:
             mark = marks.get((gateway, 7, 0), 0)
             assert mark >= acked
             assert mark % 3 == 0  # whole runs only
-            expected.update((gateway, seq, n) for seq in range(1, mark + 1) for n in (0, 1))
+            expected.update(
+                (gateway, seq, n)
+                for seq in range(1, mark + 1)
+                for n in (0, 1)
+                if day_of(seq, is_forgetting) not in ring.destroyed_days()
+            )
         assert count_identities(groups) == expected
         return expected.total()
 
@@ -99,6 +109,25 @@ def test_killed_at_the_commit_itself(tmp_path, step):
             # The last commit was never acknowledged, yet it is there: the next worker's first
             # runs must be recognised.
             assert rows > 2 * sum(killed.acked.values())
+    assert sum(killed.acked.values()) > 0
+
+
+@pytest.mark.parametrize("step", [s for s in ENGINE_STEPS if s.startswith("generation.")])
+def test_killed_at_each_step_of_a_generation(tmp_path, step):
+    """Whatever is half made is taken away, or goes on; what is half removed goes."""
+    killed = Killed(tmp_path)
+    for at in (1, 3):
+        killed.run(step=step, at=at)
+        if not generation.is_there(tmp_path / "journal"):
+            assert not any(killed.acked.values())  # the first one was not yet made
+            continue
+        killed.check(is_forgetting=True)
+        names = sorted(p.name for p in (tmp_path / "journal").iterdir() if p.is_dir())
+        assert not any(name.endswith(".tmp") for name in names)
+        numbers = [int(name) for name in names]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    if step in ("generation.released", "generation.unlinked"):
+        assert numbers[0] > 1
     assert sum(killed.acked.values()) > 0
 
 
@@ -138,10 +167,12 @@ async def check_readable(journal, last: int, rows_per_seq: int) -> None:
 
 FILE_LIMIT = """
 import asyncio, resource, sys
+from engine import generation
 from engine.clock import SystemClock
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import FileKeyRing
 from tests.crash.test_journal_crash import check_readable, fill_until_full, refused
+from tests.crash.journal_worker import day_of
 from tests.reference.batches import make_batch
 
 async def main():

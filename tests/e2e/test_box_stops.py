@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import msgspec
+import pytest
 
 from engine.gateway.spool_lmdb import Spool
 from engine.gateway.status_socket import ask_status
@@ -40,9 +41,21 @@ class Box:
         fields |= {"spool": str(self.spool), "url": f"tcp://127.0.0.1:{free_port()}"}
         lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
         lines.append("[[sources]]")
-        lines += [f"{k} = {json.dumps(v)}" for k, v in {**source, "port": self.port}.items()]
+        if source["kind"] != "records":
+            source = {**source, "port": self.port}
+        lines += [f"{k} = {json.dumps(v)}" for k, v in source.items()]
         self.config.write_text("\n".join(lines))
         self.process: subprocess.Popen[bytes]
+
+    def start_with_pipe(self) -> BinaryIO:
+        """A box that reads lines from the pipe."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "engine", "gateway", "run", str(self.config)],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, cwd=ROOT,
+            )  # fmt: skip
+        assert self.process.stdin is not None
+        return cast(BinaryIO, self.process.stdin)
 
     def start(self, kill_at: str = "") -> None:
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -124,6 +137,28 @@ def test_lines_that_readers_sent_before_a_stop_are_kept(tmp_path: Path) -> None:
     assert span_s < 20
     for link in links:
         link.close()
+
+
+@pytest.mark.parametrize("rate", [0, 20])
+def test_lines_that_a_pipe_gave_before_a_stop_are_kept(tmp_path: Path, rate: int) -> None:
+    """At 20 records a second most of them wait in the box; the line that is not whole is told."""
+    box = Box(tmp_path, {"kind": "records", "path": "-", "lane": 1, "rate": rate})
+    with box.start_with_pipe() as pipe:
+        for n in range(400):
+            line = {"kind": "scan", "ts_ms": 1_700_000_000_000 + n, "payload": f"code {n:04d}"}
+            pipe.write(json.dumps(line).encode() + b"\n")
+        pipe.write(b'{"kind":"scan","ts_')
+        pipe.flush()
+        while not box.spool.exists() or not (box.spool / "status.sock").exists():
+            assert box.process.poll() is None, box.text()
+            time.sleep(0.02)
+        box.until_taken(1)
+        time.sleep(0.5)  # the pipe is read in a moment, and at that rate sent in 20 s
+        span_s = box.stop()
+    payloads = [payload for _, _, _, payload, *_ in box.records()]
+    assert payloads == [b"code %04d" % n for n in range(400)]
+    assert box.text().count("line_refused") == 1
+    assert span_s < 15
 
 
 def test_a_reader_that_never_rests_does_not_hold_up_a_stop(tmp_path: Path) -> None:

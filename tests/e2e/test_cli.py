@@ -642,7 +642,7 @@ def test_verify_a_store_sound_then_damaged() -> None:
         again = chot("verify", rig.data, "--without-keys")
         assert again.status == 0 and "opened" not in again.out
 
-        file = rig.data / "journal/data.mdb"
+        file = rig.data / "journal/000001/data.mdb"
         data = bytearray(file.read_bytes())
         at = data.index(b"CHJG")
         while at >= 0:  # LMDB may keep older copies of a page

@@ -635,7 +635,7 @@ def test_a_full_disk_and_room_again(tmp_path: Path) -> None:
     epoch = 99
     with job(tmp_path / "job") as made:
         engine = made.engine
-        journal = engine.data / "journal" / "data.mdb"
+        journal = engine.data / "journal" / "000001" / "data.mdb"
         with RawLink(engine.port) as link:
             link.hello(LANE_1, epoch=epoch)
             link.send(scans(1, person_scan(fresh_person())))
@@ -677,7 +677,7 @@ def test_a_code_held_up_while_the_disk_was_full_is_not_lost(tmp_path: Path) -> N
         engine = made.engine
         with RawLink(engine.port) as link:
             link.hello(LANE_1, epoch=epoch)
-            limit_files(engine, (engine.data / "journal" / "data.mdb").stat().st_size)
+            limit_files(engine, (engine.data / "journal" / "000001" / "data.mdb").stat().st_size)
             link.send(*frames)
             came = link.rest()
         assert [m.code for m in came if isinstance(m, wire.Error)] == [11]
@@ -697,7 +697,9 @@ def test_a_code_held_up_while_the_disk_was_full_is_not_lost(tmp_path: Path) -> N
 def test_gateways_wait_out_a_full_disk(tmp_path: Path) -> None:
     """The real gateway keeps everything meanwhile and drains by itself afterwards."""
     with job(tmp_path / "job", with_api=False) as made:
-        limit_files(made.engine, (made.engine.data / "journal" / "data.mdb").stat().st_size)
+        limit_files(
+            made.engine, (made.engine.data / "journal" / "000001" / "data.mdb").stat().st_size
+        )
         gateway: GatewayProcess = made.open(BACK_END)
         until(lambda: "wire.store_full" in gateway.log.read_text())
         limit_files(made.engine, resource.RLIM_INFINITY)
@@ -726,7 +728,7 @@ def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
     import msgspec
 
     data = enrolment().copy_to(tmp_path)
-    for name in ("journal", "control"):
+    for name in ("journal/000001", "control"):
         with lmdb.open(str(data / name), lib_version=0) as env, env.begin(write=True) as txn:
             meta = msgspec.msgpack.decode(txn.get(bytes(8)))
             txn.put(bytes(8), msgspec.msgpack.encode({**meta, "schema": 2}))

@@ -25,6 +25,7 @@ from engine.registry import changes_to_record
 from engine.registry_csv import read_csv
 from engine.settings import Settings
 from engine.store_lmdb import Store
+from engine.store_lock import StoreLock
 from tests.reference.batches import DAY, NOON_MS, make_batch
 from tests.reference.certificates import Authority
 from tests.reference.command import ROOT
@@ -181,7 +182,7 @@ def test_a_clock_that_went_back(data):
     ("changes", "found"),
     [
         ({"sessions_max": 100_000}, [("error", "limits.files")]),
-        ({"map_size": 1 << 60}, [("error", "limits.map")]),
+        ({"generation_size": 1 << 58}, [("error", "limits.map")]),
         ({"credit_bytes": 4 << 30}, [("warning", "limits.memory")]),
         ({"credit_bytes": 1 << 20}, [("error", "settings.fit")]),
         ({"commit_pending_max": 1000}, [("warning", "settings.fit")]),
@@ -244,8 +245,8 @@ def damage(path: Path, at: int) -> None:
         (lambda d: (d / "keys" / "days" / f"{DAY}.details.pub").unlink(), ["keys.days"]),
         (lambda d: (d / "keys" / "desk" / f"{DAY}.details.key").unlink(), ["keys.days"]),
         (lambda d: (d / "keys").rename(d / "lost"), ["keys.files", "keys.days"]),
-        (lambda d: (d / "journal" / "data.mdb").write_bytes(b"x" * 9000), ["log.state"]),
-        (lambda d: os.truncate(d / "journal" / "data.mdb", 8192), ["log.state"]),
+        (lambda d: (d / "journal" / "000001" / "data.mdb").write_bytes(b"x" * 9000), ["log.state"]),
+        (lambda d: os.truncate(d / "journal" / "000001" / "data.mdb", 8192), ["log.state"]),
         (lambda d: (d / "control" / "data.mdb").write_bytes(b"x" * 9000), ["control.state"]),
     ],
 )
@@ -256,7 +257,7 @@ def test_what_is_wrong_in_the_folder(data, hurt, found):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_files_of_several_users(data):
-    os.chown(data / "journal" / "data.mdb", 12_345, 12_345)
+    os.chown(data / "journal" / "000001" / "data.mdb", 12_345, 12_345)
     assert amiss(data) == [("error", "data.mode")]
 
 
@@ -274,9 +275,12 @@ def test_a_registry_without_gateways(data):
 
 def test_beside_a_running_engine(data):
     """In a process of its own, since LMDB is opened once in each; the store is held by this one."""
-    with Store(data / "journal", kind="journal"):
-        with pytest.raises(StoreLocked):
-            Store(data / "journal", kind="journal", is_offline=True)
+    first = data / "journal" / "000001"
+    with StoreLock(data / "journal") as lock, Store(first, kind="journal", lock=lock):
+        with StoreLock(data / "journal", is_offline=True) as other:
+            assert other.is_shared
+            with pytest.raises(StoreLocked):
+                Store(first, kind="journal", is_offline=True, lock=other)
         code = (
             "import sys, json, msgspec; from engine import doctor\n"
             "from engine.settings import Settings; from engine.clock import ManualClock\n"
@@ -287,7 +291,7 @@ def test_beside_a_running_engine(data):
             [sys.executable, "-c", code, str(data)], cwd=ROOT, capture_output=True, text=True
         )
     found = {f["code"]: f for f in msgspec.json.decode(done.stdout)}
-    assert found["log.state"]["text"].startswith("6 groups, ")
+    assert found["log.state"]["text"].startswith("6 groups, files: 1, ")
     assert found["engine.state"]["level"] == "warning"  # held, and no socket
     assert f"process {os.getpid()}" in found["engine.state"]["text"]
     assert found["limits.files"]["text"].startswith("open files of the engine")

@@ -26,6 +26,7 @@ from engine.store_lmdb import Store, lsn_to_key
 from tests.reference.batches import DAY, count_identities, make_batch, read_groups
 
 ROOT = Path(__file__).resolve().parents[2]
+FIRST = "000001"  # the only generation of a small log
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def fill(path, ring, count=3):
 
 def change(path, edit) -> None:
     """Edit the environment behind the journal's back: edit(txn)."""
-    env = lmdb.open(str(path), lib_version=0, map_size=1 << 30)
+    env = lmdb.open(str(path / FIRST), lib_version=0, map_size=1 << 30)
     with env.begin(write=True) as txn:
         edit(txn)
     env.close()
@@ -111,15 +112,15 @@ def test_another_version_is_refused_and_left_alone(path, ring, meta):
             txn.put(store_lmdb.META_KEY, msgspec.msgpack.encode({**fields, **meta}))
 
     change(path, edit)
-    before = (path / "data.mdb").read_bytes()
+    before = (path / FIRST / "data.mdb").read_bytes()
     with pytest.raises(StoreVersion):
         open_journal(path, ring)
-    assert (path / "data.mdb").read_bytes() == before
+    assert (path / FIRST / "data.mdb").read_bytes() == before
 
 
 def test_the_other_lmdb_engine_is_named(path, ring):
-    path.mkdir()
-    env = lmdb.open(str(path), lib_version=1)
+    (path / FIRST).mkdir(parents=True)
+    env = lmdb.open(str(path / FIRST), lib_version=1)
     with env.begin(write=True) as txn:
         txn.put(b"a", b"b")
     env.close()
@@ -128,8 +129,8 @@ def test_the_other_lmdb_engine_is_named(path, ring):
 
 
 def test_a_file_that_is_no_store(path, ring):
-    path.mkdir()
-    (path / "data.mdb").write_bytes(b"not a store" * 1000)
+    (path / FIRST).mkdir(parents=True)
+    (path / FIRST / "data.mdb").write_bytes(b"not a store" * 1000)
     with pytest.raises(JournalCorrupt):
         open_journal(path, ring)
 
@@ -177,7 +178,7 @@ def test_damage_in_the_log_is_an_alarm_not_its_end(path, ring, edit, word):
 def test_a_group_of_another_store_does_not_fit(path, ring, tmp_path):
     fill(path, ring, 1)
     fill(tmp_path / "other", ring, 1)
-    env = lmdb.open(str(tmp_path / "other"), lib_version=0)
+    env = lmdb.open(str(tmp_path / "other" / FIRST), lib_version=0)
     with env.begin() as txn:
         foreign = bytes(txn.get(lsn_to_key(1)))
     env.close()
@@ -208,11 +209,11 @@ def test_a_file_cut_short_is_damage_and_no_crash(path, ring):
             await journal.append(make_batch(4, seq, rows_per_seq=200))
 
     use(open_journal(path, ring), scenario)
-    with lmdb.open(str(path), lib_version=0, readonly=True) as env:
+    with lmdb.open(str(path / FIRST), lib_version=0, readonly=True) as env:
         used = (env.info()["last_pgno"] + 1) * 4096
-    whole = (path / "data.mdb").read_bytes()[:used]  # behind it there may be zeros
+    whole = (path / FIRST / "data.mdb").read_bytes()[:used]  # behind it there may be zeros
     for size in (len(whole) // 2, len(whole) - 4096):
-        (path / "data.mdb").write_bytes(whole[:size])
+        (path / FIRST / "data.mdb").write_bytes(whole[:size])
         code = (
             "import sys, asyncio; from engine.journal_lmdb import LmdbJournal\n"
             "from engine.keys import FileKeyRing; from engine.clock import ManualClock\n"
@@ -236,12 +237,12 @@ def test_a_file_cut_short_is_damage_and_no_crash(path, ring):
 def test_groups_that_the_tree_does_not_lead_to_are_missed(path, ring):
     """A bit in a page of LMDB's own can hide the end of the log: it must not be written over."""
     fill(path, ring)
-    data = bytearray((path / "data.mdb").read_bytes())
+    data = bytearray((path / FIRST / "data.mdb").read_bytes())
     for meta in (0, 4096):
         entries = meta + 120  # MDB_meta.mm_dbs[1].md_entries
         assert int.from_bytes(data[entries : entries + 8], "little") in (3, 4)
         data[entries] += 1
-    (path / "data.mdb").write_bytes(data)
+    (path / FIRST / "data.mdb").write_bytes(data)
     with pytest.raises(JournalCorrupt, match="can be reached"):
         open_journal(path, ring)
 
@@ -267,14 +268,14 @@ def test_the_limit_is_met_and_room_made_by_forgetting(path, ring):
         receipt = await journal.append(make_batch(4, stored + 1, rows_per_seq=1000, day=DAY + 1))
         assert not receipt.is_duplicate
         assert journal.watermarks() == {(4, 7, 0): stored + 1}
-        assert (path / "data.mdb").stat().st_size < limit + (2 << 20)
+        assert (path / FIRST / "data.mdb").stat().st_size < limit + (2 << 20)
 
     use(open_journal(path, ring, limit_bytes=limit), scenario)
 
 
 def test_the_floor_of_free_space_is_kept(path, ring, monkeypatch):
     free = [1 << 30]
-    monkeypatch.setattr(store_lmdb, "_free_bytes", lambda path: free[0])
+    monkeypatch.setattr(store_lmdb, "free_bytes", lambda path: free[0])
 
     async def scenario(journal):
         await journal.append(make_batch(4, 1))
@@ -329,7 +330,7 @@ def test_a_failed_commit_acknowledges_nothing_and_doubles_nothing(path, ring, is
 
     async def scenario(journal):
         await journal.append(make_batch(4, 1))
-        journal._store._env = Flaky(journal._store._env, is_kept)
+        journal._log._newest._env = Flaky(journal._log._newest._env, is_kept)
         outcomes = await asyncio.gather(
             *(journal.append(make_batch(4, seq)) for seq in (2, 3)), return_exceptions=True
         )
@@ -398,7 +399,7 @@ def test_readers_close_behind_need_no_store(path, ring, monkeypatch):
         for seq in range(1, 6):
             await journal.append(make_batch(4, seq))
         with monkeypatch.context() as patch:
-            patch.setattr(journal._store, "read", None)
+            patch.setattr(journal._log, "read", None)
             assert len(await read_groups(journal)) == 5
         for seq in range(6, 30):  # beyond the tail's limit
             await journal.append(make_batch(4, seq, rows_per_seq=50))
@@ -431,15 +432,15 @@ def test_forgetting_cut_short_is_taken_up_again(path, ring, monkeypatch):
     async def scenario(journal):
         for seq in range(1, 6):
             await journal.append(make_batch(4, seq))
-        real, calls = journal._store.write, []
+        real, calls = journal._log.replace, []
 
-        def write(records, **options):
+        def replace(records):
             calls.append(records)
             if len(calls) == 2:
                 raise StorageFull("no room")
-            return real(records, **options)
+            return real(records)
 
-        monkeypatch.setattr(journal._store, "write", write)
+        monkeypatch.setattr(journal._log, "replace", replace)
         with pytest.raises(StorageFull):
             await journal.expire(day_to_ms(DAY + 1))
         groups = await read_groups(journal)

@@ -162,7 +162,7 @@ def test_a_copy_of_the_store_dies_with_the_keys(ring: FileKeyRing, tmp_path: Pat
         await journal.close()
 
     asyncio.run(write())
-    copy = (path / "data.mdb").read_bytes()
+    copy = (path / "000001" / "data.mdb").read_bytes()
     key, desk_key = ring.log_key(DAY), (tmp_path / "keys/desk" / f"{DAY}.details.key").read_bytes()
     assert b"PERSON-KEY-HERE!" not in copy and PLAINTEXT not in copy
 
@@ -177,7 +177,7 @@ def test_a_copy_of_the_store_dies_with_the_keys(ring: FileKeyRing, tmp_path: Pat
     for file in (f for f in tmp_path.rglob("*") if f.is_file()):
         content = file.read_bytes()
         assert key not in content and desk_key not in content, file
-    (path / "data.mdb").write_bytes(copy)
+    (path / "000001" / "data.mdb").write_bytes(copy)
 
     async def read_again() -> group.Group:
         journal = LmdbJournal(path, FileKeyRing(tmp_path / "keys"), clock, floor_bytes=0)

@@ -36,7 +36,8 @@ RANKS = [
         *["layers", "index", "segmented", "erasure"],
     ],
     [
-        *["zero_fill", "store_lmdb", "commit_thread", "journal_lmdb", "control_lmdb"],
+        *["zero_fill", "store_lock", "store_lmdb", "commit_thread"],
+        *["generation", "generations", "journal_jobs", "journal_lmdb", "control_lmdb"],
         *["segments_lmdb"],
         *["registry_records", "area_map", "registry"],
         *["registry_tables", "registry_csv", "registry_xlsx", "registry_files"],

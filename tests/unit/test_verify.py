@@ -34,6 +34,8 @@ from tests.reference.batches import DAY, NOON_MS, make_batch, make_rows
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "Nguyễn Thị Hồng 045099999123"
 
+FIRST = "000001"  # the only generation of a small log
+
 
 @pytest.fixture
 def ring(tmp_path):
@@ -176,7 +178,7 @@ def test_a_copy_without_lock_files(store, ring):
     ],
 )
 def test_damage_in_the_journal_is_named(store, ring, edit, word):
-    change(store / "journal", edit)
+    change(store / "journal" / FIRST, edit)
     report = verify_store(store, ring)
     assert not report.is_sound
     assert any(word in problem for problem in report.problems), report.problems
@@ -210,7 +212,7 @@ def _add_group(runs, rows):
             draft = Draft(DAY + 1, NOON_MS, [pack_run(*run) for run in runs], [rows])
             txn.put(lsn_to_key(7), seal_group(draft, 7, link, ring)[0])
 
-        change(store / "journal", edit)
+        change(store / "journal" / FIRST, edit)
 
     return add
 
@@ -295,7 +297,7 @@ def test_ranges_are_a_set(steps):
 
 
 def test_a_file_cut_short(store, ring):
-    data = store / "journal" / "data.mdb"
+    data = store / "journal" / FIRST / "data.mdb"
     data.write_bytes(data.read_bytes()[:-4096])
     report = verify_store(store, ring)
     assert any("cut short" in problem for problem in report.problems)
@@ -322,7 +324,7 @@ def named(report):
 
 def test_what_is_left_of_a_file_cut_short_is_named(tmp_path, ring):
     long_store(tmp_path, ring)
-    data = tmp_path / "journal" / "data.mdb"
+    data = tmp_path / "journal" / FIRST / "data.mdb"
     whole = data.read_bytes()
     places = [whole.index(b"CHJG\x01\0\0\0" + lsn.to_bytes(8, "little")) for lsn in range(1, 61)]
     size = whole.rindex(b"CHJG") // 4096 * 4096
@@ -342,7 +344,7 @@ def test_a_tail_that_was_taken_off_is_known_by_the_noted_head(tmp_path, ring):
     noted = head.split(":")
     noted = {"scan": (int(noted[0]), noted[1])}
     assert verify_store(tmp_path, ring, noted=noted).faults == []
-    change(tmp_path / "journal", lambda txn: txn.delete(lsn_to_key(60)))
+    change(tmp_path / "journal" / FIRST, lambda txn: txn.delete(lsn_to_key(60)))
     assert verify_store(tmp_path, ring).faults == []  # nothing in the log itself can tell
     (fault,) = verify_store(tmp_path, ring, noted=noted).faults
     assert (fault.code, fault.lsn) == ("chain.noted", 59)
@@ -370,12 +372,13 @@ def test_any_bit_of_any_group_is_missed_and_named(tmp_path, ring):
             value[at] ^= 1 << rng.randrange(8)
             txn.put(lsn_to_key(lsn), bytes(value))
 
-        change(tmp_path / "journal", flip_one)
+        change(tmp_path / "journal" / FIRST, flip_one)
         report = verify_store(tmp_path, ring)
         assert lsn in named(report)
         assert named(report) <= {lsn, lsn + 1}
         change(
-            tmp_path / "journal", lambda txn, n=lsn, b=before: txn.put(lsn_to_key(n), b["value"])
+            tmp_path / "journal" / FIRST,
+            lambda txn, n=lsn, b=before: txn.put(lsn_to_key(n), b["value"]),
         )
     assert verify_store(tmp_path, ring).is_sound
 
@@ -388,7 +391,7 @@ def test_groups_that_changed_places_are_named(tmp_path, ring):
         txn.put(lsn_to_key(3), five)
         txn.put(lsn_to_key(5), three)
 
-    change(tmp_path / "journal", swap)
+    change(tmp_path / "journal" / FIRST, swap)
     found = {(f.code, f.lsn) for f in verify_store(tmp_path, ring).faults}
     assert {("group.misplaced", 3), ("group.misplaced", 5)} <= found
     assert {("chain.broken", lsn) for lsn in (3, 4, 5, 6)} <= found
@@ -397,7 +400,7 @@ def test_groups_that_changed_places_are_named(tmp_path, ring):
 def check_bits(tmp_path, ring, seed, rounds):
     """Bits anywhere in the file, LMDB's own pages too, which may kill the reader: it is said."""
     long_store(tmp_path, ring, groups=20)
-    data = tmp_path / "journal" / "data.mdb"
+    data = tmp_path / "journal" / FIRST / "data.mdb"
     whole = data.read_bytes()
     rng = random.Random(seed)
     outcomes = Counter()
@@ -460,7 +463,7 @@ def test_details_are_held_against_rows(store, ring):
             draft = Draft(DAY + 1, NOON_MS, [run], [rows], [details], has_details=True)
             txn.put(lsn_to_key(7), seal_group(draft, 7, link, ring)[0])
 
-        change(store / "journal", edit)
+        change(store / "journal" / FIRST, edit)
 
     add(pack_details([b"a", b"b"]))
     assert verify_store(store, ring, desk).is_sound
@@ -499,7 +502,9 @@ def test_entries_of_the_watch_list_that_do_not_open(store, ring, tmp_path):
 
 
 def test_a_store_of_another_version(store):
-    (store / "journal" / "data.mdb").write_bytes((store / "control" / "data.mdb").read_bytes())
+    (store / "journal" / FIRST / "data.mdb").write_bytes(
+        (store / "control" / "data.mdb").read_bytes()
+    )
     with pytest.raises(StoreVersion):
         verify_store(store)
 

@@ -176,10 +176,10 @@ def use(tmp_path: Path, scenario, **options):
 
 
 def test_commits_of_a_journal_do_not_make_its_file_grow(tmp_path):
-    data = tmp_path / "journal" / "data.mdb"
+    data = tmp_path / "journal" / "000001" / "data.mdb"
 
     async def scenario(journal):
-        store = journal._store
+        store = journal._log._newest
         for seq in range(1, 80):
             before = data.stat().st_size
             await journal.append(make_batch(4, seq, rows_per_seq=500, details=b"x"))
@@ -210,41 +210,41 @@ def test_zeros_are_no_reason_to_refuse(tmp_path):
         folder.mkdir()
 
         async def scenario(journal, is_filled=is_filled):
-            fill, seq = journal._store._fill, 0
+            fill, seq = journal._log._newest._fill, 0
             if not is_filled:
-                journal._store._fill = None
+                journal._log._newest._fill = None
             with pytest.raises(StorageFull):
                 while True:
                     await journal.append(make_batch(4, seq + 1, rows_per_seq=1000))
                     seq += 1
             stored.append(seq)
-            journal._store._fill = fill
+            journal._log._newest._fill = fill
 
         use(folder, scenario, limit_bytes=3 * MIB)
-        assert (folder / "journal" / "data.mdb").stat().st_size < 5 * MIB
+        assert (folder / "journal" / "000001" / "data.mdb").stat().st_size < 5 * MIB
     assert stored[0] == stored[1] > 50
 
 
 def test_zeros_are_used_when_the_disk_has_no_room(tmp_path, monkeypatch):
     """What goes into them takes nothing from the disk; behind them appends are refused."""
     free = [1 << 30]
-    monkeypatch.setattr(store_lmdb, "_free_bytes", lambda path: free[0])
+    monkeypatch.setattr(store_lmdb, "free_bytes", lambda path: free[0])
 
     async def scenario(journal):
-        store, seq = journal._store, 0
+        store, seq = journal._log._newest, 0
         while store._fill.size < FROM_BYTES + MIN_STEP_BYTES:
             seq += 1
             await journal.append(make_batch(4, seq, rows_per_seq=200))
         until(lambda: store._fill._is_far_enough())
         store._fill.close()
-        end = (tmp_path / "journal" / "data.mdb").stat().st_size
+        end = (tmp_path / "journal" / "000001" / "data.mdb").stat().st_size
         free[0], first = 0, seq
         with pytest.raises(StorageFull, match="free"):
             while True:
                 await journal.append(make_batch(4, seq + 1, rows_per_seq=200))
                 seq += 1
         assert seq >= first + 10
-        assert (tmp_path / "journal" / "data.mdb").stat().st_size == end
+        assert (tmp_path / "journal" / "000001" / "data.mdb").stat().st_size == end
         free[0] = 1 << 30
         assert not (await journal.append(make_batch(4, seq + 1, rows_per_seq=200))).is_duplicate
         assert journal.watermarks() == {(4, 7, 0): seq + 1}
@@ -266,7 +266,7 @@ def test_one_look_at_the_room_serves_several_commits(tmp_path, monkeypatch):
         for seq in range(1, 121):
             await journal.append(make_batch(4, seq, rows_per_seq=100))
             if seq == 20:
-                until(lambda: journal._store._fill._is_far_enough())
+                until(lambda: journal._log._newest._fill._is_far_enough())
                 looks.clear()
         assert 1 <= len(looks) <= 40
         await journal.expire(0)
