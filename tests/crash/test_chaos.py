@@ -642,7 +642,11 @@ def compare(stored: Counter[T], must: Collection[T], may: Set[T]) -> None:
     assert (len(doubled), len(lost), len(made_up)) == (0, 0, 0)
 
 
-STEPS = (*faults.GATEWAY_STEPS, *faults.ENGINE_STEPS)
+# A day's segment takes more than the life of an engine here; its own tests stop at those steps.
+STEPS = (
+    *faults.GATEWAY_STEPS,
+    *(step for step in faults.ENGINE_STEPS if not step.startswith("segments.")),
+)
 
 
 def chaos(folder: Path, seed: int, steps: tuple[str, ...] = STEPS) -> None:
