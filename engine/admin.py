@@ -109,15 +109,19 @@ async def kit(owner: Owner) -> Kit:
     return await ask(owner, AskKit(), Kit)
 
 
-async def enrol_gateway(owner: Owner, name: str, *, spool: Path) -> str:
-    """A gateway's TOML file with a new token; an older token of it stops working."""
+async def enrol_gateway(owner: Owner, name: str, *, spool: Path, old_until_ms: int = 0) -> str:
+    """A gateway's TOML file with a new token; the older token works until that instant."""
     found = [
         g for g in await records(owner, "gateway") if isinstance(g, Gateway) and g.name == name
     ]
     if not found:
         raise NotFound(f"there is no gateway {name}", hint="see: chot registry list gateways")
     token, digest = make_token()
-    await change(owner, [msgspec.structs.replace(found[0], token_sha256=digest)])
+    old = found[0].token_sha256 if old_until_ms else ""
+    renewed = msgspec.structs.replace(
+        found[0], token_sha256=digest, old_token_sha256=old, old_token_until_ms=old_until_ms
+    )
+    await change(owner, [renewed])
     engine = await kit(owner)
     lines = {
         "name": name,

@@ -161,6 +161,7 @@ class Engine:
         # Beside a log that exists, a new province key would make everybody a stranger.
         is_new = not generation.is_there(self._data / JOURNAL_DIR)
         self.keyring = FileKeyRing(self._data / "keys", create=is_new)
+        self.keyring.retire(self.clock.now_ms())
         self.control = ControlLog(self._data / CONTROL_DIR, now_ms=self.clock.now_ms())
         self._exits.callback(self.control.close)
         self.journal = LmdbJournal(
@@ -251,6 +252,7 @@ class Engine:
             self.alerts.expire(oldest_ms)
             self.reviews.expire(oldest_ms)
             self.watch.drop_ended(oldest_ms)
+            self.keyring.retire(self.clock.now_ms())
             try:
                 await retention.run()
             except Exception as error:

@@ -18,6 +18,7 @@ import msgspec
 
 import engine
 from engine.cli_gateway import add_gateway
+from engine.cli_keys import add_keys
 from engine.cli_merge import add_merge
 from engine.cli_parser import (
     EXIT_FAILED,
@@ -73,6 +74,7 @@ def build_parser() -> Parser:
     _add_decode(commands)
     _add_parse(commands)
     _add_verify(commands)
+    add_keys(commands)
     _add_doctor(commands)
     _add_settings(commands)
     add_command(

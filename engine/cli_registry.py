@@ -19,6 +19,7 @@ from engine.cli_parser import (
     check_out,
     instant,
     load_settings,
+    whole,
     words,
 )
 
@@ -65,13 +66,20 @@ def add_registry(commands: Any) -> None:
         "enrol",
         "a gateway's TOML file, with a new token",
         "Writes the TOML file with which a gateway runs: name, new token, the engine's address\n"
-        "and key. The gateway's older token stops working.",
+        "and key. The gateway's older token stops working, at once or after --keep-old hours.",
         "chot registry enrol vl-1a-1 --out lane1.toml",
     )
     enrol.add_argument("gateway", type=words(1, 64), metavar="GATEWAY", help="its name")
     enrol.add_argument("--out", type=Path, required=True, metavar="FILE", help="file of mode 0600")
     enrol.add_argument(
         "--spool", type=Path, metavar="DIR", help="folder of its spool (FILE's name with .spool)"
+    )
+    enrol.add_argument(
+        "--keep-old",
+        type=whole(0, 720),
+        default=0,
+        metavar="HOURS",
+        help="how long the older token still works (0)",
     )
     add(
         "codes",
@@ -162,6 +170,7 @@ def _area_line(area: AreaInfo) -> str:
 
 async def _registry(options: argparse.Namespace, data: Path) -> int:
     from engine import admin, registry_csv
+    from engine.clock import HOUR_MS, SystemClock
     from engine.errors import NotFound
     from engine.registry_files import write_tables
 
@@ -197,7 +206,11 @@ async def _registry(options: argparse.Namespace, data: Path) -> int:
             case "enrol":
                 # The gateway may be started from another folder.
                 spool = (options.spool or options.out.with_suffix(".spool")).absolute()
-                text = await admin.enrol_gateway(owner, options.gateway, spool=spool)
+                kept_ms = options.keep_old * HOUR_MS
+                until_ms = SystemClock().now_ms() + kept_ms if kept_ms else 0
+                text = await admin.enrol_gateway(
+                    owner, options.gateway, spool=spool, old_until_ms=until_ms
+                )
                 admin.write_secret(options.out, text)
                 print(f"{options.out} is written; run it with: chot gateway run {options.out}")
             case "codes":

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from engine.access import is_same_hash, token_to_hash
+from engine.access import token_to_hash
 from engine.errors import (
     EngineError,
     KeyReused,
@@ -170,7 +170,7 @@ class Deliveries:
         gateway = server.registry.gateway(delivery.gateway, server.clock.now_ms())
         if gateway is None:
             raise WireUnknownGateway("this gateway is not in the registry")
-        if not is_same_hash(gateway.token_sha256, token_to_hash(delivery.token)):
+        if not gateway.opens(token_to_hash(delivery.token), server.clock.now_ms()):
             raise WireAuth("the token does not open this gateway")
         return gateway
 

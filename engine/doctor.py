@@ -21,7 +21,8 @@ from engine.doctor_machine import CHECKS, Finding, Known, Level, MachineDoctor, 
 from engine.errors import EngineError, StorageUnavailable
 from engine.generation import DATA_NAME
 from engine.group import HEADER, HEADER_SIZE
-from engine.keys import DESK_DIR, KEY_SIZE
+from engine.key_files import KEY_SIZE
+from engine.keys import DESK_DIR
 from engine.registry import Registry
 from engine.settings import Settings
 from engine.store_lmdb import Store

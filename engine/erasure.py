@@ -112,7 +112,8 @@ class Erasures:
     def _is_erased(self, person: bytes, time_ms: int) -> bool:
         if person in self._clean:
             return False
-        until_ms = self._until_ms.get(self._keyring.erasure_tag(person))
+        tags = map(self._keyring.erasure_tag, self._keyring.spellings(person))
+        until_ms = next((self._until_ms[tag] for tag in tags if tag in self._until_ms), None)
         if until_ms is None:
             if len(self._clean) >= _CLEAN_MAX:
                 self._clean.clear()

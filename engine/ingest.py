@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 from engine import faults, wire
-from engine.access import is_same_hash, token_to_hash
+from engine.access import token_to_hash
 from engine.address import Address
 from engine.clock import Clock
 from engine.decode_pool import DecodePool
@@ -250,7 +250,7 @@ class IngestServer:
             if peer.name != hello.gateway:
                 raise WireAuth("the certificate is another gateway's")
             return gateway
-        if not is_same_hash(gateway.token_sha256, token_to_hash(hello.token or "")):
+        if not gateway.opens(token_to_hash(hello.token or ""), self.clock.now_ms()):
             raise WireAuth("the token does not open this gateway")
         return gateway
 

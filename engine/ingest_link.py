@@ -392,7 +392,7 @@ class Link:
         if not message.is_sealed:
             return message
         aad = wire.seal_aad(self._name(), self._epoch, message.seq)
-        return message.opened(self.server.keyring.open_ingest(message.body, aad))
+        return message.opened(self.server.keyring.open_spool(message.body, aad))
 
     def _on_event(self, message: wire.Event) -> None:
         if not self._take(DURABLE, message.seq, 0):

@@ -43,7 +43,7 @@ from engine.group import (
     bytes_to_raw,
     expire_bytes,
     genesis,
-    open_group,
+    open_renewed,
     raw_to_details,
     seal_group,
 )
@@ -243,7 +243,7 @@ class LmdbJournal:
             if first < self._log.first_lsn:
                 return self._next_groups(after)  # its generation went just now
             raise JournalCorrupt(f"group {first} is missing")
-        return [open_group(raw, self._ring) for raw in raws]
+        return [open_renewed(raw, self._ring) for raw in raws]
 
     def _wake_readers(self) -> None:
         with self._lock:

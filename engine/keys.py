@@ -10,6 +10,7 @@ Files of a `FileKeyRing` (each 32 raw bytes, docs/storage.md):
     province.key  venue.key  ingest.key  erasure.key      days/DAY.log.key  days/DAY.details.pub
     audit.pub  desk/audit.key  desk/DAY.details.key       days/DAY.destroyed (empty tombstone)
     venue-N.key (N from 2: each rotation makes the next)
+    rotations.json  province-N.key  ingest-N.key  audit-N.pub  desk/audit-N.key   (N from 2)
 
 DAY is the civil day number of engine.clock. Keys are never part of a backup of the store.
 """
@@ -22,7 +23,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -33,10 +34,30 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from engine.errors import KeyDestroyed, KeyMissing, SealBroken
+from engine.key_files import (
+    KEY_SIZE,
+    as_key_missing,
+    check_directory,
+    is_ours,
+    load_key,
+    wipe,
+    write_file,
+    write_key,
+)
+from engine.rotations import (
+    FILE,
+    PERSON_KEY_SIZE,
+    STEPS_MAX,
+    Kind,
+    Pseudonyms,
+    Rotation,
+    bytes_to_rotations,
+    digest_to_vehicle,
+    rotations_to_bytes,
+)
+from engine.visits import Array
 from native.hmac import Hmac
 
-KEY_SIZE = 32
-PERSON_KEY_SIZE = 16
 VENUE_TAG_SIZE = 5
 ERASURE_TAG_SIZE = 16
 SEAL_VERSION = 1
@@ -44,9 +65,7 @@ SEAL_OVERHEAD = 1 + KEY_SIZE + 16  # version, ephemeral public key, Poly1305 tag
 DESK_DIR = "desk"
 
 _SEAL_INFO = b"chot/seal/1"
-_PERSON_LABEL = b"chot/person/1\0"
 _VENUE_LABEL = b"chot/venue/1\0"
-_VEHICLE_LABEL = b"chot/vehicle/1\0"
 _ERASURE_LABEL = b"chot/erasure/1\0"
 _DAY_FILE = re.compile(r"(-?\d{1,9})\.(log\.key|details\.pub|destroyed)")
 
@@ -104,7 +123,19 @@ class KeyRing(Protocol):
         """32 bytes that gateways seal their spools to."""
 
     def open_ingest(self, sealed: bytes, aad: bytes) -> bytes:
-        """Plaintext of what a gateway sealed. Raises SealBroken."""
+        """Plaintext of what was sealed to any of the ingest keys. Raises SealBroken."""
+
+    def open_spool(self, sealed: bytes, aad: bytes) -> bytes:
+        """As open_ingest, of what a gateway sealed: with keys whose time is not over."""
+
+    def renew_person(self, person: bytes, control_lsn: int) -> bytes:
+        """Today's key of the person of a control record, see engine.rotations."""
+
+    def spellings(self, person: bytes) -> tuple[bytes, ...]:
+        """A person key as it is stored, and what it is today."""
+
+    def renew_rows(self, rows: Array, log_lsn: int) -> Array:
+        """Rows (ROW) of a group of the log with today's persons and vehicles."""
 
     def audit_public(self) -> bytes:
         """32 bytes to seal the persons of an audit record to."""
@@ -151,6 +182,18 @@ def _open_held(holder: X25519PrivateKey, sealed: bytes, aad: bytes) -> bytes:
         return ChaCha20Poly1305(key).decrypt(nonce, sealed[1 + KEY_SIZE :], aad)
     except InvalidTag as error:
         raise SealBroken("sealed bytes do not open with this key") from error
+
+
+def _open_with(holders: Sequence[X25519PrivateKey], sealed: bytes, aad: bytes) -> bytes:
+    """By whichever opens it. Raises SealBroken."""
+    for holder in holders[:-1]:
+        with contextlib.suppress(SealBroken):
+            return _open_held(holder, sealed, aad)
+    return _open_held(holders[-1], sealed, aad)
+
+
+def _numbered(kind: str, number: int, suffix: str = "key") -> str:
+    return f"{kind}.{suffix}" if number == 1 else f"{kind}-{number}.{suffix}"
 
 
 def encrypt(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
@@ -206,25 +249,26 @@ class FileKeyRing:
         self._log_keys: dict[int, bytes] = {}
         self._details: dict[int, bytes] = {}
         if create:
-            with _as_key_missing(self._root):
+            with as_key_missing(self._root):
                 for directory in (self._root, self._days_dir, self._desk):
                     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_directory(self._root)
-        _check_directory(self._days_dir)
+        check_directory(self._root)
+        check_directory(self._days_dir)
         if create:
-            _check_directory(self._desk, group=True)
+            check_directory(self._desk, group=True)
             self._make_long_lived()
-        ingest = _load_key(self._root / "ingest.key")
-        self._ingest = X25519PrivateKey.from_private_bytes(ingest)
-        self._ingest_public = self._ingest.public_key().public_bytes_raw()
-        self._audit_public = _load_key(self._root / "audit.pub")
-        self._person = Hmac(_load_key(self._root / "province.key"), _PERSON_LABEL)
-        self._vehicle = Hmac(_load_key(self._root / "province.key"), _VEHICLE_LABEL)
+        self.rotations = self._load_rotations()
+        self._ingests = [X25519PrivateKey.from_private_bytes(k) for k in self._keys("ingest")]
+        self._spool_keys = self._ingests[::-1]  # the newest is nearly always the one
+        self._ingest_public = self._ingests[-1].public_key().public_bytes_raw()
+        audits = 1 + len(self._rotated("audit"))
+        self._audit_public = load_key(self._root / _numbered("audit", audits, "pub"))
+        self._names = Pseudonyms(self._keys("province"), self._rotated("province"))
         # Of an own key: tags must hold for as long as backups do, whatever becomes of the others.
         self._erasure = Hmac(self._load_erasure_key(), _ERASURE_LABEL)
-        self.person_mac: Hmac | None = self._person
-        self.vehicle_mac: Hmac | None = self._vehicle
-        self._venue = {1: Hmac(_load_key(self._root / "venue.key"), _VENUE_LABEL)}
+        self.person_mac: Hmac | None = self._names.person
+        self.vehicle_mac: Hmac | None = self._names.vehicle
+        self._venue = {1: Hmac(load_key(self._root / "venue.key"), _VENUE_LABEL)}
         self._destroyed: set[int] = set()
         self._finish_destroying()
 
@@ -232,16 +276,25 @@ class FileKeyRing:
         if "\0" in kind or "\0" in issuer:
             raise ValueError("kind and issuer of an identity hold no NUL")
         message = f"{kind}\0{issuer}\0{canonical}".encode()
-        return self._person.digest(message)[:PERSON_KEY_SIZE]
+        return self._names.person.digest(message)[:PERSON_KEY_SIZE]
 
     def vehicle_number(self, kind: str, canonical: str) -> int:
-        digest = self._vehicle.digest(f"{kind}\0{canonical}".encode())
-        return int.from_bytes(digest[:4], "big") or 1
+        return digest_to_vehicle(self._names.vehicle.digest(f"{kind}\0{canonical}".encode()))
+
+    def renew_person(self, person: bytes, control_lsn: int) -> bytes:
+        return self._names.renew_person(person, control_lsn)
+
+    def renew_rows(self, rows: Array, log_lsn: int) -> Array:
+        return self._names.renew_rows(rows, log_lsn)
+
+    def spellings(self, person: bytes) -> tuple[bytes, ...]:
+        """As Pseudonyms.spellings."""
+        return self._names.spellings(person)
 
     def venue_tag(self, body: bytes, key: int = 1) -> bytes:
         mac = self._venue.get(key)
         if mac is None:
-            mac = Hmac(_load_key(self._venue_path(key)), _VENUE_LABEL)
+            mac = Hmac(load_key(self._venue_path(key)), _VENUE_LABEL)
             self._venue[key] = mac
         return mac.digest(body)[:VENUE_TAG_SIZE]
 
@@ -249,10 +302,10 @@ class FileKeyRing:
         path = self._venue_path(key)
         with self._exclusive():
             if not path.exists():
-                _write_key(path, os.urandom(KEY_SIZE))
+                write_key(path, os.urandom(KEY_SIZE))
 
     def _venue_path(self, key: int) -> Path:
-        return self._root / (f"venue-{key}.key" if key > 1 else "venue.key")
+        return self._root / _numbered("venue", key)
 
     def log_key(self, day: int, *, make: bool = True) -> bytes:
         key = self._log_keys.get(day)
@@ -265,8 +318,8 @@ class FileKeyRing:
                 with self._exclusive():
                     self._check_alive(day)
                     if not path.exists():
-                        _write_key(path, os.urandom(KEY_SIZE))
-            key = _load_key(path)
+                        write_key(path, os.urandom(KEY_SIZE))
+            key = load_key(path)
             self._log_keys[day] = key
             return key
 
@@ -282,7 +335,7 @@ class FileKeyRing:
                     self._check_alive(day)
                     if not path.exists():
                         self._make_pair(self._desk / f"{day}.details.key", path)
-            public = _load_key(path)
+            public = load_key(path)
             self._details[day] = public
             return public
 
@@ -291,7 +344,7 @@ class FileKeyRing:
     ) -> bytes:
         with self._lock:
             self._check_alive(day)
-        private = _load_key(self._desk / f"{day}.details.key", group=True)
+        private = load_key(self._desk / f"{day}.details.key", group=True)
         return seal(self.details_public(day), change(open_sealed(private, sealed, aad)), aad)
 
     def erasure_tag(self, person: bytes) -> bytes:
@@ -301,18 +354,75 @@ class FileKeyRing:
         return self._ingest_public
 
     def open_ingest(self, sealed: bytes, aad: bytes) -> bytes:
-        return _open_held(self._ingest, sealed, aad)
+        return _open_with(self._ingests[::-1], sealed, aad)
+
+    def open_spool(self, sealed: bytes, aad: bytes) -> bytes:
+        return _open_with(self._spool_keys, sealed, aad)
+
+    def retire(self, now_ms: int) -> None:
+        """Keys whose time is over open no spool from now on."""
+        rotated = self._rotated("ingest")
+        ends = [rotation.old_until_ms for rotation in rotated]
+        live = [end is None or now_ms < end for end in ends]
+        old = [key for key, is_live in zip(self._ingests[:-1], live, strict=True) if is_live]
+        self._spool_keys = [self._ingests[-1], *old[::-1]]
+
+    def rotate(
+        self,
+        kind: Kind,
+        now_ms: int,
+        *,
+        log_lsn: int = 0,
+        control_lsn: int = 0,
+        old_until_ms: int | None = None,
+    ) -> Rotation:
+        """Makes a new key of a kind; rings that open from now on use it. No engine may run.
+
+        The fields are those of Rotation. Raises KeyMissing; the old key is still in use then.
+        """
+        with self._exclusive():
+            known = self._load_rotations()
+            number = 2 + sum(rotation.kind == kind for rotation in known)
+            if kind == "province" and number > STEPS_MAX + 1:
+                raise KeyMissing("the province key was rotated too often")
+            # A key that no rotation names was left by a crash: nobody ever used it.
+            path = self._root / _numbered(kind, number)
+            if kind == "audit":
+                private = self._desk / _numbered("audit", number)
+                self._make_pair(private, self._root / _numbered("audit", number, "pub"))
+            else:
+                write_key(path, os.urandom(KEY_SIZE))
+            made = Rotation(
+                kind=kind, number=number, at_ms=now_ms, log_lsn=log_lsn, control_lsn=control_lsn,
+                old_until_ms=old_until_ms,
+            )  # fmt: skip
+            with as_key_missing(self._root):
+                write_file(self._root / FILE, rotations_to_bytes([*known, made]), 0o600)
+        return made
+
+    def _load_rotations(self) -> tuple[Rotation, ...]:
+        path = self._root / FILE
+        with as_key_missing(path):
+            return bytes_to_rotations(path.read_bytes()) if path.exists() else ()
+
+    def _rotated(self, kind: Kind) -> list[Rotation]:
+        return [rotation for rotation in self.rotations if rotation.kind == kind]
+
+    def _keys(self, kind: Kind) -> list[bytes]:
+        """First to last."""
+        numbers = range(1, len(self._rotated(kind)) + 2)
+        return [load_key(self._root / _numbered(kind, number)) for number in numbers]
 
     def audit_public(self) -> bytes:
         return self._audit_public
 
     def destroy_day(self, day: int) -> None:
-        with self._lock, _as_key_missing(self._days_dir), self._exclusive():
+        with self._lock, as_key_missing(self._days_dir), self._exclusive():
             # The tombstone comes first: after a crash anywhere below, the next opening of the
             # ring finishes the work, and no one makes a new key for a day half destroyed.
             tombstone = self._days_dir / f"{day}.destroyed"
             if not tombstone.exists():
-                _write_file(tombstone, b"", 0o600)
+                write_file(tombstone, b"", 0o600)
             self._destroyed.add(day)
             self._log_keys.pop(day, None)
             self._details.pop(day, None)
@@ -334,7 +444,7 @@ class FileKeyRing:
 
     def _listed(self, *suffixes: str) -> set[int]:
         found = set()
-        with _as_key_missing(self._days_dir):
+        with as_key_missing(self._days_dir):
             for path in self._days_dir.iterdir():
                 match = _DAY_FILE.fullmatch(path.name)
                 if match and match[2] in suffixes:
@@ -344,7 +454,7 @@ class FileKeyRing:
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
         """One process at a time makes or destroys keys, so none is ever written over."""
-        with _as_key_missing(self._root):
+        with as_key_missing(self._root):
             fd = os.open(self._root / "ring.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -358,14 +468,14 @@ class FileKeyRing:
         if not path.exists():
             with self._exclusive():
                 if not path.exists():
-                    _write_key(path, os.urandom(KEY_SIZE))
-        return _load_key(path)
+                    write_key(path, os.urandom(KEY_SIZE))
+        return load_key(path)
 
     def _make_long_lived(self) -> None:
         with self._exclusive():
             for name in ("province.key", "venue.key", "ingest.key"):
                 if not (self._root / name).exists():
-                    _write_key(self._root / name, os.urandom(KEY_SIZE))
+                    write_key(self._root / name, os.urandom(KEY_SIZE))
             if not (self._root / "audit.pub").exists():
                 self._make_pair(self._desk / "audit.key", self._root / "audit.pub")
 
@@ -374,11 +484,11 @@ class FileKeyRing:
 
         A private half without its public one is left by a crash in between and is taken up.
         """
-        mode = _check_directory(self._desk, group=True)
+        mode = check_directory(self._desk, group=True)
         if not private_path.exists():
             private, _ = make_pair()
-            _write_key(private_path, private, 0o640 if mode & stat.S_ISGID else 0o600)
-        _write_key(public_path, private_to_public(_load_key(private_path, group=True)))
+            write_key(private_path, private, 0o640 if mode & stat.S_ISGID else 0o600)
+        write_key(public_path, private_to_public(load_key(private_path, group=True)))
 
     def _wipe_day(self, day: int) -> None:
         for path in (
@@ -386,19 +496,19 @@ class FileKeyRing:
             self._days_dir / f"{day}.log.key",
             self._days_dir / f"{day}.details.pub",
         ):
-            _wipe(path)
+            wipe(path)
 
     def _finish_destroying(self) -> None:
         """Complete what a crash cut short: half destroyed days, and files never renamed."""
         self._destroyed = self._listed("destroyed")
         halves = self._listed("log.key", "details.pub") & self._destroyed
-        with _as_key_missing(self._root):
-            directories = [d for d in (self._root, self._days_dir, self._desk) if _is_ours(d)]
+        with as_key_missing(self._root):
+            directories = [d for d in (self._root, self._days_dir, self._desk) if is_ours(d)]
             stale = [p for d in directories for p in d.glob(".*.tmp")]
         if halves or stale:
-            with self._exclusive(), _as_key_missing(self._root):
+            with self._exclusive(), as_key_missing(self._root):
                 for path in stale:
-                    _wipe(path)
+                    wipe(path)
                 for day in halves:
                     self._wipe_day(day)
 
@@ -411,8 +521,10 @@ class DeskKeys:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._desk = Path(path)
-        _check_directory(self._desk, group=True)
-        self._audit_private = _load_key(self._desk / "audit.key", group=True)
+        check_directory(self._desk, group=True)
+        self._audits = [load_key(self._desk / "audit.key", group=True)]
+        while (path := self._desk / _numbered("audit", len(self._audits) + 1)).exists():
+            self._audits.append(load_key(path, group=True))
 
     def open_details(self, day: int, sealed: bytes, aad: bytes) -> bytes:
         """Details of a group. Raises KeyDestroyed for a forgotten day, SealBroken.
@@ -423,11 +535,12 @@ class DeskKeys:
         path = self._desk / f"{day}.details.key"
         if not path.exists():
             raise KeyDestroyed(f"no key opens the details of day {day} any more")
-        return open_sealed(_load_key(path, group=True), sealed, aad)
+        return open_sealed(load_key(path, group=True), sealed, aad)
 
     def open_audit(self, sealed: bytes, aad: bytes) -> bytes:
         """The persons an audit record names. Raises SealBroken."""
-        return open_sealed(self._audit_private, sealed, aad)
+        holders = [X25519PrivateKey.from_private_bytes(key) for key in self._audits]
+        return _open_with(holders[::-1], sealed, aad)
 
 
 def _seal_secrets(mine: X25519PrivateKey, theirs: bytes, salt: bytes) -> tuple[bytes, bytes]:
@@ -437,100 +550,3 @@ def _seal_secrets(mine: X25519PrivateKey, theirs: bytes, salt: bytes) -> tuple[b
         raise SealBroken("the public key cannot be used") from error
     okm = HKDF(SHA256(), KEY_SIZE + 12, salt, _SEAL_INFO).derive(shared)
     return okm[:KEY_SIZE], okm[KEY_SIZE:]
-
-
-@contextlib.contextmanager
-def _as_key_missing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise KeyMissing(f"key files under {path}: {error.strerror or 'input/output error'}") from (
-            error
-        )
-
-
-def _is_ours(directory: Path) -> bool:
-    return directory.is_dir() and os.access(directory, os.R_OK | os.W_OK | os.X_OK)
-
-
-def _check_directory(path: Path, *, group: bool = False) -> int:
-    """Mode of a key directory that others cannot enter. Raises KeyMissing."""
-    with _as_key_missing(path):
-        status = path.stat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise KeyMissing(f"{path} is not a directory")
-    return _check_mode(path, status, group)
-
-
-def _check_mode(path: Path, status: os.stat_result, group: bool) -> int:
-    open_bits = status.st_mode & (0o007 if group else 0o077)
-    if open_bits:
-        raise KeyMissing(
-            f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: others can reach the keys",
-            hint=f"chmod go= {path}",
-        )
-    if not group and os.geteuid() not in (0, status.st_uid):
-        raise KeyMissing(f"{path} belongs to another user", hint="run as the owner of the keys")
-    return status.st_mode
-
-
-def _load_key(path: Path, *, group: bool = False) -> bytes:
-    with _as_key_missing(path):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            status = os.fstat(fd)
-            _check_mode(path, status, group)
-            key = os.read(fd, KEY_SIZE + 1)
-        finally:
-            os.close(fd)
-    if len(key) != KEY_SIZE:
-        raise KeyMissing(f"{path} does not hold {KEY_SIZE} bytes", hint="restore it from escrow")
-    return key
-
-
-def _write_key(path: Path, key: bytes, mode: int = 0o600) -> None:
-    with _as_key_missing(path):
-        _write_file(path, key, mode)
-
-
-def _write_file(path: Path, content: bytes, mode: int) -> None:
-    """The whole file or nothing under its name, on the disk when this returns."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    # The desk's folder may be another user's, who could have put a link here to a file of ours.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        fd = os.open(temporary, flags, 0o600)
-    except FileExistsError:
-        temporary.unlink()
-        fd = os.open(temporary, flags, 0o600)
-    try:
-        os.fchmod(fd, mode)
-        os.write(fd, content)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.rename(path)
-    _sync_directory(path.parent)
-
-
-def _wipe(path: Path) -> None:
-    """Write over, unlink, and make both last. A file that is not there is fine."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        os.write(fd, os.urandom(max(KEY_SIZE, os.fstat(fd).st_size)))
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    path.unlink()
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -109,9 +109,10 @@ class Merges:
             return
         try:
             body = _decode_body(record.body)
-            persons, why = _decode_sealed(self._keyring.open_ingest(body.sealed, _AAD))
+            stored, why = _decode_sealed(self._keyring.open_ingest(body.sealed, _AAD))
         except (msgspec.MsgspecError, UnicodeDecodeError, SealBroken):
             raise JournalCorrupt(f"control record {record.lsn} of a merge does not open") from None
+        persons = tuple(self._keyring.renew_person(person, record.lsn) for person in stored)
         if record.kind == ADD_KIND:
             self.put(
                 Merge(

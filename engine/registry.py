@@ -200,7 +200,13 @@ class Registry:
         if isinstance(change, Gateway | Grant) and not change.token_sha256:
             held = self._at(change_to_key(change), LATEST_MS, is_ended=True)
             if isinstance(held, Gateway | Grant) and held.token_sha256:
-                return msgspec.structs.replace(change, token_sha256=held.token_sha256)
+                change = msgspec.structs.replace(change, token_sha256=held.token_sha256)
+                if isinstance(change, Gateway) and isinstance(held, Gateway):
+                    change = msgspec.structs.replace(
+                        change,
+                        old_token_sha256=held.old_token_sha256,
+                        old_token_until_ms=held.old_token_until_ms,
+                    )
         return change
 
     # ---- asking -----------------------------------------------------------------------------
@@ -240,7 +246,10 @@ class Registry:
     def is_enrolled(self, gateway: Gateway, at_ms: int) -> bool:
         """Whether what a session was opened with still opens one: in force, with this token."""
         known = self.gateway(gateway.name, at_ms)
-        return known is not None and known.token_sha256 == gateway.token_sha256
+        # One without a token came with a certificate or not at all.
+        return known is not None and (
+            known.token_sha256 == gateway.token_sha256 or known.opens(gateway.token_sha256, at_ms)
+        )
 
     def gateway_name(self, number: int) -> str | None:
         return self._gateway_names.get(number)

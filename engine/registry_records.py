@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from engine.access import Grant
+from engine.access import Grant, is_same_hash
 from engine.errors import JournalCorrupt, StoreVersion
 from engine.payloads import Outcome, VenueLink, parse
 from engine.payloads.venue import ISSUE_MAX, KEY_MAX
@@ -234,7 +234,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag
     """A program that may send scans.
 
     post: code of its post, "" for the back end of an app. lanes: the control points it serves, none
-    for a back end. decode: who reads the codes in its camera frames. token_sha256: as in a grant.
+    for a back end. decode: who reads the codes in its camera frames. token_sha256: as in a grant;
+    old_token_sha256 of the token before it, which opens until old_token_until_ms.
     """
 
     number: Number
@@ -245,6 +246,14 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag
     token_sha256: Digest = ""
     valid_from_ms: Instant = 0
     valid_to_ms: Instant | None = None
+    old_token_sha256: Digest = ""
+    old_token_until_ms: Instant = 0
+
+    def opens(self, token_sha256: str, at_ms: int) -> bool:
+        """Whether a token with this digest is one of its own then."""
+        if is_same_hash(self.token_sha256, token_sha256):
+            return True
+        return at_ms < self.old_token_until_ms and is_same_hash(self.old_token_sha256, token_sha256)
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="rule"):

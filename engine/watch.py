@@ -150,7 +150,8 @@ class WatchList:
 
     def _add(self, record: Record, added: _Added) -> None:
         plain = self._keyring.open_ingest(added.sealed, _AAD)
-        persons, reason = _decode_sealed(plain)
+        stored, reason = _decode_sealed(plain)
+        persons = tuple(self._keyring.renew_person(person, record.lsn) for person in stored)
         self.put(
             WatchEntry(
                 number=record.lsn,

@@ -30,8 +30,8 @@ RANKS = [
         *["visits", "contacts", "profiles", "story", "offsets"],
     ],
     [
-        *["images", "decode", "decode_pool", "held", "dedup", "keys", "aliases", "watch"],
-        *["merges", "readings", "judge", "trust", "card_reader"],
+        *["images", "decode", "decode_pool", "held", "dedup", "rotations", "key_files"],
+        *["keys", "aliases", "watch", "merges", "readings", "judge", "trust", "card_reader"],
         *["group", "journal", "tallies", "alerts", "reviews", "figures", "access"],
         *["layers", "index", "segmented", "erasure"],
     ],
@@ -88,6 +88,7 @@ RANKS = [
         "cli_venue",
         "cli_watch",
         "cli_merge",
+        "cli_keys",
         "cli",
         "__main__",
     ],
