@@ -243,21 +243,29 @@ def _add_decode(commands: Any) -> None:
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG, or a clip (.mjpeg, .mjpg)"
     )
+    _add_masks(parser)
 
 
 def run_decode(options: argparse.Namespace) -> int:
     """0 when every file was an image, 1 when one was not."""
-    from engine import decode
+    from engine import cli_parse, decode
 
+    is_masked = cli_parse.is_masked(options)
     for path in options.files:
         if not path.exists() or path.is_dir():
             raise UseError(f"there is no file {path}")
     status = 0
     for path in options.files:
         for line in decode.decode_file(path):
-            print_json(line)
+            print_json(cli_parse.hide_persons(line) if is_masked else line)
             status = max(status, EXIT_FAILED if "error" in line else 0)
     return status
+
+
+def _add_masks(parser: Parser) -> None:
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--masked", action="store_true", help="as on a terminal, also elsewhere")
+    shown.add_argument("--unmasked", action="store_true", help="in full, also on a terminal")
 
 
 # ---- parse ------------------------------------------------------------------------------------
@@ -294,9 +302,7 @@ def _add_parse(commands: Any) -> None:
         type=words(1, 253),
         help="host name in our own venue codes (setting: venue_host)",
     )
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--masked", action="store_true", help="as on a terminal, also elsewhere")
-    shown.add_argument("--unmasked", action="store_true", help="in full, also on a terminal")
+    _add_masks(parser)
 
 
 def run_parse(options: argparse.Namespace) -> int:

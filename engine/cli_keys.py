@@ -105,13 +105,13 @@ async def _rotate(options: argparse.Namespace, data: Path) -> int:
             until_ms = options.old_until
             if options.kind == "ingest" and until_ms is None:
                 until_ms = now_ms + _OLD_DAYS * _DAY_MS
+            if options.kind == "province" and (data / "index").exists():
+                # What is derived there bears the old pseudonyms; the log gives it again.
+                shutil.rmtree(data / "index")
             made = ring.rotate(
                 options.kind, now_ms, log_lsn=journal.last_lsn(), control_lsn=control.last_lsn(),
                 old_until_ms=until_ms if options.kind == "ingest" else None,
             )  # fmt: skip
-            if options.kind == "province":
-                # What is derived there bears the old pseudonyms; the log gives it again.
-                shutil.rmtree(data / "index", ignore_errors=True)
             body = f"{made.kind} {made.number}".encode()
             control.append_sync("keys.rotate", f"uid {os.getuid()}", body, now_ms)
         finally:

@@ -32,6 +32,8 @@ from engine.trust import TrustList, add_file, load_trust
 LINE_MAX: Final = 1 << 20  # bytes of one line
 TRUST_MAX: Final = 64  # keys that one line may bring along
 
+# Reasons of codes that hold nothing of a person; of all others one cannot know.
+_NOBODYS: Final = frozenset({"empty", "foreign_venue", "forged", "revoked", "service_link"})
 _NO_LINE: Final = 'a line is a JSON object with "payload_b64"'
 _NO_CLOCK: Final = '"validation_clock" is an ISO 8601 time'
 _NO_TRUST: Final = '"trust" is a list of certificates (base64 of DER) or JWKs'
@@ -74,8 +76,7 @@ def run(options: argparse.Namespace) -> int:
     settings = settings_module.load()[0]
     host = options.venue_host or settings.venue_host
     trust = _command_trust(options.trust, settings.trust)
-    # A person at a screen is shown masks, as everywhere; a program needs what the code says.
-    is_masked = options.masked or (not options.unmasked and sys.stdout.isatty())
+    masks = is_masked(options)
     status = 0
     for answer, question in _questions(options, trust):
         if question is not None:
@@ -88,8 +89,30 @@ def run(options: argparse.Namespace) -> int:
             )
         else:
             status = EXIT_FAILED
-        print_json(_masked(answer) if is_masked else answer)
+        print_json(_masked(answer) if masks else answer)
     return status
+
+
+def is_masked(options: argparse.Namespace) -> bool:
+    """A person at a screen is shown masks, as everywhere; a program needs what the code says."""
+    return bool(options.masked or (not options.unmasked and sys.stdout.isatty()))
+
+
+def hide_persons(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of `chot decode` that shows of codes only what surely names nobody."""
+    codes = [
+        code
+        if _is_nobody(payloads.parse(base64.b64decode(code["bytes_b64"])))
+        else {**code, "text": "***", "bytes_b64": "***"}
+        for code in line.get("codes", ())
+    ]
+    return {**line, "codes": codes} if codes else line
+
+
+def _is_nobody(outcome: payloads.Outcome) -> bool:
+    if isinstance(outcome, payloads.Refusal):
+        return outcome.reason in _NOBODYS
+    return isinstance(outcome, payloads.VenueCode | payloads.VenueLink)
 
 
 def _command_trust(path: Path | None, folder: str) -> TrustList:

@@ -121,9 +121,9 @@ cdef class Hmac:
     cdef void renew_rows(self, uint8_t* at, size_t count, size_t stride) noexcept nogil:
         cdef uint8_t digest[SHA256_SIZE]
         cdef uint8_t zeros[FIELD_SIZE]
-        cdef size_t i
+        cdef const uint8_t* end = at + count * stride
         memset(zeros, 0, FIELD_SIZE)
-        for i in range(count):
+        while at != end:
             if memcmp(at, zeros, FIELD_SIZE) != 0:
                 self.mac(at, FIELD_SIZE, digest)
                 memcpy(at, digest, FIELD_SIZE)

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from engine import wire
 from engine.admin import SOCKET_NAME
@@ -30,12 +31,38 @@ from engine.questions import key_to_handle
 from engine.records import Credential, encode_checkin, encode_manual, encode_scan
 from engine.rows import Direction
 from tests.e2e.rig import BACK_END, Job, RawLink, enrolment, hello, job, scans
+from tests.reference.pass_maker import (
+    BUNDLE,
+    HEALTH,
+    SEAL,
+    SHOT,
+    make_certificate,
+    make_hc1,
+    make_jws,
+    make_seal,
+    to_der,
+    to_digits,
+    to_kid,
+)
 
 NAME, ADDRESS = "Nguyễn Thị Vô Danh", "Ngõ Không Tên 17, xã Chưa Có"
 CCCD, OLD_ID, PASSPORT, PHONE = "045190999717", "197999717", "B7999717", "0912999717"
 PLATE, SEAT, OFFICER, WHY = "74B-99717", "SEAT717", "Trung uý Không Ai", "quên giấy tờ 717"
 CARD = f"{CCCD}|{OLD_ID}|{NAME}|17051990|Nữ|{ADDRESS}|01012021"
+FOLDED, UVCI, SHOT_DAY = "NGUYEN THI VO DANH", "URN:UVCI:01:VN:TEST999717", "2021-11-17"
 WORDS = (NAME, ADDRESS, CCCD, OLD_ID, PASSPORT, PHONE, PHONE[1:], PLATE, SEAT, OFFICER, WHY)
+WORDS += (FOLDED, UVCI, SHOT_DAY)
+KEY = ec.generate_private_key(ec.SECP256R1())
+DER = to_der(make_certificate(KEY))
+SHOT_717 = {**SHOT, "dt": SHOT_DAY, "ci": UVCI}
+NAMES = {"fn": NAME, "fnt": FOLDED.replace(" ", "<")}
+HOLDS = {**HEALTH, "nam": NAMES, "dob": "1990-05-17", "v": [SHOT_717]}
+HC1 = make_hc1(KEY, to_kid(DER), HOLDS)
+PATIENT = {"resourceType": "Patient", "name": [{"text": NAME}], "birthDate": "1990-05-17"}
+SHC = to_digits(make_jws(KEY, "no such", {**BUNDLE, "entry": [{"resource": PATIENT}]}))
+PID = {"n": FOLDED, "dob": "1990-05-17", "sex": "F", "i": PASSPORT}
+VDS = make_seal(KEY, DER, {**SEAL, "msg": {**SEAL["msg"], "uvci": UVCI, "pid": PID}})
+PASSES = [HC1, SHC, VDS]
 
 
 @dataclass
@@ -78,6 +105,9 @@ def through_ckp(made: Job, done: Done) -> None:
         msgspec.msgpack.encode([2, now_ms, 1, ["cccd", CCCD], 1013, 0, {NAME: PLATE}]),
         msgspec.msgpack.encode([2, now_ms, 1, [NAME, CCCD], 1013, 0, {"seat": SEAT * 9}]),
         msgspec.msgpack.encode([2, now_ms, 1, [CCCD, NAME, PHONE], 1013, 0]),
+        *(encode_scan(now_ms, 1, one) for one in PASSES),
+        *(encode_scan(now_ms, 1, one[:-9]) for one in PASSES),
+        *(encode_scan(now_ms, 1, one.replace(b"1", b"2", 1)) for one in PASSES),
     ]
     with RawLink(made.engine.port) as link:
         link.hello("vl-1a-1")
@@ -130,6 +160,9 @@ def through_a_file(made: Job, done: Done) -> None:
     assert b'"is_drained": true' in done.said[-1]
 
 
+HOLDER = {"kind": "pass", "issuer": "SE", "value": NAME}
+
+
 def through_http(made: Job, done: Done) -> None:
     span = {"from": ms_to_iso(SystemClock().now_ms() - 86_400_000), "to": "2100-01-01"}
     span["to"] = ms_to_iso(SystemClock().now_ms() + 1000)
@@ -149,6 +182,9 @@ def through_http(made: Job, done: Done) -> None:
         ("person", {**why, "person": {"kind": "handle", "value": NAME}}),
         ("contacts", {**why, "person": person, "profile": NAME}),
         ("venue", {**why, "place": PHONE}),
+        ("person", {**why, "person": {**HOLDER, "birth": "1990-05-17"}}),
+        ("person", {**why, "person": {**HOLDER, "birth": PHONE}}),
+        ("person", {**why, "person": {**HOLDER, "issuer": ""}}),
     ]
     calls = [(f"/v1/trace/{kind}", json.dumps(body).encode()) for kind, body in bodies]
     calls += [("/v1/trace/person", CARD.encode()), (f"/v1/trace/{CCCD}", b"{}")]
@@ -192,8 +228,19 @@ def through_the_command_line(made: Job, done: Done) -> None:
     now_ms = SystemClock().now_ms()
     base = ["--from", ms_to_iso(now_ms - 10**7), "--to", ms_to_iso(now_ms), "--case", "BN-1"]
     base += ["--url", made.engine.api, "--token-file", str(token)]
-    for stdin in (f"cccd {CCCD}\n", f"cccd {NAME}\n", f"{NAME}\n", f"{PHONE} {CCCD}\n", CARD):
+    holder = f"pass SE 1990-05-17 {NAME}\n"
+    for stdin in (
+        f"cccd {CCCD}\n",
+        f"cccd {NAME}\n",
+        f"{NAME}\n",
+        f"{PHONE} {CCCD}\n",
+        CARD,
+        holder,
+    ):
         chot(done, "trace", "person", *base, stdin=stdin)
+    for stdin in (holder, f"pass {UVCI}\n", f"phone {PHONE}\n", f"cccd {CCCD}\n{holder}"):
+        chot(done, "merge", "add", "--why", "giấy tờ", *base[4:], stdin=stdin)
+    chot(done, "merge", "add", "--why", PHONE, *base[4:], stdin=f"cccd {CCCD}\n{holder}")
 
 
 def chot(done: Done, *arguments: str, stdin: str = "") -> int:
@@ -234,6 +281,8 @@ def test_the_doors_were_really_used(done: Done) -> None:
         assert code in said, code
     assert 'chot_refused_total{reason="' in done.metrics
     assert 'chot_questions_total{question="person"}' in done.metrics
+    assert 'chot_questions_total{question="merge_add"}' in done.metrics
+    assert 'chot_passes_total{signature="unknown_key"} 3.0' in done.metrics
 
 
 def test_nobody_shows_in_what_was_said_and_logged(done: Done) -> None:

@@ -233,6 +233,7 @@ def test_forgetting_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     engine = SimpleNamespace(
         journal=journal, index=NotedIndex(), clock=ManualClock(NOW_MS), settings=Settings(),
         alerts=Alerts(), reviews=Alerts(), watch=WatchList(cast(Any, None)),
+        keyring=SimpleNamespace(retire=lambda now_ms: None),
     )  # fmt: skip
 
     async def work() -> None:
