@@ -28,6 +28,7 @@ from bench import (
     questions,
     receipt,
     report,
+    restart,
     results,
     scale,
 )
@@ -67,7 +68,7 @@ def build_parser() -> Parser:
     actions = parser.add_subparsers(
         dest="action",
         required=True,
-        metavar="list|run|smoke|gate|report|qr|receipt|verdicts|backlog|growth|questions",
+        metavar="list|run|smoke|gate|report|qr|receipt|verdicts|backlog|growth|questions|restart",
     )
     actions.add_parser("list", help="what there is and what each measures")
     run = actions.add_parser("run", help="measure cases")
@@ -85,6 +86,7 @@ def build_parser() -> Parser:
     receipt.add_parser(actions)
     live.add_parsers(actions)
     growth.add_parser(actions)
+    restart.add_parser(actions)
     for alone in ("receipt", "verdicts", "backlog", "growth"):
         actions.choices[alone].add_argument("--keep", action="store_true", help=KEEP)
     questions.add_parser(actions)
@@ -149,6 +151,8 @@ def main(words: list[str] | None = None) -> int:
             return growth.run_words(chosen)
         if chosen.action == "questions":
             return questions.run_words(chosen)
+        if chosen.action == "restart":
+            return restart.run_words(chosen)
         if chosen.action in ("verdicts", "backlog"):
             return live.run_words(chosen)
         size = "large" if chosen.large else "small"

@@ -3,7 +3,7 @@
 Such a comparison hands over arrays of scans, each with its stay told, and asks who was at a venue,
 where a person was, and who was with a person for how long. From the row on the way is the engine's
 own: batches of rows by day into LmdbJournal (real keys, sealed groups, durable on return), groups
-read back from it into CoLocationIndex with the thread that keeps up, questions to a Snapshot.
+read back from it into SegmentedIndex with the thread that keeps up, questions to a Snapshot.
 
 A comparison's visits may be longer than a day, so rule C is set beyond all of them.
 """
@@ -22,6 +22,8 @@ from engine.journal import Part, RecordBatch, Run
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import FileKeyRing
 from engine.rows import ROW, Direction, Kind
+from engine.segmented import MEMORY_SCANS, SegmentedIndex
+from engine.segments_lmdb import LmdbSegments
 from engine.visits import SPAN_MAX_MS, Array, PlaceRules, VisitRules
 
 GATEWAY: Final = 1
@@ -29,7 +31,10 @@ EPOCH: Final = 1
 
 
 class Options(Protocol):
-    """gap: scans of a person at a venue so many ms apart, or fewer, are one visit."""
+    """gap: scans of a person at a venue so many ms apart, or fewer, are one visit.
+
+    memory_scans: how many the index keeps in memory, where that is said.
+    """
 
     gap: int
 
@@ -41,7 +46,7 @@ class ChotStore:
     big-endian one after the other), venue, dur (ms), temp (0.01 degrees), lane.
     """
 
-    note = "LmdbJournal (sealed groups, synced), CoLocationIndex in memory"
+    note = "LmdbJournal (sealed groups, synced), SegmentedIndex: days in files"
     unit = 1  # ms
     merged = True  # answers speak of visits, not of scans
     server = False
@@ -51,12 +56,34 @@ class ChotStore:
         self._loop = asyncio.new_event_loop()
         ring = FileKeyRing(root / "keys", create=True)
         self._journal = LmdbJournal(root / "journal", ring, SystemClock())
-        self._groups = self._journal.read(0)
-        self._index = CoLocationIndex(
-            PlaceRules({}), VisitRules(gap_ms=int(opt.gap), stay_max_ms=SPAN_MAX_MS)
+        self._segments = LmdbSegments(root / "index", ring)
+        self._index = SegmentedIndex(
+            PlaceRules({}),
+            VisitRules(gap_ms=int(opt.gap), stay_max_ms=SPAN_MAX_MS),
+            self._segments,
+            memory_scans=int(getattr(opt, "memory_scans", MEMORY_SCANS)),
         )
+        self._index.load()
+        self._groups = self._journal.read(self._index.applied_lsn)
         self._index.start()
-        self._seq = 0
+        self._seq = self._journal.last_lsn()
+
+    @property
+    def segment_count(self) -> int:
+        return self._index.segment_count
+
+    def replay(self) -> int:
+        """What the log has and no file: how many groups. For a store that was opened again."""
+        return self._loop.run_until_complete(self._replay())
+
+    async def _replay(self) -> int:
+        before, last = self._index.applied_lsn, self._journal.last_lsn()
+        while self._index.applied_lsn < last:
+            self._index.apply(await anext(self._groups))
+            if self._index.is_behind:
+                self._index.catch_up()
+        self._index.catch_up()
+        return last - before
 
     def ingest(self, scans: Array) -> None:
         """Durable, and in every later answer, when it returns."""
@@ -68,9 +95,15 @@ class ChotStore:
         receipt = await self._journal.append(RecordBatch(run, parts))
         while self._index.applied_lsn < receipt.lsn:
             self._index.apply(await anext(self._groups))
+        if self._index.is_behind:
+            self._index.catch_up()
 
     def finish(self) -> None:
-        self._index.compact()
+        self.write_down()
+
+    def write_down(self) -> None:
+        """All of it into files."""
+        self._index.write_down()
 
     def present(self, venue: int, q0: int, q1: int) -> set[bytes]:
         return self._index.snapshot().people_at(venue, q0, q1)
@@ -84,9 +117,18 @@ class ChotStore:
 
     def close(self) -> None:
         self._index.stop()
+        self._close()
+
+    def kill(self) -> None:
+        """As `close`, but what is in memory only stays out of the files."""
+        CoLocationIndex.stop(self._index)
+        self._close()
+
+    def _close(self) -> None:
         self._loop.run_until_complete(self._journal.close())
         self._loop.run_until_complete(self._groups.aclose())  # type: ignore[attr-defined]
         self._loop.close()
+        self._segments.close()
 
 
 def scans_to_parts(scans: Array) -> list[Part]:

@@ -59,24 +59,47 @@ class Alerts:
         """Takes a journal group's; one applied before changes nothing."""
         if group.lsn <= self._applied:
             return
-        self._applied = group.lsn
         at = np.flatnonzero(group.rows["flags"] & self._flags)
-        if not len(at):
-            return
+        if len(at):
+            self._keep(group, at)
+        self._applied = group.lsn
+
+    def _keep(self, group: _Group, at: Array) -> None:
         found = np.zeros(len(at), ALERT)
         for name in ("person", "time_ms", "place", "lane", "temperature_cc", "flags", "kind"):
             found[name] = group.rows[name][at]
         found["ref"] = group.lsn << REF_ROW_BITS | at
         self._count += len(found)
         if self._parts and len(self._parts[-1]) < _PART_ROWS:
-            found = np.concatenate([self._parts.pop(), found])
-        self._parts.append(found)
+            # In one step, for who looks from another thread.
+            self._parts[-1] = np.concatenate([self._parts[-1], found])
+        else:
+            self._parts.append(found)
         while self._count > KEPT_MAX and len(self._parts) > 1:
             self._count -= len(self._parts.popleft())
 
     def parts(self) -> list[Array]:
         """ALERT of all rows that are kept, as `find` takes them; never changed afterwards."""
         return list(self._parts)
+
+    @property
+    def applied_lsn(self) -> int:
+        return self._applied
+
+    def dump(self) -> tuple[int | None, bytes]:
+        """(time of the oldest row, all of it for `load`), as of some group; any thread."""
+        applied = self._applied
+        whole = np.concatenate([np.zeros(0, ALERT), *self.parts()])
+        whole = whole[whole["ref"] >> REF_ROW_BITS <= applied]
+        oldest_ms = int(whole["time_ms"].min()) if len(whole) else None
+        return oldest_ms, applied.to_bytes(8, "little") + whole.tobytes()
+
+    def load(self, dumped: bytes) -> None:
+        """Takes up what was dumped, before any group."""
+        self._applied = int.from_bytes(dumped[:8], "little")
+        whole = np.frombuffer(dumped, ALERT, offset=8)
+        self._parts = deque([whole] if len(whole) else [])
+        self._count = len(whole)
 
     def expire(self, before_ms: int) -> int:
         """Forgets rows before the instant; how many."""

@@ -19,25 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import uvloop
 
 import engine
 import native.cpu
 from engine import admin, api, generation
 from engine.address import Address, parse_address, parse_addresses
-from engine.alerts import Alerts
 from engine.card_reader import CardReader
 from engine.clock import Clock, SystemClock, day_to_ms, ms_to_day
 from engine.commit_thread import SWITCH_INTERVAL_S
 from engine.control_lmdb import ControlLog
 from engine.decode_pool import DecodePool
-from engine.dedup import KEPT_MS, SeenWindow
+from engine.dedup import SeenWindow
 from engine.deliveries import GROUPS_KEPT, Deliveries, PastLights
+from engine.derivation import Derivation
 from engine.desk import Desk
 from engine.errors import EngineError, EngineUnreachable
-from engine.group import Group
-from engine.index import CoLocationIndex
 from engine.ingest import IngestServer
 from engine.journal_lmdb import LmdbJournal
 from engine.judge import Judge
@@ -49,14 +46,14 @@ from engine.questions import Kit, RegistryTaken
 from engine.registry import Registry, Venue
 from engine.registry_files import read_tables
 from engine.retention import Retention
-from engine.reviews import new_reviews
+from engine.segmented import SegmentedIndex
+from engine.segments_lmdb import LmdbSegments
 from engine.settings import Settings
-from engine.tallies import Tallies
 from engine.telemetry import Log, Metrics, Sample, log_faults, setup_logging
 from engine.tracing import Completeness, GatewayState, Tracer
 from engine.trust import load_trust
 from engine.venue_codes import VenueCodes
-from engine.verify import CONTROL_DIR, JOURNAL_DIR
+from engine.verify import CONTROL_DIR, INDEX_DIR, JOURNAL_DIR
 from engine.visits import PlaceRules
 from engine.watch import WatchList
 
@@ -81,7 +78,6 @@ class Engine:
         self.metrics = Metrics()
         self.failed = asyncio.Event()  # the engine must not go on
         self.addresses: list[Address] = []  # where gateways are heard, plain TCP first
-        self._applied_rows = 0
         self._exits = contextlib.AsyncExitStack()
         self._data = Path(settings.data)
 
@@ -122,14 +118,19 @@ class Engine:
         self.seen = SeenWindow(self.registry.spans())
         self._rules = (self.registry.place_rules(), self.registry.visit_rules())
         self._places = PlaceRules(self._rules[0])
-        self.index = CoLocationIndex(self._places, self._rules[1])
-        self.tallies = Tallies()
-        self.alerts = Alerts()
-        self.reviews = new_reviews()
+        self.derivation = Derivation(self.journal, self.clock)
+        self.index = SegmentedIndex(
+            self._places,
+            self._rules[1],
+            self.segments,
+            notes=self.derivation.notes,
+            memory_scans=self.settings.index_memory_scans,
+        )
         self.past_lights = PastLights()
+        self.derivation.take(await asyncio.to_thread(self.index.load))
         self.index.start()
         self._exits.push_async_callback(asyncio.to_thread, self.index.stop)
-        await self._recover()
+        await self.derivation.replay(self.index, self.seen, self.past_lights, GROUPS_KEPT)
         self.index.set_aliases(self.merges.aliases(), self.merges.ever)
         self.pool = DecodePool(
             self.settings.decode_threads,
@@ -174,6 +175,10 @@ class Engine:
             pending_limit_bytes=settings.commit_pending_max,
         )
         self._exits.push_async_callback(self.journal.close)
+        self.segments = LmdbSegments(
+            self._data / INDEX_DIR, self.keyring, floor_bytes=settings.free_space_min
+        )
+        self._exits.callback(self.segments.close)
 
     async def _open_doors(self) -> None:
         judge = Judge(self.seen, self.watch, self.registry.rule)
@@ -188,11 +193,11 @@ class Engine:
             registry=self.registry,
             tracer=Tracer(self.index, self.clock, self.registry.place, self._completeness),
             figures=self.index.figures,
-            tallies=self.tallies.of_day,
-            alarms=self.alerts,
+            tallies=self.derivation.tallies.of_day,
+            alarms=self.derivation.alerts,
             watch=self.watch,
             merges=self.merges,
-            reviews=self.reviews,
+            reviews=self.derivation.reviews,
             keyring=self.keyring,
             control=self.control,
             journal=self.journal,
@@ -220,37 +225,12 @@ class Engine:
 
     # ---- what is derived from the log --------------------------------------------------------
 
-    def _derive(self, group: Group) -> None:
-        self.index.apply(group)
-        self._applied_rows += len(group.rows)
-        self.tallies.apply(group)
-        self.alerts.apply(group)
-        self.reviews.apply(group)
-
-    async def _recover(self) -> None:
-        """The log into index, tallies and window: the same code as live, before the doors open."""
-        last = self.journal.last_lsn()
-        if not last:
-            return
-        newest_ms = self.clock.now_ms() - KEPT_MS
-        async for group in self.journal.read(0):
-            self._derive(group)
-            sightings = np.zeros(len(group.rows), np.uint8)
-            is_recent = group.rows["time_ms"] >= newest_ms
-            if is_recent.any():
-                sightings[is_recent] = self.seen.rebuild(group.rows[is_recent])
-            if group.lsn > last - GROUPS_KEPT:
-                self.past_lights.note(group, sightings)
-            if group.lsn >= last:
-                break
-        self.index.snapshot()
-
     async def _forget(self) -> None:
         retention = Retention(self.journal, self.index, self.clock, self.settings.retention_days)
         while True:
             oldest_ms = day_to_ms(ms_to_day(self.clock.now_ms()) - self.settings.retention_days)
-            self.alerts.expire(oldest_ms)
-            self.reviews.expire(oldest_ms)
+            self.derivation.alerts.expire(oldest_ms)
+            self.derivation.reviews.expire(oldest_ms)
             self.watch.drop_ended(oldest_ms)
             self.keyring.retire(self.clock.now_ms())
             try:
@@ -263,7 +243,7 @@ class Engine:
     async def _follow(self) -> None:
         try:
             async for group in self.journal.read(self.index.applied_lsn):
-                self._derive(group)
+                self.derivation.derive(group, self.index)
         except Exception as error:
             # Answers from an index that stands still would be silently short, whatever stopped it.
             _log.error("the log cannot be followed", code=_fault_code(error))
@@ -331,10 +311,7 @@ class Engine:
         yield "chot_seen_entries", (), len(self.seen)
         yield "chot_watch_entries", (), len(self.watch)
         yield "chot_merges", (), len(self.merges)
-        yield "chot_index_rows", (), self._applied_rows
-        yield "chot_index_persons", (), self.index.person_count
-        lag = self.journal.last_lsn() - self.index.applied_lsn
-        yield "chot_index_lag_groups", (), lag
+        yield from self.derivation.samples(self.index, self.segments.bytes)
 
 
 def _fault_code(error: Exception) -> str:

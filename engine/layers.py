@@ -16,8 +16,7 @@ import msgspec
 import numpy as np
 
 from engine.clock import DAY_MS, day_to_ms
-from engine.hours import Week
-from engine.visits import SCAN, VISIT, Array
+from engine.visits import SCAN, VISIT, Array, PlaceRule
 from native.columns import DayColumns
 from native.index import VisitTable, merge_tables, table_of
 from native.packing import pack_day
@@ -71,16 +70,16 @@ class Persons:
 class State:
     """What an index knows at one LSN, its layers in memory left out.
 
-    floor_day: older days are forgotten. places: (number, is_post, default stay in ms, hours) of
-    each; unknown: of all others; rules: spans in ms by name. aliases: numbers that are one person.
-    segments: with the rows (packed u32) of the visits that have ended in each. notes: what others
-    derived from the log, by name: (oldest day it speaks of, bytes).
+    floor_day: older days are forgotten. places: by number, and of those unknown; rules: spans in ms
+    by name. aliases: numbers that are one person. segments:
+    with the rows (packed u32) of the visits that have ended in each. notes: what others derived
+    from the log, by name: (oldest day it speaks of, bytes).
     """
 
     lsn: int
     floor_day: int | None
-    places: list[tuple[int, bool, int, Week | None]]
-    unknown: tuple[bool, int]
+    places: dict[int, PlaceRule]
+    unknown: PlaceRule
     rules: dict[str, int]
     aliases: list[list[int]]
     segments: list[tuple[Segment, bytes]]

@@ -1,8 +1,8 @@
 """Retention: days that are over long enough are forgotten, on schedule and without being asked.
 
-The journal destroys the day's keys and empties its groups; the index drops what it derived from
-them, even while the disk refuses the first. Both may be repeated. What arrives later for such a day
-is refused by the pipeline.
+The index drops what it derived from the day's groups; the journal destroys the day's keys and
+empties the groups, even while the disk refuses the first. Both may be repeated. What arrives later
+for such a day is refused by the pipeline.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Retention:
         """
         before_ms = day_to_ms(ms_to_day(self._clock.now_ms()) - self._keep_days)
         try:
-            groups = await self._journal.expire(before_ms)
-        finally:
+            # The index first: what it has in files is sealed with the keys that go.
             if before_ms > self._index_before_ms:
-                # A month of scans is derived anew, and the lanes do not wait for that.
                 await asyncio.to_thread(self._index.expire, before_ms)
                 self._index_before_ms = before_ms
+        finally:
+            groups = await self._journal.expire(before_ms)
         if groups:
             _log.info("days forgotten", groups=groups)
         return groups

@@ -19,6 +19,7 @@ import msgspec
 from engine import faults
 from engine.aliases import AliasNumbers
 from engine.clock import ms_to_day
+from engine.errors import StorageError
 from engine.index import NEWEST_STEP, CoLocationIndex, Snapshot
 from engine.layers import (
     EVER_MS,
@@ -33,7 +34,7 @@ from engine.layers import (
     write_days,
 )
 from engine.telemetry import Log
-from engine.visits import PlaceRule, PlaceRules, VisitRules, changed_places, rule_spans
+from engine.visits import PlaceRules, VisitRules, changed_places, rule_spans
 from native.index import end_rows, end_visits
 from native.numbers import PersonNumbers
 from native.scans import ScanRun, merge_runs
@@ -67,6 +68,7 @@ class SegmentedIndex(CoLocationIndex):
         self._store = store
         self._notes = notes
         self._memory_scans = memory_scans
+        self._write_at = memory_scans  # so many in memory are written down
         self._floor_day: int | None = None
         self._covered = 0  # the last log group that segments know of
 
@@ -107,8 +109,7 @@ class SegmentedIndex(CoLocationIndex):
             self._store.clear()
             return {}
         places, rules = self._places, self._rules
-        known = {n: PlaceRule(post, stay, hours) for n, post, stay, hours in state.places}
-        self._places = PlaceRules(known, PlaceRule(*state.unknown))
+        self._places = PlaceRules(state.places, state.unknown)
         self._rules = VisitRules(**state.rules)
         self._aliases = AliasNumbers({min(one): one for one in state.aliases}).noting(
             [number for one in state.aliases for number in one], state.lsn
@@ -159,8 +160,15 @@ class SegmentedIndex(CoLocationIndex):
 
     def _merge_due(self) -> None:
         super()._merge_due()
-        if self.memory_scans >= self._memory_scans:
+        if self.memory_scans < self._write_at:
+            return
+        try:
             self.write_down()
+            self._write_at = self._memory_scans
+        except StorageError as error:
+            # It takes seconds, and a disk that is full now is full with the next scan.
+            self._write_at = self.memory_scans + max(self._memory_scans // 8, 1)
+            _log.error("days are not written down", code=error.code)
 
     def _write_down(self) -> None:
         """The caller holds `_shaping`. Others ask, apply and refresh meanwhile."""
@@ -199,23 +207,18 @@ class SegmentedIndex(CoLocationIndex):
         if day is None:
             return
         segments = [
-            (layer.segment, layer.segment.columns.ended_rows(snapshot.epoch))
+            (layer.segment, _ended_rows(layer, snapshot.epoch))
             for layer in layers
             if layer.segment is not None
         ]
         count = len(self._numbers)
         keys, _ = self._numbers.columns()
         persons = Persons(memoryview(keys)[: 16 * count], self._numbers.holes()[:count])
-        places = [
-            (n, rule.is_post, rule.default_stay_ms, rule.hours)
-            for n, rule in self._places.rules.items()
-        ]
-        unknown = self._places.unknown
         state = State(
             snapshot.lsn,
             self._floor_day,
-            places,
-            (unknown.is_post, unknown.default_stay_ms),
+            self._places.rules,
+            self._places.unknown,
             msgspec.structs.asdict(self._rules),
             [list(numbers) for numbers in snapshot.aliases.sets],
             segments,
@@ -300,3 +303,10 @@ class SegmentedIndex(CoLocationIndex):
                 faults.reach("segments.forgotten")
                 self._drop(old, self._snapshot.layers)
         return count
+
+
+def _ended_rows(layer: Layer, epoch: int) -> bytes:
+    """What has ended in a layer in a segment by an epoch."""
+    assert layer.segment is not None
+    columns = layer.segment.columns
+    return columns.ended_rows(epoch) if len(layer.visits) < len(columns) else b""

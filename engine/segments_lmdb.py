@@ -23,11 +23,11 @@ import lmdb
 import msgspec
 
 from engine import faults
-from engine.errors import EngineError, JournalCorrupt, StorageError, StorageUnavailable
-from engine.hours import Week
+from engine.errors import EngineError, JournalCorrupt, StorageError, StorageFull, StorageUnavailable
 from engine.keys import KeyRing, decrypt, derive_key, encrypt
 from engine.layers import Packed, Persons, Segment, SegmentEntry, State
 from engine.telemetry import Log
+from engine.visits import PlaceRule
 from native.columns import COLUMNS, DayColumns
 
 SCHEMA: Final = 1
@@ -64,10 +64,11 @@ class _Note(msgspec.Struct, frozen=True):
 
 class _Manifest(msgspec.Struct, frozen=True):
     schema: int
+    province: bytes  # what the province key makes of nobody: another key, other person keys
     lsn: int
     floor_day: int | None
-    places: list[tuple[int, bool, int, Week | None]]
-    unknown: tuple[bool, int]
+    places: dict[int, PlaceRule]
+    unknown: PlaceRule
     rules: dict[str, int]
     aliases: list[list[int]]
     segments: list[tuple[SegmentEntry, bytes]]
@@ -95,11 +96,17 @@ class _Pinned:
 
 
 class LmdbSegments:
-    """A SegmentStore in one directory. Raises StorageUnavailable where it cannot be one."""
+    """A SegmentStore in one directory. floor_bytes: free space it leaves on the disk.
 
-    def __init__(self, path: str | os.PathLike[str], ring: KeyRing) -> None:
+    Raises StorageUnavailable where it cannot be one.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], ring: KeyRing, *, floor_bytes: int = 0
+    ) -> None:
         self._path = Path(path)
         self._ring = ring
+        self._floor_bytes = floor_bytes
         self._parts: list[_Part] = []
         self._persons = 0  # in the parts
         self._holes = 0
@@ -135,6 +142,8 @@ class LmdbSegments:
         return found
 
     def _load(self, manifest: _Manifest) -> tuple[State, Persons]:
+        if manifest.province != self._province():
+            raise JournalCorrupt("the province key is another one")
         entries = [entry for entry, _ in manifest.segments]
         with ThreadPoolExecutor(CHECK_THREADS) as pool:
             for entry, problem in zip(entries, pool.map(self._check, entries), strict=True):
@@ -168,6 +177,7 @@ class LmdbSegments:
         temporary = path.with_name(name + ".tmp")
         head, columns = pack(self._segment_key(day, name))
         try:
+            self._check_room(sum(map(len, columns.values())))
             _write_values(temporary, {_HEAD: head, **_encoded(columns)})
             faults.reach("segments.written")
             size, crc = _measure(temporary)
@@ -207,8 +217,8 @@ class LmdbSegments:
             notes[name] = _Note(day, self._seal(day, name, data))
         segments = [(segment.entry, ended) for segment, ended in state.segments]
         manifest = _Manifest(
-            SCHEMA, state.lsn, state.floor_day, state.places, state.unknown, state.rules,
-            state.aliases, segments, parts, notes,
+            SCHEMA, self._province(), state.lsn, state.floor_day, state.places, state.unknown,
+            state.rules, state.aliases, segments, parts, notes,
         )  # fmt: skip
         try:
             with self._env.begin(write=True) as txn:
@@ -234,8 +244,12 @@ class LmdbSegments:
         faults.reach("segments.dropped")
 
     def clear(self) -> None:
-        with self._env.begin(write=True) as txn:
-            txn.drop(self._env.open_db(txn=txn), delete=False)
+        try:
+            with self._env.begin(write=True) as txn:
+                txn.drop(self._env.open_db(txn=txn), delete=False)
+        except lmdb.Error as error:  # even that takes room
+            self._env.close()
+            self._reset(error)
         self._parts, self._days, self._persons, self._holes, self.bytes = [], [], 0, 0, 0
         self._sweep(set())
 
@@ -250,6 +264,11 @@ class LmdbSegments:
         key = self._segment_key(entry.day, entry.name, make=False)
         return DayColumns(bytes(pinned.value(_HEAD)), values, key, pinned)
 
+    def _check_room(self, need_bytes: int) -> None:
+        status = os.statvfs(self._path)
+        if status.f_bavail * status.f_frsize < self._floor_bytes + need_bytes:
+            raise StorageFull(f"{self._path}: less than {self._floor_bytes} bytes would be free")
+
     def _check(self, entry: SegmentEntry) -> str:
         return check_file(self._path, entry)
 
@@ -258,6 +277,9 @@ class LmdbSegments:
         for path in self._path.iterdir():
             if _FILE.fullmatch(path.name) and path.name not in names:
                 path.unlink()
+
+    def _province(self) -> bytes:
+        return self._ring.person_key("index", "chot", "nobody")
 
     # ---- seals --------------------------------------------------------------------------------
 

@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     generation_size: Annotated[
         int, Meta(ge=1 << 20), _help("bytes of one file of the scan log, then another is begun")
     ] = 536_870_912
+    index_memory_scans: Annotated[
+        Count, _help("scans the index keeps in memory before it writes them into files")
+    ] = 1_048_576
     answer_rows_max: Annotated[Count, _help("rows of one answer; beyond it limit_cut is set")] = (
         10_000
     )

@@ -25,7 +25,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from engine import control_lmdb, generation, generations, group
+from engine import control_lmdb, generation, generations, group, segments_lmdb
 from engine.clock import day_to_date, day_to_ms
 from engine.errors import (
     EngineError,
@@ -44,6 +44,7 @@ from engine.watch import WatchList
 
 JOURNAL_DIR = "journal"
 CONTROL_DIR = "control"
+INDEX_DIR = "index"
 PROBLEM_LIMIT = 1000  # a store damaged throughout still gives a report one can read
 
 RECORD_MIN_BYTES: Final = 16
@@ -70,11 +71,12 @@ FAULTS: Final = {
     "details.damaged": "sealed names of a group do not open, or do not belong to its rows",
     "record.missing": "numbers of control records are left out",
     "record.damaged": "a control record cannot be read",
+    "index.damaged": "a file of the index, which is derived from the scan log, is damaged",
 }
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One thing that is wrong. code: of FAULTS. log: "scan" or "control". lsn: 0 where none."""
+    """One thing that is wrong. code: of FAULTS. log: "scan", "control", "index". lsn: 0 if none."""
 
     code: str
     log: str
@@ -150,6 +152,8 @@ def verify_store(
         with _opened(root / CONTROL_DIR, control_lmdb.KIND, report, "control") as store:
             if store is not None:
                 _verify_control(store, report, noted.get("control"), ring)
+    for problem in segments_lmdb.check_folder(root / INDEX_DIR):
+        report.add("index.damaged", problem, log="index")
     return report
 
 

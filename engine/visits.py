@@ -143,7 +143,8 @@ class PlaceRules:
     def extend(self, rules: Mapping[int, PlaceRule]) -> None:
         """All rules again, which differ only by places where nobody was yet: what was derived under
         them still holds. May be called while others derive."""
-        self.rules, self.table = dict(rules), PlaceRules(rules, self.unknown).table
+        found = PlaceRules(rules)
+        self.rules, self.table = found.rules, found.table
 
 
 def changed_places(old: PlaceRules, new: PlaceRules) -> set[int] | None:

@@ -42,16 +42,16 @@ cdef enum:
     ODD_WORDS = 7              # u64 words of an Odd
 
 cdef enum:                     # bits of a kind
-    RULE_BITS = 0x3
-    FLAG_SHIFT = 2
+    RULE_BITS = 0x7
+    FLAG_SHIFT = 3
     FLAG_BITS = 0x3
-    DIRECTION_SHIFT = 4
+    DIRECTION_SHIFT = 5
     DIRECTION_BITS = 0x3
-    ONE_SCAN = 0x40            # the visit is its only scan, which is not stored again
-    SCAN_KIND_SHIFT = 7
+    ONE_SCAN = 0x80            # the visit is its only scan, which is not stored again
+    SCAN_KIND_SHIFT = 8
     SCAN_KIND_BITS = 0x7
-    SCANS_SHIFT = 10           # how many scans, 0 for a visit that stands among the odd ones
-    SCANS_MAX = 63
+    SCANS_SHIFT = 11           # how many scans, 0 for a visit that stands among the odd ones
+    SCANS_MAX = 31
 
 
 cdef struct Visit:             # 48 bytes, engine.visits.VISIT

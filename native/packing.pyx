@@ -425,9 +425,11 @@ cdef int make_doors(Day* day, dict made) except -1:
 cdef int seal_rows(Day* day, dict made) except -1:
     cdef size_t scans = day.columns.head.scan_count, odds = day.columns.head.odd_count
     made["scans"] = room(scans, sizeof(Scan))
-    memcpy(address(made, "scans"), day.scans, scans * sizeof(Scan))
+    if scans:
+        memcpy(address(made, "scans"), day.scans, scans * sizeof(Scan))
     made["odds"] = room(odds, sizeof(Odd))
-    memcpy(address(made, "odds"), day.odds, odds * sizeof(Odd))
+    if odds:
+        memcpy(address(made, "odds"), day.odds, odds * sizeof(Odd))
     cdef uint32_t* scan_words = <uint32_t*> address(made, "scans")
     cdef uint64_t* odd_words = <uint64_t*> address(made, "odds")
     with nogil:

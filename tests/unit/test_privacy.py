@@ -232,7 +232,8 @@ def test_forgetting_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     journal = FullJournal()
     engine = SimpleNamespace(
         journal=journal, index=NotedIndex(), clock=ManualClock(NOW_MS), settings=Settings(),
-        alerts=Alerts(), reviews=Alerts(), watch=WatchList(cast(Any, None)),
+        derivation=SimpleNamespace(alerts=Alerts(), reviews=Alerts()),
+        watch=WatchList(cast(Any, None)),
         keyring=SimpleNamespace(retire=lambda now_ms: None),
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ import pytest
 from engine import faults
 from engine.aliases import Aliases
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms
-from engine.errors import StorageUnavailable
+from engine.errors import StorageFull, StorageUnavailable
 from engine.index import CoLocationIndex
 from engine.keys import FileKeyRing
 from engine.rows import ROW, Kind
@@ -280,6 +280,20 @@ def test_damage_is_found_and_the_log_is_replayed(tmp_path: Path, what: str) -> N
     assert answers(stand.index) == answers(plain)
 
 
+def test_under_another_province_key_the_log_is_replayed(tmp_path: Path) -> None:
+    """Person keys are others then, and so are those of a log that is read anew."""
+    stand = Stand(tmp_path)
+    for group in make_groups(random.Random(12), 60):
+        stand.apply(group)
+    stand.index.write_down()
+    path = tmp_path / "keys" / "province.key"
+    path.write_bytes(os.urandom(32))
+    stand.ring = FileKeyRing(tmp_path / "keys")
+    stand.restart()
+    assert stand.store.problem == "the province key is another one"
+    assert stand.replayed == len(stand.log)
+
+
 def test_a_full_disk_costs_nothing_but_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +317,10 @@ def test_a_full_disk_costs_nothing_but_time(
         assert stand.files() == []
         monkeypatch.setattr(LmdbSegments, "write", real[0])
     monkeypatch.setattr(LmdbSegments, "commit", real[1])
+    stand.store._floor_bytes = 1 << 60
+    with pytest.raises(StorageFull):
+        stand.index.write_down()
+    stand.store._floor_bytes = 0
     stand.index.write_down()
     for group in groups[-5:]:
         plain.apply(group)
@@ -310,6 +328,33 @@ def test_a_full_disk_costs_nothing_but_time(
     assert answers(stand.index) == answers(plain)
     stand.restart()
     assert stand.replayed == 5
+    assert answers(stand.index) == answers(plain)
+
+
+def test_a_full_disk_is_not_tried_with_every_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand = Stand(tmp_path, memory_scans=40)
+    stand.store._floor_bytes = 1 << 60
+    tried: list[int] = []
+    write = LmdbSegments.write
+    monkeypatch.setattr(LmdbSegments, "write", lambda *a: (tried.append(1), write(*a))[1])
+    plain = CoLocationIndex(PLACES, RULES)
+    groups = make_groups(random.Random(10), 200)
+    for group in groups:
+        plain.apply(group)
+        stand.apply(group)
+        stand.index.catch_up()
+    assert 0 < len(tried) < len(groups)
+    assert "days are not written down code=storage.full" in caplog.text
+    assert answers(stand.index) == answers(plain)
+    stand.store._floor_bytes = 0
+    for group in make_groups(random.Random(11), 60):
+        group.lsn += groups[-1].lsn
+        plain.apply(group)
+        stand.apply(group)
+        stand.index.catch_up()
+    assert stand.index.segment_count and stand.index.memory_scans < 40
     assert answers(stand.index) == answers(plain)
 
 

@@ -74,6 +74,7 @@ RANKS = [
         *["gateway.program"],
     ],
     [
+        "derivation",
         "app",
         "demo",
         "doctor_machine",
