@@ -21,7 +21,8 @@ from bench.harness import Case, Contender, Params, Place, Round
 from bench.workload import FIRST_DAY, Array, Province, people_for
 from engine.clock import DAY_MS, MINUTE_MS, day_to_ms
 from engine.contacts import Tier
-from engine.index import CoLocationIndex, Met
+from engine.found import Met
+from engine.index import CoLocationIndex
 from engine.visits import PlaceRules
 
 MIN_TOGETHER_MS: Final = 15 * MINUTE_MS

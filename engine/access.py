@@ -37,7 +37,7 @@ class Role(enum.StrEnum):
     POLICE = "police"  # commune police: "declared or not" only, never a history (AC-4)
     VOLUNTEER = "volunteer"  # may see and register venues, never scans (AC-9)
     IOC = "ioc"  # monitoring centre: counts, no names (DF-4)
-    AUDITOR = "auditor"  # data protection officer: oversight, no tracing
+    AUDITOR = "auditor"  # data protection officer: oversight, persons' own requests, no tracing
     OPERATOR = "operator"  # keeps the system running, without access to names (AC-1)
     GATEWAY = "gateway"  # writes scans over CKP/1; asks nothing here
 
@@ -58,6 +58,10 @@ class Question(enum.StrEnum):
     WATCH = "watch"
     MERGE = "merge"
     REVIEW = "review"
+    HOLD = "hold"
+    EXPORT = "export"
+    ERASE = "erase"
+    CORRECT = "correct"
     FIGURES = "figures"
     COUNTS = "counts"
     PLACES = "places"
@@ -71,20 +75,23 @@ PERSONAL: Final = frozenset(
         *(Question.VENUE, Question.PERSON, Question.CONTACTS, Question.NOTICE),
         *(Question.TIERS, Question.PASSED, Question.VEHICLE, Question.ROLL),
         *(Question.DETAILS, Question.ALERTS, Question.WATCH, Question.MERGE, Question.REVIEW),
+        *(Question.HOLD, Question.EXPORT, Question.ERASE, Question.CORRECT),
     }
 )
+_OWN: Final = frozenset({Question.EXPORT, Question.ERASE})  # what a person may ask for
+_TRACING: Final = PERSONAL - _OWN
 _PUBLIC: Final = frozenset({Question.PLACES, Question.WHOAMI})
 _COUNTS: Final = _PUBLIC | {Question.FIGURES, Question.COUNTS, Question.COVERAGE}
 _VENUES: Final = frozenset({Question.COVERAGE, Question.REGISTER})
 
 ALLOWED: Final[Mapping[Role, frozenset[Question]]] = {
-    Role.TRACER: _COUNTS | PERSONAL,
-    Role.CENTRE: _COUNTS | PERSONAL | _VENUES,
+    Role.TRACER: _COUNTS | _TRACING,
+    Role.CENTRE: _COUNTS | _VENUES | _TRACING - {Question.HOLD, Question.CORRECT},
     Role.STATION: _COUNTS | _VENUES | {Question.PERSON, Question.DETAILS},
     Role.POLICE: _PUBLIC,
     Role.VOLUNTEER: _PUBLIC | _VENUES,
     Role.IOC: _COUNTS,
-    Role.AUDITOR: _COUNTS,
+    Role.AUDITOR: _COUNTS | _OWN | {Question.HOLD},
     Role.OPERATOR: _COUNTS,
     Role.GATEWAY: frozenset(),
 }
@@ -95,10 +102,11 @@ UNMASKED: Final = frozenset({Role.TRACER, Role.CENTRE})
 
 
 class Purpose(enum.StrEnum):
-    """Why persons are looked at; disease control only (SEC-2)."""
+    """Why persons are looked at; disease control only (SEC-2), and their own rights."""
 
     CASE = "case"  # tracing around a confirmed or suspected case
     NOTICE = "notice"  # people at the places of an emergency notice (NO-1)
+    REQUEST = "request"  # the person's own: what is held about them, or its erasure
 
 
 # A case or notice number: "BN-1234", "16/TB-BYT". It stands in the audit for ever, so that what
@@ -216,6 +224,13 @@ def check_case(case: str) -> None:
         )
 
 
+def purposes_of(question: Question) -> tuple[Purpose, ...]:
+    """Why a question about persons may be asked."""
+    if question in _OWN:
+        return (Purpose.REQUEST,)
+    return (Purpose.CASE, Purpose.NOTICE)
+
+
 def check(
     grant: Grant | None,
     question: Question,
@@ -239,10 +254,10 @@ def check(
     if grant.role in AREA_BOUND and not grant.area:
         raise AccessDenied(f"role {grant.role} needs an area, this grant has none")
     if question in PERSONAL:
-        if purpose not in frozenset(Purpose):
+        fitting = purposes_of(question)
+        if purpose not in fitting:
             raise AccessDenied(
-                "a question about persons needs a purpose",
-                hint=f"one of: {', '.join(Purpose)}",
+                "a question about persons needs a purpose", hint=f"one of: {', '.join(fitting)}"
             )
         check_case(case)
         if is_unmasked and grant.role not in UNMASKED:

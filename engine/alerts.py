@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.clock import MINUTE_MS
+from engine.clock import DAY_MS, MINUTE_MS, TZ_OFFSET_MS
 from engine.rows import NOBODY, Flag
 from engine.visits import REF_ROW_BITS
 
@@ -101,10 +102,23 @@ class Alerts:
         self._parts = deque([whole] if len(whole) else [])
         self._count = len(whole)
 
-    def expire(self, before_ms: int) -> int:
-        """Forgets rows before the instant; how many."""
+    def expire(self, before_ms: int, held: Collection[int] = ()) -> int:
+        """Forgets rows before the instant, but of civil days that are held; how many."""
+        days = list(held)
+        return self._filter(
+            lambda part: (
+                (part["time_ms"] >= before_ms)
+                | np.isin((part["time_ms"] + TZ_OFFSET_MS) // DAY_MS, days)
+            )
+        )
+
+    def erase(self, find: Callable[[Array], Array]) -> int:
+        """Forgets the rows that `find` gives a mask of; how many."""
+        return self._filter(lambda part: ~find(part))
+
+    def _filter(self, is_kept: Callable[[Array], Array]) -> int:
         before = self._count
-        parts = [part[part["time_ms"] >= before_ms] for part in self._parts]
+        parts = [part[is_kept(part)] for part in self._parts]
         self._parts = deque(part for part in parts if len(part))
         self._count = sum(map(len, self._parts))
         return before - self._count

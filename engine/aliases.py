@@ -114,12 +114,17 @@ class AliasNumbers:
         """These, with what has just changed."""
         return AliasNumbers(self._members, {**self.changed, **dict.fromkeys(persons, lsn)})
 
-    def part(self, run: ScanRun, chunks: Sequence[bytes]) -> tuple[ScanRun, Collection[int]]:
-        """(scans of persons with one key, main numbers of the others). run: of these chunks."""
-        if not self._main:
+    def part(
+        self, run: ScanRun, chunks: Sequence[bytes], others: Collection[int] = ()
+    ) -> tuple[ScanRun, Collection[int]]:
+        """(scans of persons with one key, main numbers of those in sets and of `others`).
+
+        run: of these chunks.
+        """
+        if not self._main and not others:
             return run, []
         scans = np.frombuffer(b"".join(chunks), SCAN)
-        merged = np.isin(scans["person"], self._known)
+        merged = np.isin(scans["person"], [*self._main, *others])
         if not merged.any():
             return run, []
         mains = np.unique(self.mains(scans["person"][merged]))
@@ -138,19 +143,23 @@ class AliasNumbers:
         return found
 
 
-def number_aliases(
-    aliases: Aliases, numbers: PersonNumbers, changed: Mapping[int, int]
-) -> AliasNumbers:
-    """Keys that have no number yet get one, so that it is the same whatever comes first."""
-    rows = np.zeros(len(aliases), ROW)
-    keys = list(aliases.keys())
+def number_keys(keys: Collection[bytes], numbers: PersonNumbers) -> list[tuple[int, bytes]]:
+    """The number of each key; one that has none yet gets it."""
+    rows = np.zeros(len(keys), ROW)
     rows["person"] = np.frombuffer(b"".join(keys), "V16")
     rows["kind"] = Kind.SCAN
     for first in range(0, len(rows), 1 << 16):
         numbers.number(rows[first : first + (1 << 16)].data, 1)
+    return [(numbers.find(key), key) for key in keys]
+
+
+def number_aliases(
+    aliases: Aliases, numbers: PersonNumbers, changed: Mapping[int, int]
+) -> AliasNumbers:
+    """Keys that have no number yet get one, so that it is the same whatever comes first."""
     members: dict[int, list[int]] = {}
-    for key in keys:
-        members.setdefault(numbers.find(aliases.main_of(key)), []).append(numbers.find(key))
+    for number, key in number_keys(aliases.keys(), numbers):
+        members.setdefault(numbers.find(aliases.main_of(key)), []).append(number)
     return AliasNumbers({main: sorted(found) for main, found in members.items()}, changed)
 
 

@@ -64,6 +64,7 @@ from engine.http_shape import (
     refuse_unknown,
     to_response,
 )
+from engine.keeping_api import KeepingApi
 from engine.keys import DeskKeys
 from engine.merge_answers import (
     MergeAddBody,
@@ -131,6 +132,7 @@ class Api:
         self._clock = clock
         self._metrics = metrics or Metrics()
         self._details = DetailsOpener(self._fetch, opener, clock, self._metrics)
+        self._keeping = KeepingApi(client.ask, self._body, self._details, opener, clock)
         self._document = msgspec.json.encode(document())
         self._bodies = BodyReader({route.body for route in ROUTES if route.body is not None})
         self._is_engine_up = False
@@ -143,7 +145,7 @@ class Api:
         app = web.Application(client_max_size=BODY_SIZE_MAX, middlewares=[self._guard])
         app.cleanup_ctx.append(self._drop_old_details)
         for route in ROUTES:
-            handler = getattr(self, route.name)
+            handler = getattr(self, route.name, None) or getattr(self._keeping, route.name)
             app.router.add_route(route.method, route.path, refuse_unknown(route, handler))
         return app
 

@@ -14,7 +14,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,31 @@ import native.cpu
 from engine import admin, api, generation
 from engine.address import Address, parse_address, parse_addresses
 from engine.card_reader import CardReader
-from engine.clock import Clock, SystemClock, day_to_ms, ms_to_day
+from engine.clerk import Clerk
+from engine.clock import Clock, SystemClock
 from engine.commit_thread import SWITCH_INTERVAL_S
 from engine.control_lmdb import ControlLog
+from engine.correction_desk import CorrectionDesk
 from engine.decode_pool import DecodePool
 from engine.dedup import SeenWindow
 from engine.deliveries import GROUPS_KEPT, Deliveries, PastLights
 from engine.derivation import Derivation
-from engine.desk import Desk
+from engine.desk import Desk, infos_of
+from engine.eraser import Derived
 from engine.errors import EngineError, EngineUnreachable
+from engine.hold_desk import HoldDesk
+from engine.holds import days_seen
 from engine.ingest import IngestServer
 from engine.journal_lmdb import LmdbJournal
 from engine.judge import Judge
+from engine.keeping import Keeping
 from engine.keys import DESK_DIR, FileKeyRing
-from engine.merges import Merges
+from engine.person_desk import PersonDesk
 from engine.pipeline import Pipeline
-from engine.question_socket import QuestionServer
-from engine.questions import Kit, RegistryTaken
+from engine.question_socket import Handler, QuestionServer
+from engine.questions import Kit, PlaceInfo, RegistryTaken
 from engine.registry import Registry, Venue
 from engine.registry_files import read_tables
-from engine.retention import Retention
 from engine.segmented import SegmentedIndex
 from engine.segments_lmdb import LmdbSegments
 from engine.settings import Settings
@@ -54,8 +59,7 @@ from engine.tracing import Completeness, GatewayState, Tracer
 from engine.trust import load_trust
 from engine.venue_codes import VenueCodes
 from engine.verify import CONTROL_DIR, INDEX_DIR, JOURNAL_DIR
-from engine.visits import PlaceRules
-from engine.watch import WatchList
+from engine.visits import SPAN_MAX_MS, Array, PlaceRules
 
 API_RESTART_S = 1.0
 API_STOP_S = 2 * api.STOP_S
@@ -107,12 +111,11 @@ class Engine:
         self.cards = CardReader(self.settings, self.clock, self.metrics, trust)
         self._open_stores()
         self.registry = Registry()
-        self.watch = WatchList(self.keyring)
-        self.merges = Merges(self.keyring)
+        self.merges = self.keeping.merges
         for record in self.control.read():
             self.registry.apply(record)
-            self.watch.apply(record)
-            self.merges.apply(record)
+            self.keeping.apply(record)
+        self.keeping.use_erasures()
         self.watch.set_aliases(self.merges.aliases())
         self.venue_codes = VenueCodes(self.registry, self.keyring, self.settings.venue_host)
         self.seen = SeenWindow(self.registry.spans())
@@ -130,8 +133,14 @@ class Engine:
         self.derivation.take(await asyncio.to_thread(self.index.load))
         self.index.start()
         self._exits.push_async_callback(asyncio.to_thread, self.index.stop)
+        await asyncio.to_thread(self.index.set_corrections, self.keeping.book.corrections)
         await self.derivation.replay(self.index, self.seen, self.past_lights, GROUPS_KEPT)
         self.index.set_aliases(self.merges.aliases(), self.merges.ever)
+        self.eraser = self.keeping.eraser(self.journal, self.control, self._derived())
+        await self.eraser.catch_up()
+        self.retention = self.keeping.retention(
+            self.journal, self.index, self._days_of, self.settings.retention_days
+        )
         self.pool = DecodePool(
             self.settings.decode_threads,
             pixels_max=self.settings.image_pixels_max,
@@ -163,6 +172,8 @@ class Engine:
         is_new = not generation.is_there(self._data / JOURNAL_DIR)
         self.keyring = FileKeyRing(self._data / "keys", create=is_new)
         self.keyring.retire(self.clock.now_ms())
+        self.keeping = Keeping(self.keyring, self._data / "keys", self.clock)
+        self.watch = self.keeping.watch
         self.control = ControlLog(self._data / CONTROL_DIR, now_ms=self.clock.now_ms())
         self._exits.callback(self.control.close)
         self.journal = LmdbJournal(
@@ -173,6 +184,7 @@ class Engine:
             floor_bytes=settings.free_space_min,
             generation_bytes=settings.generation_size,
             pending_limit_bytes=settings.commit_pending_max,
+            strip=self.keeping.erasures.strip,
         )
         self._exits.push_async_callback(self.journal.close)
         self.segments = LmdbSegments(
@@ -211,6 +223,7 @@ class Engine:
             rows_max=self.settings.answer_rows_max,
             on_registry=self._registry_changed,
             on_merges=self._merges_changed,
+            further=self._further(),
         )
         self._exits.callback(self.desk.close)
         self.addresses = await self.ingest.start(self._addresses)
@@ -226,19 +239,63 @@ class Engine:
     # ---- what is derived from the log --------------------------------------------------------
 
     async def _forget(self) -> None:
-        retention = Retention(self.journal, self.index, self.clock, self.settings.retention_days)
         while True:
-            oldest_ms = day_to_ms(ms_to_day(self.clock.now_ms()) - self.settings.retention_days)
-            self.derivation.alerts.expire(oldest_ms)
-            self.derivation.reviews.expire(oldest_ms)
-            self.watch.drop_ended(oldest_ms)
-            self.keyring.retire(self.clock.now_ms())
             try:
-                await retention.run()
+                oldest_ms = self.retention.before_ms()
+                held = await self.retention.held()
+                self.derivation.alerts.expire(oldest_ms, held)
+                self.derivation.reviews.expire(oldest_ms, held)
+                self.keeping.erasures.drop_before(oldest_ms)
+                self.keyring.retire(self.clock.now_ms())
+                await self.retention.run()
+                over = self.keeping.drop_over(oldest_ms, held)
+                await self.eraser.drop_records(over)
             except Exception as error:
                 # A full disk now, or a fault, is no reason to keep people for ever.
                 _log.error("days not forgotten", code=_fault_code(error))
             await asyncio.sleep(FORGET_S)
+
+    def _derived(self) -> Derived:
+        return Derived(
+            persons=self.index.find_persons,
+            index=self.index.erase,
+            seen=self.seen.forget,
+            alerts=self._erase_alerts,
+            applied=lambda: self.index.applied_lsn,
+            renamed=self._renamed,
+        )
+
+    def _erase_alerts(self, find: Callable[[Array], Array]) -> None:
+        self.derivation.alerts.erase(find)
+        self.derivation.reviews.erase(find)
+
+    async def _renamed(self) -> None:
+        await self._merges_changed()
+        await asyncio.to_thread(self.index.set_corrections, self.keeping.book.corrections)
+
+    def _days_of(self, persons: Collection[bytes]) -> set[int]:
+        found = self.index.history(persons, -SPAN_MAX_MS, SPAN_MAX_MS)
+        return days_seen(found.visits)
+
+    def _further(self) -> dict[type, Handler]:
+        """The desks of what is kept, corrected, exported and erased."""
+        clerk = Clerk(self.registry, self.keyring, self.control.append, self.clock)
+        holds = HoldDesk(
+            clerk, self.keeping.holds, self.retention, self._days_of,
+            retention_days=self.settings.retention_days, days_max=self.settings.hold_days_max,
+        )  # fmt: skip
+        corrections = CorrectionDesk(
+            clerk, self.keeping.book, self.registry, self.index.snapshot,
+            lambda found: asyncio.to_thread(self.index.set_corrections, found), self._infos,
+        )  # fmt: skip
+        persons = PersonDesk(
+            clerk, self.journal, self.eraser, self.keeping.book, self.index.snapshot,
+            lambda key: self.merges.aliases().all_of(key), self.control.read, self._infos,
+        )  # fmt: skip
+        return {**holds.handlers(), **corrections.handlers(), **persons.handlers()}
+
+    def _infos(self, numbers: Sequence[int]) -> tuple[PlaceInfo, ...]:
+        return infos_of(numbers, self.registry)
 
     async def _follow(self) -> None:
         try:
@@ -311,6 +368,10 @@ class Engine:
         yield "chot_seen_entries", (), len(self.seen)
         yield "chot_watch_entries", (), len(self.watch)
         yield "chot_merges", (), len(self.merges)
+        yield "chot_holds", (), len(self.keeping.holds)
+        yield "chot_corrections", (), len(self.keeping.book.corrections)
+        yield "chot_persons_erased", (), len(self.keeping.amended.begun)
+        yield "chot_rows_erased_late", (), self.keeping.erasures.late_rows
         yield from self.derivation.samples(self.index, self.segments.bytes)
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 import engine
 from engine.cli_gateway import add_gateway
+from engine.cli_keep import add_keep
 from engine.cli_keys import add_keys
 from engine.cli_merge import add_merge
 from engine.cli_parser import (
@@ -36,6 +37,7 @@ from engine.cli_parser import (
     print_json,
     words,
 )
+from engine.cli_person import add_person
 from engine.cli_registry import add_registry
 from engine.cli_trace import add_trace
 from engine.cli_venue import add_venue
@@ -69,12 +71,14 @@ def build_parser() -> Parser:
     add_trace(commands)
     add_watch(commands)
     add_merge(commands)
+    add_person(commands)
     add_registry(commands)
     add_venue(commands)
     _add_decode(commands)
     _add_parse(commands)
     _add_verify(commands)
     add_keys(commands)
+    add_keep(commands)
     _add_doctor(commands)
     _add_settings(commands)
     add_command(

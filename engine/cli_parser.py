@@ -130,6 +130,15 @@ def instant(word: str) -> int:
         raise argparse.ArgumentTypeError(text) from None
 
 
+def day_word(word: str) -> str:
+    """A civil day, as it was given."""
+    try:
+        date_to_day(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError("takes a day such as 2021-07-01") from None
+    return word
+
+
 # ---- settings -----------------------------------------------------------------------------------
 
 

@@ -26,6 +26,11 @@ from engine.cli_roll import read_roll, read_vehicle
 from engine.errors import TokenInvalid
 
 URL: Final = "http://127.0.0.1:7480"
+_PURPOSES: Final = {
+    "case": "tracing a case (default)",
+    "notice": "or a public notice",
+    "request": "the person's own request",
+}
 KINDS: Final = ("cccd", "qid", "passport", "bhyt", "pass", "certificate", "handle")
 PERSONS_MAX: Final = 16
 MARKS_MAX: Final = 200
@@ -319,8 +324,8 @@ def _add_limit(group: Any) -> None:
     )
 
 
-def add_case(group: Any) -> None:
-    """Why something about persons is asked or done."""
+def add_case(group: Any, purposes: Sequence[str] = ("case", "notice")) -> None:
+    """Why something about persons is asked or done; the first purpose if none is given."""
     group.add_argument(
         "--case",
         required=True,
@@ -330,9 +335,9 @@ def add_case(group: Any) -> None:
     )
     group.add_argument(
         "--purpose",
-        choices=["case", "notice"],
-        default="case",
-        help="why: tracing a case (default), or a public notice",
+        choices=purposes,
+        default=purposes[0],
+        help="why: " + ", ".join(_PURPOSES[purpose] for purpose in purposes),
     )
 
 

@@ -257,15 +257,16 @@ def render(question: str, answer: dict[str, Any], form: str) -> str:
     """
     assert form in _FORMATS, form
     if form == "json":
-        return _to_json(answer)
+        return to_json(answer)
     if form == "graph":
-        return _to_json(_to_graph(answer))
+        return to_json(_to_graph(answer))
     if form == "csv":
-        return _to_csv(_COLUMNS[question], _evidence(question, answer))
+        return to_csv(_COLUMNS[question], _evidence(question, answer))
     return _to_table(question, answer)
 
 
-def _to_json(answer: dict[str, Any]) -> str:
+def to_json(answer: dict[str, Any]) -> str:
+    """With what a terminal would obey written as escapes."""
     text = json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -307,7 +308,8 @@ def _to_graph(answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+def to_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """With a byte order mark, and no cell a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(columns)
@@ -326,11 +328,11 @@ def _to_table(question: str, answer: dict[str, Any]) -> str:
         if question == "contacts":
             where = dict.fromkeys(meeting["place_name"] for meeting in row["meetings"])
             merged["where"] = ", ".join(where)
-        lines.append(tuple(_cell(column, merged.get(column)) for column in columns))
-    return _to_lines(lines) + "\n" + _footer(question, answer)
+        lines.append(tuple(to_cell(column, merged.get(column)) for column in columns))
+    return to_lines(lines) + "\n" + _footer(question, answer)
 
 
-def _to_lines(lines: Sequence[tuple[str, ...]]) -> str:
+def to_lines(lines: Sequence[tuple[str, ...]]) -> str:
     """Cells in columns, the first line is the head."""
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     return "".join(
@@ -343,34 +345,34 @@ def _to_lines(lines: Sequence[tuple[str, ...]]) -> str:
 def render_watch(answer: dict[str, Any], form: str) -> str:
     """Entries of the watch list, or one that was added or removed. form: "table" or "json"."""
     if form == "json":
-        return _to_json(answer)
+        return to_json(answer)
     lines: list[tuple[str, ...]] = [
         ("number", "list", "from", "to", "case", "unit", "reason", "person")
     ]
     for entry in answer.get("entries", [answer]):
         cells = ("number", "list", "from", "to", "case", "unit", "reason")
-        shown = tuple(_cell(_WATCH_CELLS.get(name, name), entry[name]) for name in cells)
+        shown = tuple(to_cell(_WATCH_CELLS.get(name, name), entry[name]) for name in cells)
         lines.append((*shown, " ".join(entry["persons"])))
-    return _to_lines(lines)
+    return to_lines(lines)
 
 
 def render_merges(answer: dict[str, Any], form: str) -> str:
     """Merges, or one that was added or undone, or a closed review. form: "table" or "json"."""
     if form == "json":
-        return _to_json(answer)
+        return to_json(answer)
     cells = ("number", "at", "case", "unit", "documents", "why", "persons")
     lines: list[tuple[str, ...]] = [cells]
     for entry in answer.get("merges", [answer]):
-        row = {**entry, "at": _cell("start", entry["at"])}
+        row = {**entry, "at": to_cell("start", entry["at"])}
         row |= {name: " ".join(entry[name]) for name in ("documents", "persons")}
-        lines.append(tuple(_cell("", row[name]) for name in cells))
-    return _to_lines(lines)
+        lines.append(tuple(to_cell("", row[name]) for name in cells))
+    return to_lines(lines)
 
 
 def render_reviews(answer: dict[str, Any], form: str) -> str:
     """form: "table" or "json"."""
     if form == "json":
-        return _to_json(answer)
+        return to_json(answer)
     persons = {person["person"]: person for person in answer["persons"]}
     lines: list[tuple[str, ...]] = []
     lines += [
@@ -380,17 +382,17 @@ def render_reviews(answer: dict[str, Any], form: str) -> str:
         person = persons[row["person"]]
         cells = [row["place_name"], row["kind"], row["rows"], row["name"], person["birth"]]
         cells += [person["doc"], row["warnings"], row["person"], row["alike"]]
-        lines.append((_cell("start", row["last"]), *(_cell("", cell) for cell in cells)))
+        lines.append((to_cell("start", row["last"]), *(to_cell("", cell) for cell in cells)))
     cut = f" of {answer['total']}, cut by the limit" if answer["limit_cut"] else ""
     area = f"; area {answer['area']} only" if answer["area"] else ""
     count = len(answer["reviews"])
-    return f"{_to_lines(lines)}\n{count} persons{cut}; audit record {answer['audit']}{area}\n"
+    return f"{to_lines(lines)}\n{count} persons{cut}; audit record {answer['audit']}{area}\n"
 
 
 def render_alerts(answer: dict[str, Any], form: str) -> str:
     """form: "table" or "json"."""
     if form == "json":
-        return _to_json(answer)
+        return to_json(answer)
     cases = {entry["number"]: f"{entry['list']} {entry['case']}" for entry in answer["entries"]}
     lines: list[tuple[str, ...]] = []
     lines += [("time", "place", "lane", "flags", "temperature", "list and case", "name", "person")]
@@ -399,15 +401,15 @@ def render_alerts(answer: dict[str, Any], form: str) -> str:
         cells = (row["place_name"], row["lane"], row["flags"], row["temperature"], listed)
         lines.append(
             (
-                _cell("start", row["time"]),
-                *(_cell("", cell) for cell in cells),
-                *(_cell("", row[name]) for name in ("name", "person")),
+                to_cell("start", row["time"]),
+                *(to_cell("", cell) for cell in cells),
+                *(to_cell("", row[name]) for name in ("name", "person")),
             )
         )
     cut = f" of {answer['total']}, cut by the limit" if answer["limit_cut"] else ""
     area = f"; area {answer['area']} only" if answer["area"] else ""
     count = len(answer["alerts"])
-    return f"{_to_lines(lines)}\n{count} rows{cut}; audit record {answer['audit']}{area}\n"
+    return f"{to_lines(lines)}\n{count} rows{cut}; audit record {answer['audit']}{area}\n"
 
 
 def _footer(question: str, answer: dict[str, Any]) -> str:
@@ -477,7 +479,8 @@ def stream_footer(headers: dict[str, str]) -> str:
     return "; ".join(words) + "\n"
 
 
-def _cell(column: str, value: Any) -> str:
+def to_cell(column: str, value: Any) -> str:
+    """Of a table; column: "start", "end" or "last" for a time."""
     text = _text(value)
     if column in ("start", "end", "first", "last", "infected", "earliest"):
         return text[:19].replace("T", " ")

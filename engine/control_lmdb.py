@@ -1,6 +1,7 @@
 """The control log on LMDB: registry, dated rules, grants, merges, holds, erasures, audit.
 
-Records never expire by themselves. Each carries a SHA-256 over itself and the hash of the record
+Records never expire by themselves; when a person is erased, those that name them lose their body
+(`amend`) and keep their link. Each carries a SHA-256 over itself and the hash of the record
 before it, so that one who has noted the head of a day can tell whether anything up to that day was
 changed. Kinds are free words; what a body means is the registry's business, and whatever names a
 person in it was sealed before it came here.
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -24,10 +26,15 @@ BODY_LIMIT_BYTES = 16 << 20
 WORD_LIMIT = 256  # characters of a kind or of who did it
 READ_BYTES = 1 << 20
 HASH_SIZE = 32
+_AMENDED_HEAD = b"\x96"  # an array of six; that of other records has five
+AMENDED_PREFIX = "erased."  # of the kind of a record that lost its body
 
 
 class ControlRecord(msgspec.Struct, frozen=True):
-    """One record. chain: SHA-256 over the chain before it and everything else in it."""
+    """One record. chain: SHA-256 over the chain before it and everything else in it.
+
+    amended: of a record that lost its body SHA-256 over what is left and the chain; else empty.
+    """
 
     lsn: int
     kind: str
@@ -35,6 +42,7 @@ class ControlRecord(msgspec.Struct, frozen=True):
     at_ms: int
     body: bytes
     chain: bytes
+    amended: bytes = b""
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -43,6 +51,10 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     at_ms: int
     body: bytes
     chain: bytes
+
+
+class _Amended(_Stored, frozen=True, array_like=True, forbid_unknown_fields=True):
+    amended: bytes
 
 
 class _Append(Job):
@@ -57,6 +69,14 @@ class _Append(Job):
         self.lsn = 0
 
 
+class _Amend(Job):
+    __slots__ = ("lsns",)
+
+    def __init__(self, lsns: list[int]) -> None:
+        super().__init__()
+        self.lsns = lsns
+
+
 def genesis(store_id: bytes) -> bytes:
     """The chain before the first record."""
     return hashlib.sha256(b"chot/control/1\0" + store_id).digest()
@@ -66,6 +86,11 @@ def next_chain(chain: bytes, lsn: int, kind: str, by: str, at_ms: int, body: byt
     """Chain of a record: SHA-256(chain before | lsn u64be | msgpack [kind, by, at_ms, body])."""
     content = msgspec.msgpack.encode([kind, by, at_ms, body])
     return hashlib.sha256(chain + lsn.to_bytes(8, "big") + content).digest()
+
+
+def amended_hash(record: ControlRecord) -> bytes:
+    """`amended` of a record that lost its body: as a chain, its own being the one before."""
+    return next_chain(record.chain, record.lsn, record.kind, record.by, record.at_ms, record.body)
 
 
 class ControlLog:
@@ -95,7 +120,7 @@ class ControlLog:
         except BaseException:
             self._store.close()
             raise
-        self._writer: CommitThread[_Append] = CommitThread(
+        self._writer: CommitThread[Job] = CommitThread(
             "control",
             self._work,
             pending_limit_bytes=pending_limit_bytes,
@@ -116,6 +141,20 @@ class ControlLog:
         job = _make_job(kind, by, body, at_ms)
         self._writer.run_sync(job)
         return job.lsn
+
+    async def amend(self, lsns: Iterable[int]) -> dict[int, bytes]:
+        """Takes the bodies of records away; of each its `amended`. May be repeated.
+
+        Raises StorageError, JournalCorrupt.
+        """
+        wanted = sorted(set(lsns))
+        await self._writer.run(_Amend(wanted))
+        found: dict[int, bytes] = {}
+        for lsn in wanted:
+            for record in self.read(lsn - 1):
+                found[lsn] = record.amended
+                break
+        return found
 
     def read(self, after: int = 0) -> Iterator[ControlRecord]:
         """Durable records with lsn > after, in order; ends at the last one. Any thread.
@@ -152,11 +191,24 @@ class ControlLog:
             self._chain = check_record(record, self._last_lsn, self._chain)
             self._last_lsn = lsn
 
-    def _work(self, jobs: list[_Append]) -> Sequence[_Append]:
+    def _work(self, jobs: list[Job]) -> Sequence[Job]:
+        for is_append, run in itertools.groupby(jobs, lambda job: isinstance(job, _Append)):
+            if is_append:
+                self._append_all([job for job in run if isinstance(job, _Append)])
+                continue
+            for job in run:
+                if isinstance(job, _Amend):
+                    self._amend_all(job)
+        return ()
+
+    def _recover(self) -> None:
+        if not self._store.is_proven:
+            self._store.recover()
+            self._load()
+
+    def _append_all(self, jobs: list[_Append]) -> None:
         try:
-            if not self._store.is_proven:
-                self._store.recover()
-                self._load()
+            self._recover()
             lsn, chain = self._last_lsn, self._chain
             records = []
             for job in jobs:
@@ -170,22 +222,50 @@ class ControlLog:
         except EngineError as error:
             for job in jobs:
                 job.error = type(error)(*error.args, hint=error.hint)
-        return ()
+
+    def _amend_all(self, job: _Amend) -> None:
+        try:
+            self._recover()
+            records = []
+            for lsn in job.lsns:
+                for _, value in self._store.read(lsn, lsn, 1):
+                    record = bytes_to_record(lsn, value)
+                    if not record.amended:
+                        records.append((lsn, _amended_value(record)))
+            if records:
+                self._store.write(records, is_append=False)
+        except EngineError as error:
+            job.error = error
 
 
 def bytes_to_record(lsn: int, value: bytes) -> ControlRecord:
     """Raises JournalCorrupt."""
     try:
-        stored = msgspec.msgpack.decode(value, type=_Stored)
+        is_amended = value[:1] == _AMENDED_HEAD
+        stored = msgspec.msgpack.decode(value, type=_Amended if is_amended else _Stored)
     except msgspec.MsgspecError as error:
         raise JournalCorrupt(f"control record {lsn} cannot be read") from error
-    return ControlRecord(lsn, stored.kind, stored.by, stored.at_ms, stored.body, stored.chain)
+    amended = stored.amended if isinstance(stored, _Amended) else b""
+    return ControlRecord(
+        lsn, stored.kind, stored.by, stored.at_ms, stored.body, stored.chain, amended
+    )
+
+
+def _amended_value(record: ControlRecord) -> bytes:
+    left = msgspec.structs.replace(record, kind=AMENDED_PREFIX + record.kind, body=b"")
+    stored = _Amended(left.kind, left.by, left.at_ms, b"", left.chain, amended_hash(left))
+    return msgspec.msgpack.encode(stored)
 
 
 def check_record(record: ControlRecord, lsn_before: int, chain_before: bytes) -> bytes:
     """The record's chain, if it follows what came before. Raises JournalCorrupt."""
     if record.lsn != lsn_before + 1:
         raise JournalCorrupt(f"control record {lsn_before + 1} is missing")
+    if record.amended:
+        # What its link was made of is gone; the link itself is held by the record behind it.
+        if amended_hash(record) != record.amended:
+            raise JournalCorrupt(f"control record {record.lsn} lost its body in another way")
+        return record.chain
     chain = next_chain(chain_before, record.lsn, record.kind, record.by, record.at_ms, record.body)
     if chain != record.chain:
         raise JournalCorrupt(f"control record {record.lsn} does not follow the record before it")

@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.clock import DAY_MS, MINUTE_MS
 from engine.contacts import Tier
-from engine.index import Met
+from engine.found import Met
 from engine.visits import VISIT, Array, VisitFlag
 
 CELL_MS: Final = 10 * MINUTE_MS

@@ -9,7 +9,7 @@ native.dedup's; this module holds the policy: which spans when, and how long a s
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -96,6 +96,10 @@ class SeenWindow:
         columns = (rows["person"], rows["place"], rows["lane"], rows["time_ms"])
         answers[at_post] = np.frombuffer(self.see(*(c.tobytes() for c in columns)), np.uint8)
         return answers
+
+    def forget(self, persons: Iterable[bytes]) -> int:
+        """Forgets every sighting of persons; how many there were."""
+        return sum(self._table.forget(person) for person in persons)
 
     def _runs(
         self, times: memoryview, first_ms: int, last_ms: int

@@ -42,7 +42,7 @@ from engine.index import Snapshot
 from engine.keys import KeyRing, seal
 from engine.merge_desk import MergeDesk
 from engine.merges import Merges
-from engine.question_socket import Peer
+from engine.question_socket import Handler, Peer
 from engine.questions import (
     SUPPRESSED,
     Alarmed,
@@ -140,13 +140,14 @@ class JournalLike(Protocol):
     def read_details(self, lsn: int) -> SealedDetails: ...
 
 
-class _Shown(msgspec.Struct, frozen=True):
-    """What a connection may fetch the details of: an answer that it got."""
+class Shown(msgspec.Struct, frozen=True):
+    """What a connection may fetch the details of: an answer that it got. right: that this takes."""
 
     token: str
     purpose: str
     case: str
     refs: frozenset[int]
+    right: access.Question = access.Question.DETAILS
 
 
 class Desk:
@@ -177,12 +178,14 @@ class Desk:
         on_registry: Callable[[], Awaitable[None]] | None = None,
         on_merges: Callable[[], Awaitable[None]] = _nothing,
         threads: int = 2,
+        further: Mapping[type, Handler] | None = None,
     ) -> None:
         """figures, tallies: counts and refusals of a day. kit: what its owner needs of the engine.
         deliver: takes records of a gateway (engine.deliveries).
 
-        on_registry, on_merges: told after each change of the registry, of merges. threads: for
-        questions, at lower priority than the lanes' work.
+        on_registry, on_merges: told after each change of the registry, of merges. further: asks
+        that have a desk of their own. threads: for questions, at lower priority than the lanes'
+        work.
         """
         self._registry = registry
         self._tracer = tracer
@@ -209,6 +212,7 @@ class Desk:
         self._deliver = deliver
         self._rows_max = min(rows_max, ROWS_MAX)
         self._on_registry = on_registry
+        self._further = further or {}
         self._changing = asyncio.Lock()
         self._begun: set[asyncio.Task[Any]] = set()
         self._pool = ThreadPoolExecutor(threads, "question", initializer=_lower_priority)
@@ -308,7 +312,10 @@ class Desk:
             case AskKit():
                 return self._kit()
             case _:
-                ask: VenueQuestion = question
+                further = self._further.get(type(question))
+                if further is not None:
+                    return await further(question, peer)
+                ask = cast(VenueQuestion, question)
                 return await self._to_its_end(self._venues.answer(ask, f"uid {peer.uid}"))
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
@@ -343,7 +350,7 @@ class Desk:
                 await self._audit(_refused(grant, ask, error.code), now_ms)
             raise
         audit = await self._audit(entry, now_ms)
-        _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs_of(answer)))
+        remember(peer, audit, Shown(ask.token, ask.purpose, ask.case, refs_of(answer)))
         places = self._infos(places_of(answer))
         shown = cast(TracedAnswer, answer)
         return Traced(answer=shown, places=places, area=area, audit=audit)
@@ -387,12 +394,7 @@ class Desk:
         return await self._control.append(access.AUDIT_KIND, entry.who, body, now_ms)
 
     def _infos(self, numbers: Array) -> tuple[PlaceInfo, ...]:
-        """Each place once; one that the registry does not know is named by its number."""
-        found = []
-        for number in np.unique(numbers).tolist():
-            place = self._registry.place(number)
-            found.append(place_to_info(place) if place else PlaceInfo(number, f"#{number}", ""))
-        return tuple(found)
+        return infos_of(numbers, self._registry)
 
     async def _alarmed(self, ask: AskAlerts, peer: Peer) -> Alarmed:
         """Rows that carry a flag of alarm, newest first, and why those on the list are there."""
@@ -415,7 +417,7 @@ class Desk:
         rows, total, entry = await self._run(self._find_alarms, grant, ask, parts, within)
         audit = await self._audit(entry, now_ms)
         refs = frozenset(rows["ref"].tolist())
-        _remember(peer, audit, _Shown(ask.token, ask.purpose, ask.case, refs))
+        remember(peer, audit, Shown(ask.token, ask.purpose, ask.case, refs))
         return Alarmed(
             rows=rows.tobytes(), total=total, listed=self._watch.explain(grant, rows),
             places=self._infos(rows["place"]), area=area, audit=audit,
@@ -450,7 +452,7 @@ class Desk:
 
     async def _review(self, ask: AskReviews, peer: Peer) -> Reviews:
         found, refs = await self._merge_desk.reviews(ask, self._run, self._rows_max)
-        _remember(peer, found.audit, _Shown(ask.token, ask.purpose, ask.case, refs))
+        remember(peer, found.audit, Shown(ask.token, ask.purpose, ask.case, refs))
         places = self._infos(np.frombuffer(found.rows, REVIEW)["place"])
         return msgspec.structs.replace(found, places=places)
 
@@ -462,11 +464,11 @@ class Desk:
     # ---- details ----------------------------------------------------------------------------
 
     async def _fetch(self, question: FetchDetails, peer: Peer) -> Details:
-        kept: OrderedDict[int, _Shown] = peer.memory.get("answers", OrderedDict())
+        kept: OrderedDict[int, Shown] = peer.memory.get("answers", OrderedDict())
         shown = kept.get(question.audit)
         if shown is None or shown.token != question.token:
             raise AccessDenied("details are for answers just given", hint="ask the question again")
-        self._check(question.token, access.Question.DETAILS, purpose=shown.purpose, case=shown.case)
+        self._check(question.token, shown.right, purpose=shown.purpose, case=shown.case)
         if not shown.refs.issuperset(question.refs):
             raise AccessDenied("these details are of another answer")
         by_group: dict[int, list[int]] = {}
@@ -540,6 +542,15 @@ class Desk:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
 
+def infos_of(numbers: Array | Sequence[int], registry: Registry) -> tuple[PlaceInfo, ...]:
+    """Each place once; one that the registry does not know is named by its number."""
+    found = []
+    for number in np.unique(np.array(numbers, np.int64)).tolist():
+        place = registry.place(number)
+        found.append(place_to_info(place) if place else PlaceInfo(number, f"#{number}", ""))
+    return tuple(found)
+
+
 def place_to_info(place: Place) -> PlaceInfo:
     if isinstance(place, Post):
         minutes = DEFAULT_STAY_MINUTES[Category.CHECKPOINT]
@@ -593,8 +604,9 @@ def _refused(grant: Grant, ask: AskRows, outcome: str) -> AuditEntry:
     )
 
 
-def _remember(peer: Peer, audit: int, shown: _Shown) -> None:
-    kept: OrderedDict[int, _Shown] = peer.memory.setdefault("answers", OrderedDict())
+def remember(peer: Peer, audit: int, shown: Shown) -> None:
+    """The connection may fetch the details of what it was shown."""
+    kept: OrderedDict[int, Shown] = peer.memory.setdefault("answers", OrderedDict())
     kept[audit] = shown
     while len(kept) > _ANSWERS_KEPT:
         kept.popitem(last=False)

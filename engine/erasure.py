@@ -87,6 +87,7 @@ class Erasures:
         self._until_ms: dict[bytes, int] = {}  # by tag
         self._newest_ms = -(1 << 62)
         self._clean: set[bytes] = set()
+        self.late_rows = 0  # that came after their person was erased, and were not stored
 
     def __len__(self) -> int:
         return len(self._until_ms)
@@ -121,10 +122,10 @@ class Erasures:
             return False
         return time_ms < until_ms
 
-    def strip(self, batch: RecordBatch) -> tuple[RecordBatch, int]:
-        """The batch without rows of the erased, and how many these were."""
+    def strip(self, batch: RecordBatch) -> RecordBatch:
+        """The batch without rows of the erased; these are counted in `late_rows`."""
         if not self._until_ms:
-            return batch, 0
+            return batch
         count, parts = 0, []
         for part in batch.parts:
             rows = np.frombuffer(part.rows, ROW)
@@ -134,8 +135,9 @@ class Erasures:
                 part = _without(part, rows, gone)
             parts.append(part)
         if count:
+            self.late_rows += count
             batch = msgspec.structs.replace(batch, parts=[part for part in parts if part.rows])
-        return batch, count
+        return batch
 
 
 def _without(part: Part, rows: Array, gone: Array) -> Part:
@@ -194,17 +196,26 @@ class Amended:
     def __init__(self) -> None:
         self.groups: dict[int, bytes] = {}
         self.records: dict[int, bytes] = {}
+        self.begun: dict[int, Erasure] = {}  # by LSN
         self.unfinished: dict[int, Erasure] = {}  # by LSN
 
     def apply(self, lsn: int, kind: str, body: bytes) -> None:
         """One record of the control log. Raises JournalCorrupt."""
         if kind == BEGIN_KIND:
             self.unfinished[lsn] = body_to_erasure(body)
+            self.begun[lsn] = self.unfinished[lsn]
         elif kind == DONE_KIND:
             done = body_to_erased(body)
             self.unfinished.pop(done.number, None)
             self.groups.update(done.groups)
             self.records.update(done.records)
+
+    def knows(self, erasure: Erasure) -> bool:
+        """Whether a record began the erasure of these tags up to this instant or later."""
+        return any(
+            set(erasure.tags) <= set(begun.tags) and erasure.until_ms <= begun.until_ms
+            for begun in self.begun.values()
+        )
 
     def strange(self, found: Mapping[int, bytes], known: Mapping[int, bytes]) -> list[int]:
         """Of amended groups or records (LSN to SHA-256) those that no erasure left like that.

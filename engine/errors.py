@@ -188,6 +188,20 @@ class StoreLocked(StorageError):
     status = 409
 
 
+class ForgetListInvalid(StorageError):
+    """The file beside the keys that says what was forgotten cannot be read as one."""
+
+    code = "storage.forget_list"
+    status = 500
+
+
+class BackupInvalid(StorageError):
+    """A folder that is no whole backup, or whose files are not those that were written."""
+
+    code = "storage.backup"
+    status = 500
+
+
 # ---- keys and access ---------------------------------------------------------------------------
 
 

@@ -41,6 +41,22 @@ ENGINE_STEPS: Final = (
     "generation.begun",  # its header and first groups are durable, nobody knows
     "generation.released",  # the log says that older ones need not be there; they still are
     "generation.unlinked",  # one of them is not
+    "backup.scans",  # the scan log is copied, the control log is not
+    "backup.copied",  # both are, there is no manifest
+    "restore.copied",  # logs and keys lie in a draft
+    "restore.erased",  # who was erased since the backup is out of it
+    "restore.applied",  # forgotten days are as well, the draft has not its name yet
+    "retention.noted",  # days stand on the forget list, their keys are there
+    "journal.destroyed",  # keys of days are gone, their groups are not empty
+    "journal.emptied",  # some groups of these days are
+    "retention.emptied",  # all of them are, the index still has them
+    "retention.records",  # control records that are over have lost their bodies
+    "erasure.listed",  # a person stands on the forget list, nothing else is done
+    "erasure.begun",  # the control log knows
+    "journal.amended",  # some groups have lost the person's rows
+    "erasure.amended",  # all groups have
+    "erasure.records",  # records that name the person have lost their bodies
+    "erasure.done",  # the last record is durable, nobody was told
 )
 
 

@@ -167,6 +167,7 @@ class RawGroup:
     details_sealed: bytes
     plain_head: bytes  # header with flags and CRC zero, runs, tallies
     amended: bytes = b""  # SHA-256 in the amendment; empty where nothing was amended
+    erased: int = 0  # rows that an amendment took away
 
     def iter_runs(self) -> Iterator[tuple[int, int, int, int, int, int, int]]:
         """(gateway, class, piece, rows, epoch, first, last) for each run."""
@@ -244,11 +245,11 @@ def bytes_to_raw(data: bytes | memoryview, *, is_head_only: bool = False) -> Raw
     is_expired = flags == EXPIRED
     runs_end = HEADER_SIZE + run_count * RUN.itemsize
     head_end = runs_end + tally_count * TALLY.itemsize
-    begin, amended, amended_fields = head_end, b"", b""
+    begin, amended, amended_fields, erased = head_end, b"", b"", 0
     if flags == AMENDED:
         if len(data) < head_end + AMENDMENT.size:
             raise JournalCorrupt(f"group {lsn}: its amendment is cut short")
-        nonce, _, rows_size, details_size, content = AMENDMENT.unpack_from(data, head_end)
+        nonce, erased, rows_size, details_size, content = AMENDMENT.unpack_from(data, head_end)
         begin, amended = head_end + AMENDMENT.size, content
         amended_fields = bytes(data[head_end : head_end + _AMENDED_FIELDS.size])
     rows_end = begin + rows_size
@@ -267,7 +268,7 @@ def bytes_to_raw(data: bytes | memoryview, *, is_head_only: bool = False) -> Raw
     return RawGroup(
         lsn, day, is_expired, row_count, first_arrival_ms, nonce, chain,
         hashlib.sha256(plain_head).digest(), head[HEADER_SIZE:runs_end], head[runs_end:head_end],
-        sealed_rows, details_sealed, plain_head, amended,
+        sealed_rows, details_sealed, plain_head, amended, erased,
     )  # fmt: skip
 
 

@@ -15,16 +15,25 @@ packed numpy arrays with the dtypes below.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final
 
 import numpy as np
 
-from engine.aliases import ENDING, Aliases, AliasNumbers, alias_changes, number_aliases
+from engine.aliases import (
+    ENDING,
+    Aliases,
+    AliasNumbers,
+    alias_changes,
+    number_aliases,
+    number_keys,
+)  # fmt: skip
 from engine.clock import DAY_MS, day_to_ms
 from engine.contacts import CONTACT, PAIR
+from engine.corrections import Correction, Corrections, correct
 from engine.figures import Figures, count_day
+from engine.forgetting import find_persons, forget_numbers, of_days, without_persons
+from engine.found import Found, GroupLike, Met, joined, ref_to_position
 from engine.layers import (
     Layer,
     first_due,
@@ -60,78 +69,22 @@ INLINE_SCANS: Final = 1 << 16  # a question merges no more than that where a thr
 LAYERS_MAX: Final = 32  # unless there are so many layers
 NEWEST_STEP: Final = 1 << 12  # scans; then other threads have their turn
 
+Layers = tuple[Layer, ...]
+EVER: Final = (-4 * SPAN_MAX_MS, 4 * SPAN_MAX_MS)
+
 _log = Log("index")
 
 NEWEST = np.dtype([("time_ms", "<i8"), ("ref", "<u8")])
 
 
-class GroupLike(Protocol):
-    """What the index reads of a journal group: its number and its rows, an array of ROW."""
-
-    @property
-    def lsn(self) -> int: ...
-    @property
-    def rows(self) -> Array: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Visits, complete up to `lsn`, sorted by start, end and key.
-
-    visits: VISIT, `person` being the position in `persons`; persons: V16 keys, ascending; newest:
-    ref of each person's newest row, under which the log holds sealed details; total: visits found,
-    more than len(visits) where a limit cut them.
-    """
-
-    visits: Array
-    persons: Array
-    newest: Array
-    total: int
-    lsn: int
-
-
-@dataclass(frozen=True, slots=True)
-class Met:
-    """Contacts, complete up to `lsn`, ranked.
-
-    contacts: CONTACT, and of each the key in `persons` (V16) and the ref of the newest row in
-    `newest`; pairs: PAIR, in the order of the contacts; total: contacts found, more than
-    len(contacts) where a limit cut them; below: how many persons met less than the threshold.
-    """
-
-    contacts: Array
-    pairs: Array
-    persons: Array
-    newest: Array
-    total: int
-    below: int
-    lsn: int
-
-
-def ref_to_position(ref: int) -> tuple[int, int]:
-    """(lsn, row within the group) of a ref."""
-    return ref >> REF_ROW_BITS, ref & ((1 << REF_ROW_BITS) - 1)
-
-
-def _joined(parts: Iterable[bytes], dtype: np.dtype[Any]) -> Array:
-    return np.frombuffer(b"".join(parts), dtype)
-
-
 class Snapshot:
-    """One state of the index, complete up to `lsn`. Immutable; any thread may ask it.
-
-    Only the refs of newest rows follow what has come since.
-    """
+    """One state of the index, complete up to `lsn`. Immutable, but for newest rows."""
 
     def __init__(
         self,
-        layers: tuple[Layer, ...],
-        epoch: int,
-        numbers: PersonNumbers,
-        rules: VisitRules,
-        lsn: int,
+        layers: Layers, epoch: int, numbers: PersonNumbers, rules: VisitRules, lsn: int,
         aliases: AliasNumbers | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         # Counted first: columns that grow in between have room for more than that.
         self.count = len(numbers)
         keys, newest = numbers.columns()
@@ -242,10 +195,7 @@ class Snapshot:
         return []
 
     def time_together(self, person: bytes, from_ms: int, to_ms: int) -> dict[bytes, int]:
-        """Milliseconds of overlap with others by key, summed over all pairs of visits.
-
-        Plain time, without the rules of engine.contacts.
-        """
+        """Milliseconds of overlap with others by key, without the rules of engine.contacts."""
         span = clamped(from_ms), clamped(to_ms)
         for number in self.persons_of([person]):
             return time_together(self.tables, number, *span, self.keys.data, self.epoch)
@@ -262,7 +212,7 @@ class Snapshot:
             today = today.copy()
             today["person"] = self.aliases.mains(today["person"])
             today = np.frombuffer(ScanRun([today.data]).between(low, high), SCAN)
-        return count_day(day, today, _joined(visits, VISIT), self.lsn)
+        return count_day(day, today, joined(visits, VISIT), self.lsn)
 
     def last_details_ref(self, person: bytes) -> tuple[int, int] | None:
         """(lsn, row) of the person's newest row, None for a person without any."""
@@ -275,7 +225,7 @@ class Snapshot:
         self, numbers: list[int], from_ms: int, to_ms: int, places: Collection[int] | None
     ) -> Array:
         span = clamped(from_ms), clamped(to_ms)
-        visits = _joined(
+        visits = joined(
             (visits_of(self.tables, number, *span, self.epoch) for number in numbers), VISIT
         )
         if places is not None:
@@ -322,6 +272,8 @@ class CoLocationIndex:
         self._held = 0  # layers that the keeping thread is merging
         self._ended: list[tuple[bytes, int]] = []  # and what ended meanwhile, with its epoch
         self._aliases = AliasNumbers()
+        self._corrections = Corrections()
+        self._corrected: dict[int, Sequence[Correction]] = {}  # by main number
         self._snapshot = Snapshot((), 0, self._numbers, self._rules, 0)
         self._keeper: threading.Thread | None = None
         self._has_come = threading.Event()
@@ -372,18 +324,8 @@ class CoLocationIndex:
     def history(self, persons: Collection[bytes], from_ms: int, to_ms: int) -> Found:
         return self.snapshot().history(persons, from_ms, to_ms)
 
-    def contacts(
-        self,
-        persons: Collection[bytes],
-        from_ms: int,
-        to_ms: int,
-        *,
-        linger_ms: int = 0,
-        min_overlap_ms: int = 0,
-    ) -> Met:
-        return self.snapshot().contacts(
-            persons, from_ms, to_ms, linger_ms=linger_ms, min_overlap_ms=min_overlap_ms
-        )
+    def contacts(self, persons: Collection[bytes], from_ms: int, to_ms: int, **spans: Any) -> Met:
+        return self.snapshot().contacts(persons, from_ms, to_ms, **spans)
 
     def figures(self, day: int) -> Figures:
         return self.snapshot().figures(day)
@@ -416,26 +358,47 @@ class CoLocationIndex:
             changed = found.differences(known)
             noted = changed | {self._numbers.find(key) for key in changed_keys}
             self._aliases = found.noting(noted, current.lsn)
+            self._number_corrections()
             layers, epoch = self._settled(current.layers, changed, current.epoch)
             self._publish(layers, epoch, current.lsn)
 
-    def expire(self, before_ms: int) -> int:
-        """Forgets every scan before an instant; returns how many distinct ones.
+    def set_corrections(self, corrections: Corrections) -> None:
+        """Derives those anew who have one, or had. Any thread but the one that applies."""
+        with self._refreshing:
+            self._refresh()
+            current = self._snapshot
+            self._corrections = corrections
+            with self._writing:
+                self._number_corrections()
+            self._aliases = self._aliases.noting(self._corrected, current.lsn)
+            layers, epoch = self._settled(current.layers, self._corrected, current.epoch)
+            self._publish(layers, epoch, current.lsn)
+
+    def _number_corrections(self) -> None:
+        known = number_keys(self._corrections.keys, self._numbers)
+        self._corrected = self._corrections.by_number((self._aliases.main(n), k) for n, k in known)
+
+    def _special(self) -> set[int]:
+        # Their visits do not follow from the scans under their number alone.
+        return {*self._aliases.numbers, *self._corrected}
+
+    def expire(self, before_ms: int, held: Collection[int] = ()) -> int:
+        """Forgets every scan before an instant, but of civil days that are held; returns how many.
 
         Snapshots held by a question keep what they hold, but know nobody of whom nothing is left.
         """
         with self._shaping, self._refreshing:
             self._refresh()
-            return self._forget(before_ms)
+            return self._forget(before_ms, held)
 
-    def _forget(self, before_ms: int) -> int:
-        current, spared = self._snapshot, set(self._aliases.numbers)
+    def _forget(self, before_ms: int, held: Collection[int] = ()) -> int:
+        current, spared = self._snapshot, self._special()
+        kept = of_days([layer.scans for layer in current.layers], before_ms, held)
+        spared.update(np.frombuffer(kept.between(*EVER), SCAN)["person"].tolist())
         mains: set[int] = set()
 
         def change(gone: ScanRun, runs: list[ScanRun]) -> Changes:
-            alone, merged = self._aliases.part(
-                gone, [gone.between(-4 * SPAN_MAX_MS, 4 * SPAN_MAX_MS)]
-            )
+            alone, merged = self._aliases.part(gone, [gone.between(*EVER)], self._corrected)
             mains.update(merged)
             return derive_changes(alone, runs, self._places.table, **rule_spans(self._rules))
 
@@ -447,12 +410,49 @@ class CoLocationIndex:
         end_visits([layer.visits for layer in layers], endings.data, epoch)
         layers, left = forget_days(layers, before_ms, epoch)
         layers = (*layers, Layer(ScanRun(()), VisitTable(begin.tobytes() + left)))
+        if len(kept):
+            epoch += 1
+            layers = self._taken(layers, kept, mains, epoch)
         layers, epoch = self._settled(layers, mains, epoch)
         with self._writing:
             spared.update(np.frombuffer(b"".join(self._fresh), SCAN)["person"].tolist())
             self._numbers.forget_before(before_ms, np.array(sorted(spared), np.uint32).data)
         self._publish(tuple(filter(has_any, layers)), epoch, current.lsn)
-        return count
+        return count - len(kept)
+
+    def _taken(self, layers: Layers, scans: ScanRun, mains: set[int], epoch: int) -> Layers:
+        """Layers with these scans besides, of the epoch; mains: gets whom to settle afterwards."""
+        alone, merged = self._aliases.part(scans, [scans.between(*EVER)], self._corrected)
+        mains.update(merged)
+        runs, tables = [layer.scans for layer in layers], [layer.visits for layer in layers]
+        changes = derive_changes(alone, runs, self._places.table, **rule_spans(self._rules))
+        end_visits(tables, changes.endings(), epoch)
+        return (*layers, Layer(scans, born_table(changes)))
+
+    def erase(self, persons: Collection[bytes], until_ms: int) -> int:
+        """Forgets the scans of person keys from before an instant; how many distinct ones."""
+        with self._shaping, self._refreshing:
+            self._refresh()
+            return self._erase(persons, until_ms)
+
+    def _erase(self, persons: Collection[bytes], until_ms: int) -> int:
+        current = self._snapshot
+        numbers = {self._numbers.find(key) for key in persons} - {-1}
+        left, own = without_persons(current.layers, numbers)
+        kept = own.since(until_ms)
+        if len(kept):
+            left.append(Layer(kept, VisitTable(b"")))
+        mains = {self._aliases.main(number) for number in numbers}
+        settled, epoch = self._settled(tuple(left), mains, current.epoch)
+        staying = set(np.frombuffer(kept.between(*EVER), SCAN)["person"].tolist())
+        with self._writing:
+            forget_numbers(self._numbers, numbers, staying | self._special())
+            self._note_newest(kept)
+        self._publish(settled, epoch, current.lsn)
+        return len(own) - len(kept)
+
+    def find_persons(self, is_wanted: Callable[[bytes], bool]) -> list[bytes]:
+        return find_persons(self._numbers, is_wanted)
 
     def compact(self) -> None:
         """Refreshes and makes one layer of all in memory: questions are quickest then."""
@@ -473,7 +473,7 @@ class CoLocationIndex:
         layers, epoch = current.layers, current.epoch
         if fresh:
             scans = ScanRun(fresh)
-            alone, merged = self._aliases.part(scans, fresh)
+            alone, merged = self._aliases.part(scans, fresh, self._corrected)
             changes = derive_changes(
                 alone,
                 [layer.scans for layer in layers],
@@ -489,7 +489,7 @@ class CoLocationIndex:
                 _log.error("visits derived anew", count=len(endings) // ENDING.itemsize - ended)
                 layers = (self._derived(merge_runs([*(old.scans for old in layers), scans])),)
                 self._held = 0
-                merged = self._aliases.numbers
+                merged = self._special()
             else:
                 if self._held and endings:
                     self._ended.append((endings, epoch))
@@ -501,7 +501,7 @@ class CoLocationIndex:
             del self._fresh[: len(fresh)]
             self._fresh_size -= sum(map(len, fresh))
 
-    def _with_layer(self, layers: tuple[Layer, ...], layer: Layer) -> tuple[Layer, ...]:
+    def _with_layer(self, layers: Layers, layer: Layer) -> Layers:
         """The layers with a new one, of which the small ones are merged at once.
 
         All that are due, where no thread keeps up; it has those it holds to itself.
@@ -513,9 +513,7 @@ class CoLocationIndex:
             free = (*free[:first], merge_layers(free[first:]))
         return held + free
 
-    def _settled(
-        self, layers: tuple[Layer, ...], persons: Collection[int], epoch: int
-    ) -> tuple[tuple[Layer, ...], int]:
+    def _settled(self, layers: Layers, persons: Collection[int], epoch: int) -> tuple[Layers, int]:
         """Layers, and their epoch, in which these persons have the visits of their alias sets."""
         if not persons:
             return layers, epoch
@@ -540,15 +538,17 @@ class CoLocationIndex:
 
     def _derive_visits(self, scans: ScanRun) -> Array:
         changes = derive_changes(scans, [], self._places.table, **rule_spans(self._rules))
-        return np.frombuffer(changes.visits(), VISIT)
+        visits = np.frombuffer(changes.visits(), VISIT)
+        found = self._corrected.get(int(visits["person"][0])) if len(visits) else None
+        return correct(visits, found) if found else visits
 
     def _rebuild(self, scans: ScanRun) -> None:
         """A snapshot of one layer of the given scans."""
         whole = (self._derived(scans),) if len(scans) else ()
-        layers, epoch = self._settled(whole, self._aliases.numbers, self._snapshot.epoch)
+        layers, epoch = self._settled(whole, self._special(), self._snapshot.epoch)
         self._publish(layers, epoch, self._snapshot.lsn)
 
-    def _publish(self, layers: tuple[Layer, ...], epoch: int, lsn: int) -> None:
+    def _publish(self, layers: Layers, epoch: int, lsn: int) -> None:
         self._snapshot = Snapshot(layers, epoch, self._numbers, self._rules, lsn, self._aliases)
 
     # ---- keeping up ---------------------------------------------------------------------------

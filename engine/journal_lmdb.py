@@ -20,9 +20,10 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
+from engine import faults
 from engine.clock import Clock
 from engine.commit_thread import CommitThread, Job
 from engine.errors import (
@@ -79,6 +80,7 @@ class LmdbJournal:
     generation_bytes: how large a file of it grows before another is begun.
     pending_limit_bytes: what may wait in memory for a commit. commit_limit_bytes: the most one
     transaction takes. tail_bytes: recent groups kept open for readers that are close behind.
+    strip: takes from a batch what must not be stored, on the event loop that appends.
     Raises StoreLocked, StoreVersion, JournalCorrupt, StorageFull, StorageUnavailable.
     """
 
@@ -94,10 +96,12 @@ class LmdbJournal:
         pending_limit_bytes: int = 32 << 20,
         commit_limit_bytes: int = 8 << 20,
         tail_bytes: int = 16 << 20,
+        strip: Callable[[RecordBatch], RecordBatch] = lambda batch: batch,
     ) -> None:
         self.counters = Counters()
         self._ring = ring
         self._clock = clock
+        self._strip = strip
         self._tail_limit_bytes = tail_bytes
         self._tail: deque[tuple[Group, int]] = deque()
         self._tail_size = 0
@@ -141,7 +145,7 @@ class LmdbJournal:
 
     async def append(self, batch: RecordBatch) -> Receipt:
         check_batch(batch)
-        job = AppendJob(batch, self._clock.now_ms())
+        job = AppendJob(self._strip(batch), self._clock.now_ms())
         await self._writer.run(job)
         return Receipt(batch.run, job.lsn, job.is_duplicate)
 
@@ -470,6 +474,7 @@ class LmdbJournal:
                     records.append((raw.lsn, check_amended(raw, data)))
             if records:
                 self._log.replace(records)
+                faults.reach("journal.amended")
         except Exception as error:
             job.error = error  # whoever gave `change` knows best what it raises
             return True
@@ -516,6 +521,7 @@ class LmdbJournal:
             raws = [raw for raw in raws if not raw.is_expired]
             if raws:
                 self._log.replace([(r.lsn, expire_bytes(r)) for r in raws])
+                faults.reach("journal.emptied")
         except EngineError as error:
             job.error = _as_seam_error(error)
             return True
@@ -562,6 +568,7 @@ class LmdbJournal:
         for day in {*job.days, *self._ring.days()} - job.held:
             if is_day_over(day, job.before_ms):
                 self._ring.destroy_day(day)
+        faults.reach("journal.destroyed")
         job.lsns = sorted(lsn for day in job.days for lsn in self._days[day])
 
 

@@ -7,6 +7,7 @@ names is sealed in it, with the words that say why; here the keys lie open, as t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final, Protocol
 
 import msgspec
@@ -87,6 +88,13 @@ def merge_to_body(merge: Merge, keyring: KeyRing, number: int = 0) -> bytes:
     )  # fmt: skip
 
 
+def persons_named(record: Record, keyring: KeyRing) -> tuple[bytes, ...]:
+    """Whom a record of the control log names; nobody in those of other kinds. Raises SealBroken."""
+    if record.kind not in (ADD_KIND, UNDO_KIND, REVIEW_KIND, REOPEN_KIND):
+        return ()
+    return _decode_sealed(keyring.open_ingest(_decode_body(record.body).sealed, _AAD))[0]
+
+
 class Merges:
     """Those that hold, and the persons whose flagged rows are settled; used from one thread."""
 
@@ -137,6 +145,14 @@ class Merges:
         """The merge that held."""
         self._aliases = None
         return self._entries.pop(number, None)
+
+    def forget(self, is_erased: Callable[[bytes], bool]) -> None:
+        """Drops merges and reviews that name the erased."""
+        for merge in self.entries():
+            if any(map(is_erased, merge.persons)):
+                self.drop(merge.number)
+        for keys in (self.settled, self.ever):
+            keys.difference_update([key for key in keys if is_erased(key)])
 
     def get(self, number: int) -> Merge | None:
         return self._entries.get(number)

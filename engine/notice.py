@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from engine.index import Found, Snapshot
+from engine.found import Found
+from engine.index import Snapshot
 from engine.visits import REF_ROW_BITS, VISIT, Array
 
 MARKS_MAX: Final = 200

@@ -26,9 +26,10 @@ Fetch = Callable[[questions.FetchDetails], Awaitable[questions.Details]]
 
 
 class Opener(Protocol):
-    """Who can open sealed details; engine.keys.DeskKeys."""
+    """Who can open sealed details, and the persons of an audit record; engine.keys.DeskKeys."""
 
     def open_details(self, day: int, sealed: bytes, aad: bytes) -> bytes: ...
+    def open_audit(self, sealed: bytes, aad: bytes) -> bytes: ...
 
 
 class OpenedDetails:
@@ -66,6 +67,10 @@ class OpenedDetails:
         for lsn in [lsn for lsn, (at_ns, _, _) in self._groups.items() if at_ns < oldest_ns]:
             self._drop(lsn)
 
+    def clear(self) -> None:
+        self._groups.clear()
+        self._size = 0
+
     def _drop(self, lsn: int) -> None:
         _, size, _ = self._groups.pop(lsn, (0, 0, []))
         self._size -= size
@@ -85,6 +90,10 @@ class DetailsOpener:
 
     def drop_old(self) -> None:
         self._opened.drop_old()
+
+    def forget(self) -> None:
+        """Nothing that was opened is kept: somebody in it was erased."""
+        self._opened.clear()
 
     async def open(self, refs: list[int], audit: int, token: str) -> list[Details | None]:
         """Those behind each ref of an answer; None where they are gone or cannot be opened."""

@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 
 from engine.errors import QuestionInvalid
-from engine.index import Found, Snapshot, clamped
+from engine.found import Found
+from engine.index import Snapshot, clamped
 from engine.visits import VISIT, Array
 from native.index import visits_at as native_visits_at
 

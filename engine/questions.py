@@ -17,8 +17,10 @@ from engine import errors
 from engine.ask_bases import After, Ask, AskCase, AskPersons, AskRows, Instant, Word
 from engine.ask_bases import PersonRef as PersonRef
 from engine.ask_bases import PlaceRef as PlaceRef
+from engine.ask_parts import PlaceInfo as PlaceInfo
 from engine.errors import EngineError, QuestionInvalid, RegistryInvalid
 from engine.group import SealedDetails
+from engine.keeping_questions import KeepingAsk, KeepingReply
 from engine.keys import KeyRing
 from engine.notice import MARKS_MAX
 from engine.passed import PassedAnswer
@@ -221,6 +223,7 @@ Question = (
     | AskMerges
     | AskReviews
     | ReviewClose
+    | KeepingAsk
     | FetchDetails
     | AskFigures
     | AskCounts
@@ -246,17 +249,6 @@ class Failure(msgspec.Struct, frozen=True, tag_field="reply", tag="failure"):
     status: int
     hint: str = ""
     rows: tuple[str, ...] = ()
-
-
-class PlaceInfo(msgspec.Struct, frozen=True):
-    """A place as an answer names it. kind: "post", or the venue's category."""
-
-    number: int
-    name: str
-    kind: str
-    area: str = ""
-    code: str = ""
-    default_stay_minutes: int = 0
 
 
 # Answers of which the rows behind `next` can be asked for.
@@ -457,6 +449,7 @@ Reply = (
     | WatchEntries
     | MergeEntries
     | Reviews
+    | KeepingReply
     | Details
     | Figures
     | CountRows

@@ -11,7 +11,7 @@ layers replaced, files of no use removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -264,7 +264,7 @@ class SegmentedIndex(CoLocationIndex):
             memory.append(self._derived(scans))
             if sum(len(layer.scans) for layer in memory) >= self._memory_scans:
                 stored, memory = self._write_more(stored, memory), []
-        layers, epoch = self._settled((*stored, *memory), self._aliases.numbers, current.epoch)
+        layers, epoch = self._settled((*stored, *memory), self._special(), current.epoch)
         self._publish(layers, epoch, current.lsn)
         made = self._write_more(in_segments(layers), list(in_memory(layers)))
         self._publish(made, epoch, current.lsn)
@@ -289,13 +289,25 @@ class SegmentedIndex(CoLocationIndex):
             if len(scans):
                 yield scans
 
-    def expire(self, before_ms: int) -> int:
+    def erase(self, persons: Collection[bytes], until_ms: int) -> int:
+        """As CoLocationIndex. No segment has them when this returns. Raises StorageError."""
+        with self._shaping:
+            with self._refreshing:
+                self._refresh()
+                old = in_segments(self._snapshot.layers)
+                count = self._erase(persons, until_ms)
+            if old:
+                self._write_down()
+                self._drop(old, self._snapshot.layers)
+        return count
+
+    def expire(self, before_ms: int, held: Collection[int] = ()) -> int:
         """As CoLocationIndex. What is left is committed when this returns. Raises StorageError."""
         with self._shaping:
             with self._refreshing:
                 self._refresh()
                 old = in_segments(self._snapshot.layers)
-                count = self._forget(before_ms)
+                count = self._forget(before_ms, held)
                 self._floor_day = ms_to_day(before_ms)
             sealed_day = self._store.oldest_day()
             if count or (sealed_day is not None and sealed_day < self._floor_day):

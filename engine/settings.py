@@ -65,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Count, _help("a gateway's clock further off has its event times corrected")
     ] = 2_000
     retention_days: Annotated[Count, _help("days scans are kept; older ones are refused")] = 30
+    hold_days_max: Annotated[Count, _help("days a hold may last; a new one takes over")] = 90
     commit_pending_max: Annotated[
         Count, _help("bytes waiting for the disk before append waits")
     ] = 67_108_864

@@ -166,6 +166,21 @@ class Store:
         if count > last:
             raise JournalCorrupt(f"{self.path} holds records up to {count}; {last} can be reached")
 
+    def copy(self, folder: Path) -> None:
+        """Writes what is durable now as a store of its own, without pages that hold nothing.
+
+        One read transaction: an engine may go on writing. Raises StorageFull, StorageUnavailable.
+        """
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+            self._env.copy(os.fspath(folder), compact=True)
+        except OSError as error:
+            raise StorageUnavailable(f"{folder}: {error.strerror}") from error
+        except lmdb.Error as error:
+            if free_bytes(folder) < PAGE_SIZE * 8:
+                raise StorageFull(f"{folder}: no room for a copy") from error
+            raise StorageUnavailable(f"{folder}: {error}") from error
+
     def last_lsn(self) -> int:
         """LSN of the last record, 0 without one, as LMDB counts them: there are no gaps."""
         with self._guard, _as_storage_error("read"), self._begin() as txn:

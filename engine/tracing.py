@@ -17,7 +17,8 @@ from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock
 from engine.contacts import CONTACT, PAIR, PairFlag, Tier
 from engine.cwa import LEVEL, WEIGHTS, derive_case, weighed
 from engine.errors import AccessDenied, NotFound, QuestionInvalid, ServiceError
-from engine.index import Found, Met, Snapshot
+from engine.found import Found, Met
+from engine.index import Snapshot
 from engine.notice import MARK_FIGURE, MARKS_MAX, Mark, NoticeQuestion, find_marked
 from engine.pages import Page, page_of, visits_at
 from engine.profiles import ContactProfile, ProfileKind, profile_of

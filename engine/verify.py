@@ -27,6 +27,7 @@ import numpy as np
 
 from engine import control_lmdb, generation, generations, group, segments_lmdb
 from engine.clock import day_to_date, day_to_ms
+from engine.erasure import Amended
 from engine.errors import (
     EngineError,
     JournalCorrupt,
@@ -34,7 +35,7 @@ from engine.errors import (
     KeyMissing,
     SealBroken,
     StorageUnavailable,
-)
+)  # fmt: skip
 from engine.journal import Mark
 from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, KeyRing
 from engine.registry import Registry
@@ -58,6 +59,7 @@ FAULTS: Final = {
     "group.damaged": "layout, checksum or content hash of a group is wrong",
     "group.misplaced": "a group stands under another's number",
     "group.sealed": "the day's key does not open the rows of a group",
+    "group.amended": "rows of a group were taken out otherwise than erasures say",
     "chain.broken": "a group or record does not follow the one before it",
     "chain.noted": "the log is not the one whose head was noted, or it was cut since",
     "key.missing": "a day has rows and no key",
@@ -70,6 +72,7 @@ FAULTS: Final = {
     "rows.day": "a row stands in the group of another day",
     "details.damaged": "sealed names of a group do not open, or do not belong to its rows",
     "record.missing": "numbers of control records are left out",
+    "record.amended": "a control record lost its body otherwise than erasures say",
     "record.damaged": "a control record cannot be read",
     "index.damaged": "a file of the index, which is derived from the scan log, is damaged",
 }
@@ -112,6 +115,9 @@ class VerifyReport:
     watermarks: dict[Mark, int] = field(default_factory=dict)
     days: Counter[int] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
+    amended: dict[int, bytes] = field(default_factory=dict)  # groups that lost rows: SHA-256
+    bodiless: dict[int, bytes] = field(default_factory=dict)  # records that lost their body
+    said: Amended = field(default_factory=Amended)  # what erasures say of both
 
     @property
     def is_sound(self) -> bool:
@@ -152,6 +158,7 @@ def verify_store(
         with _opened(root / CONTROL_DIR, control_lmdb.KIND, report, "control") as store:
             if store is not None:
                 _verify_control(store, report, noted.get("control"), ring)
+                _check_amended(report)
     for problem in segments_lmdb.check_folder(root / INDEX_DIR):
         report.add("index.damaged", problem, log="index")
     return report
@@ -240,7 +247,10 @@ def _verify_control(
             control_lmdb.check_record(record, lsn - 1, chain)
         except JournalCorrupt as error:
             report.add("chain.broken", str(error), lsn, "control")
+        if record.amended:
+            report.bodiless[lsn] = record.amended
         try:
+            report.said.apply(lsn, record.kind, record.body)
             registry.apply(record)
         except EngineError as error:
             report.add("record.damaged", f"control record {lsn}: {error}", lsn, "control")
@@ -253,6 +263,14 @@ def _verify_control(
         _check_noted(report, noted, lsn, chain, "control")
     _check_cut(report, noted, last, "control")
     report.control_last, report.control_head = last, chain
+
+
+def _check_amended(report: VerifyReport) -> None:
+    """What lost rows or its body must stand as an erasure left it."""
+    for lsn in report.said.strange(report.amended, report.said.groups):
+        report.add("group.amended", f"group {lsn}: no erasure left it like that", lsn)
+    for lsn in report.said.strange(report.bodiless, report.said.records):
+        report.add("record.amended", f"control record {lsn}: no erasure said so", lsn, "control")
 
 
 def _check_noted(
@@ -388,6 +406,8 @@ class _JournalCheck:
         self._chain = raw.link
         _check_noted(report, self._noted, lsn, raw.link, "scan")
         report.groups_expired += raw.is_expired
+        if raw.amended:
+            report.amended[lsn] = raw.amended
         report.rows += raw.row_count
         if raw.row_count:
             report.days[raw.day] += raw.row_count

@@ -89,11 +89,13 @@ class EndRule(enum.IntEnum):
     CLOSING = 2
     DEFAULT = 3
     CAPPED = 4
+    CORRECTED = 5  # by somebody (engine.corrections)
 
 
 class VisitFlag(enum.IntFlag):
     PASSAGE = 1  # at a post: weak evidence, no minutes spent together at a venue
     START_INFERRED = 2  # a check-out without a check-in
+    START_CORRECTED = 4
 
 
 class PlaceRule(msgspec.Struct, frozen=True):

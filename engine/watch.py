@@ -9,7 +9,7 @@ a lane asks before the disk is touched.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Final, Protocol
 
 import msgspec
@@ -121,6 +121,14 @@ def removal_to_body(number: int, *, case: str, purpose: str, role: str, unit: st
     return _encode(_Removed(number=number, case=case, purpose=purpose, role=role, unit=unit))
 
 
+def persons_named(record: Record, keyring: KeyRing) -> tuple[bytes, ...]:
+    """Whom a record of the control log names; nobody in those of other kinds. Raises SealBroken."""
+    if record.kind != ADD_KIND:
+        return ()
+    sealed = _decode_added(record.body).sealed
+    return _decode_sealed(keyring.open_ingest(sealed, _AAD))[0]
+
+
 class WatchList:
     """Entries that were added and not removed; one instance an engine, used from one thread."""
 
@@ -196,12 +204,23 @@ class WatchList:
                 del self._by_person[person]
         return entry
 
-    def drop_ended(self, before_ms: int) -> int:
-        """Forgets what ended before the instant: nobody is kept in memory without a reason."""
+    def drop_ended(self, before_ms: int) -> list[int]:
+        """Forgets what ended before the instant: nobody is kept without a reason. Their numbers."""
         ended = [entry.number for entry in self._entries.values() if entry.to_ms <= before_ms]
         for number in ended:
             self.drop(number)
-        return len(ended)
+        return ended
+
+    def forget(self, is_erased: Callable[[bytes], bool]) -> None:
+        """Drops entries about the erased."""
+        found = {
+            entry.number
+            for person, entries in self._by_person.items()
+            if is_erased(person)
+            for entry in entries
+        }
+        for number in found:
+            self.drop(number)
 
     def get(self, number: int) -> WatchEntry | None:
         return self._entries.get(number)

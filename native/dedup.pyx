@@ -63,6 +63,7 @@ cdef extern from "seen.h":
     bint seen_open(seen_table* table, size_t groups, const uint64_t* key) noexcept nogil
     void seen_close(seen_table* table) noexcept nogil
     size_t seen_expire(seen_table* table, int64_t before_ms) noexcept nogil
+    size_t seen_forget(seen_table* table, const uint64_t* person) noexcept nogil
     uint64_t seen_hash(const uint64_t* key, const uint64_t* person) noexcept nogil
 
 cdef enum:
@@ -276,6 +277,22 @@ cdef class SeenTable:
         else:
             removed = seen_expire(&self.table, before)
             tidy(&self.table, self.groups_least)
+        PyThread_release_lock(self.lock)
+        return removed
+
+    def forget(self, bytes person not None) -> int:
+        """Remove every sighting of a person (16 bytes); how many. Walks all slots.
+
+        Raises ValueError for a key of another size.
+        """
+        cdef uint64_t words[2]
+        cdef size_t removed
+        if len(person) != 16:
+            raise ValueError("person is 16 bytes")
+        memcpy(words, PyBytes_AS_STRING(person), 16)
+        self.acquire()
+        with nogil:
+            removed = seen_forget(&self.table, words)
         PyThread_release_lock(self.lock)
         return removed
 

@@ -46,7 +46,8 @@ void seen_close(seen_table *table)
     memset(table, 0, sizeof *table);
 }
 
-size_t seen_expire(seen_table *table, int64_t before_ms)
+/* Remove what is before an instant, and everything of a person if one is given. */
+static size_t remove_entries(seen_table *table, int64_t before_ms, const uint64_t *person)
 {
     size_t removed = 0;
     for (size_t group = 0; group < table->group_count; group++) {
@@ -55,7 +56,11 @@ size_t seen_expire(seen_table *table, int64_t before_ms)
         /* Invariant 2: only a group with an empty slot may get more of them. */
         const int has_empty = memchr(tags, SEEN_EMPTY, SEEN_GROUP) != NULL;
         for (int i = 0; i < SEEN_GROUP; i++) {
-            if (tags[i] >= SEEN_EMPTY || slots[i].time_ms >= before_ms)
+            if (tags[i] >= SEEN_EMPTY)
+                continue;
+            const int is_wanted = person != NULL && slots[i].person[0] == person[0] &&
+                                  slots[i].person[1] == person[1];
+            if (slots[i].time_ms >= before_ms && !is_wanted)
                 continue;
             tags[i] = has_empty ? SEEN_EMPTY : SEEN_GONE;
             table->used -= (size_t)has_empty;
@@ -64,6 +69,16 @@ size_t seen_expire(seen_table *table, int64_t before_ms)
     }
     table->live -= removed;
     return removed;
+}
+
+size_t seen_expire(seen_table *table, int64_t before_ms)
+{
+    return remove_entries(table, before_ms, NULL);
+}
+
+size_t seen_forget(seen_table *table, const uint64_t person[2])
+{
+    return remove_entries(table, INT64_MIN, person);
 }
 
 uint64_t seen_hash(const uint64_t hash_key[2], const uint64_t person[2])

@@ -109,6 +109,9 @@ void seen_close(seen_table *table);
 /* Removes what was sighted before before_ms; how many. */
 size_t seen_expire(seen_table *table, int64_t before_ms);
 
+/* Remove every sighting of a person; how many. Walks all slots. */
+size_t seen_forget(seen_table *table, const uint64_t person[2]);
+
 uint64_t seen_hash(const uint64_t hash_key[2], const uint64_t person[2]);
 
 #endif

@@ -128,18 +128,19 @@ def test_names_that_nobody_can_open_go_with_the_rest(ring: FileKeyRing) -> None:
 def test_late_rows_of_the_erased_are_left_out(ring: FileKeyRing) -> None:
     erasures = erasures_of(ring, 0, 2, until_ms=BEGIN_MS + 10**7)
     rows = rows_of(0, 1, 2, 3)
-    batch, count = erasures.strip(batch_of(rows))
-    assert count == 2
+    batch = erasures.strip(batch_of(rows))
+    assert erasures.late_rows == 2
     assert batch.parts[0].rows == rows[[1, 3]].tobytes()
     assert split_details(batch.parts[0].details, 2) == [b"name 1", b"name 3"]
-    batch, count = erasures.strip(batch_of(rows_of(0, 0), details=False))
-    assert (batch.parts, count) == ([], 2)
+    assert erasures.strip(batch_of(rows_of(0, 0), details=False)).parts == []
+    assert erasures.late_rows == 4
     later = rows_of(0)
     later["time_ms"] += 10**8
-    assert erasures.strip(batch_of(later))[1] == 0
+    assert erasures.strip(batch_of(later)) == batch_of(later)
     erasures.drop_before(BEGIN_MS + 10**7)
     assert len(erasures) == 0
-    assert erasures.strip(batch_of(rows))[1] == 0
+    assert erasures.strip(batch_of(rows)) == batch_of(rows)
+    assert erasures.late_rows == 4
 
 
 def test_a_tag_names_nobody_and_is_the_rings_own(ring: FileKeyRing, tmp_path: Path) -> None:

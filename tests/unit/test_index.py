@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import engine.index
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms, ms_to_day
 from engine.contacts import CONTACT, PAIR, PairFlag, Tier
-from engine.index import CoLocationIndex, ref_to_position
+from engine.found import ref_to_position
+from engine.index import CoLocationIndex
 from engine.rows import ROW, Kind
 from engine.visits import PlaceRule, PlaceRules, VisitFlag, VisitRules
 from tests.reference.tracing import (

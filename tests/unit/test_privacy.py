@@ -40,6 +40,8 @@ from engine.errors import (
     WireUnknownGateway,
 )
 from engine.figures import PASSAGE_FIGURE, PLACE_FIGURE
+from engine.forget_list import ForgetList
+from engine.holds import Holds
 from engine.ingest import IngestServer
 from engine.ingest_link import TURN_MESSAGES, Link
 from engine.journal import MemoryJournal, Part, RecordBatch, Run
@@ -208,34 +210,56 @@ class NotedIndex:
     def __init__(self) -> None:
         self.forgot: list[int] = []
 
-    def expire(self, before_ms: int) -> int:
+    def expire(self, before_ms: int, held: object = ()) -> int:
         self.forgot.append(before_ms)
         return 0
 
 
-def test_on_a_full_disk_the_index_forgets_all_the_same() -> None:
+def retention_of(journal: FullJournal, index: NotedIndex, clock: ManualClock, path: Path) -> Any:
+    return Retention(
+        cast(Any, journal),
+        index,
+        clock,
+        30,
+        ring=cast(Any, SimpleNamespace(days=list)),
+        holds=Holds(cast(Any, None)),
+        days_of=lambda persons: (),
+        forget_list=ForgetList(path / "forgotten.jsonl"),
+    )
+
+
+def test_on_a_full_disk_the_index_forgets_all_the_same(tmp_path: Path) -> None:
     index = NotedIndex()
     clock = ManualClock(NOW_MS)
-    retention = Retention(cast(Any, FullJournal()), cast(Any, index), clock, 30)
+    retention = retention_of(FullJournal(), index, clock, tmp_path)
     for _ in range(2):
         with pytest.raises(StorageFull):
             asyncio.run(retention.run())
-    assert asyncio.run(retention.run()) == 1
+    assert asyncio.run(retention.run()).groups == 1
     assert index.forgot == [day_to_ms(DAY - 30)]  # once a day, not at every look
     clock.advance(DAY_MS)
     asyncio.run(retention.run())
     assert index.forgot[1:] == [day_to_ms(DAY - 29)]
 
 
-def test_forgetting_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forgetting_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(app, "FORGET_S", 0.001)
     journal = FullJournal()
+    clock = ManualClock(NOW_MS)
+
+    async def drop_records(lsns: list[int]) -> None:
+        assert lsns == []
+
     engine = SimpleNamespace(
-        journal=journal, index=NotedIndex(), clock=ManualClock(NOW_MS), settings=Settings(),
+        retention=retention_of(journal, NotedIndex(), clock, tmp_path),
         derivation=SimpleNamespace(alerts=Alerts(), reviews=Alerts()),
-        watch=WatchList(cast(Any, None)),
+        keeping=SimpleNamespace(
+            erasures=SimpleNamespace(drop_before=lambda ms: None), drop_over=lambda ms, held: []
+        ),
+        eraser=SimpleNamespace(drop_records=drop_records),
         keyring=SimpleNamespace(retire=lambda now_ms: None),
-    )  # fmt: skip
+        clock=clock,
+    )
 
     async def work() -> None:
         task = asyncio.create_task(app.Engine._forget(cast(Any, engine)))

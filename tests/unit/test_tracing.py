@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, ManualClock, iso_to_ms
 from engine.contacts import CONTACT, PAIR
 from engine.errors import AccessDenied, InputError, NotFound, QuestionInvalid, ServiceError
-from engine.index import CoLocationIndex, ref_to_position
+from engine.found import ref_to_position
+from engine.index import CoLocationIndex
 from engine.profiles import PROFILES, case_window, profile_at
 from engine.rows import ROW
 from engine.tracing import (

@@ -1,0 +1,16 @@
+"""What replies are made of: places as answers name them."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PlaceInfo(msgspec.Struct, frozen=True):
+    """A place as an answer names it. kind: "post", or the venue's category."""
+
+    number: int
+    name: str
+    kind: str
+    area: str = ""
+    code: str = ""
+    default_stay_minutes: int = 0
