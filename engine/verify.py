@@ -115,9 +115,9 @@ class VerifyReport:
     watermarks: dict[Mark, int] = field(default_factory=dict)
     days: Counter[int] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
-    amended: dict[int, bytes] = field(default_factory=dict)  # groups that lost rows: SHA-256
-    bodiless: dict[int, bytes] = field(default_factory=dict)  # records that lost their body
-    said: Amended = field(default_factory=Amended)  # what erasures say of both
+    amended: dict[int, bytes] = field(default_factory=dict)
+    bodiless: dict[int, bytes] = field(default_factory=dict)
+    said: Amended = field(default_factory=Amended)
 
     @property
     def is_sound(self) -> bool:
@@ -266,7 +266,6 @@ def _verify_control(
 
 
 def _check_amended(report: VerifyReport) -> None:
-    """What lost rows or its body must stand as an erasure left it."""
     for lsn in report.said.strange(report.amended, report.said.groups):
         report.add("group.amended", f"group {lsn}: no erasure left it like that", lsn)
     for lsn in report.said.strange(report.bodiless, report.said.records):
