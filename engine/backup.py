@@ -197,8 +197,8 @@ def _heads(folder: Path) -> tuple[str, Head, Head]:
     scan = Head(last, link.hex())
     with Store(folder / CONTROL_DIR, kind=control_lmdb.KIND, is_offline=True) as store:
         last, link = store.last_lsn(), control_lmdb.genesis(store.meta.store_id)
-        for lsn, value in store.read(last, last, 1) if last else ():
-            link = control_lmdb.bytes_to_record(lsn, value).chain
+        for _, record in store.read(last, last, 1) if last else ():
+            link = control_lmdb.bytes_to_record(last, record).chain
         return store_id.hex(), scan, Head(last, link.hex())
 
 

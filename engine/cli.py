@@ -353,7 +353,8 @@ def _noted(word: str) -> tuple[int, str]:
 
 def run_verify(options: argparse.Namespace) -> int:
     """0 for a sound store, 1 for one with problems; shows no persons."""
-    from engine.verify import JOURNAL_DIR, report_to_json, verify_apart
+    from engine.verify import JOURNAL_DIR, verify_apart
+    from engine.verify_report import report_to_json
 
     if not (options.data / JOURNAL_DIR).is_dir():
         raise UseError(f"{options.data} holds no store (no folder {JOURNAL_DIR})")

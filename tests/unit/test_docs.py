@@ -16,7 +16,7 @@ import pytest
 
 import engine
 from bench.__main__ import CASES, TRIALS
-from engine import doctor_machine, errors, registry, settings, telemetry, verify
+from engine import doctor_machine, errors, registry, settings, telemetry, verify_report
 from engine.cli import build_parser
 from engine.rows import REASONS, Kind
 from engine.wire import FrameType
@@ -137,7 +137,7 @@ def test_every_error_code_is_described() -> None:
 
 def test_every_fault_of_verify_is_described() -> None:
     rows = table("docs/operations.md", "fault", "what it means", "what to do")
-    assert [word(row["fault"]) for row in rows] == list(verify.FAULTS)
+    assert [word(row["fault"]) for row in rows] == list(verify_report.FAULTS)
     assert all(row["what it means"] and row["what to do"] for row in rows)
 
 

@@ -46,7 +46,7 @@ RANKS = [
     [
         *["notice", "cwa", "pages", "tracing", "tiers", "passed", "riders", "roll", "counts"],
         *["venue_codes", "coverage", "candidates", "pipeline", "retention"],
-        *["eraser", "keeping", "verify", "stopped", "backup", "retention_plan"],
+        *["eraser", "keeping", "verify_report", "verify", "stopped", "backup", "retention_plan"],
     ],
     [
         *["tls", "websocket", "venue_questions", "ask_bases", "trace_questions", "ask_parts"],
