@@ -263,12 +263,14 @@ class Completeness(msgspec.Struct, frozen=True):
 
     group: the last group of the scan log in it. behind: gateways whose scans may still be on their
     way, because they are not connected or hold some back; seconds of the oldest known one.
+    kept_from: days before it are forgotten, but for those under a hold; null where none are.
     """
 
     up_to: str
     up_to_ms: int
     group: int
     behind: dict[str, float]
+    kept_from: str | None = None
 
 
 class TraceAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -533,7 +535,8 @@ def complete(completeness: tracing.Completeness) -> Completeness:
         if state.behind_ms or not state.is_connected
     }
     as_of_ms = completeness.as_of_ms
-    return Completeness(ms_to_iso(as_of_ms), as_of_ms, completeness.applied_lsn, behind)
+    kept_from = ms_to_iso(completeness.kept_from_ms) if completeness.kept_from_ms > 0 else None
+    return Completeness(ms_to_iso(as_of_ms), as_of_ms, completeness.applied_lsn, behind, kept_from)
 
 
 def visit_fields(row: VisitRow, person: PersonAnswer, names: Mapping[int, str]) -> dict[str, Any]:

@@ -328,7 +328,9 @@ class Engine:
 
     def _completeness(self) -> Completeness:
         states = tuple(GatewayState(*state) for state in self.ingest.states())
-        return Completeness(self.index.applied_lsn, self.clock.now_ms(), states)
+        now_ms = self.clock.now_ms()
+        kept_from_ms, holds = self.retention.before_ms(), self.keeping.holds.in_force(now_ms)
+        return Completeness(self.index.applied_lsn, now_ms, states, kept_from_ms, bool(holds))
 
     def _health(self) -> dict[str, Any]:
         return {

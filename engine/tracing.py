@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 
-from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock
+from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock, day_to_date, ms_to_day
 from engine.contacts import CONTACT, PAIR, PairFlag, Tier
 from engine.cwa import LEVEL, WEIGHTS, derive_case, weighed
 from engine.errors import AccessDenied, NotFound, QuestionInvalid, ServiceError
@@ -115,11 +115,17 @@ class GatewayState(msgspec.Struct, frozen=True):
 
 
 class Completeness(msgspec.Struct, frozen=True):
-    """What an answer can know of: the log up to applied_lsn, all that had arrived by as_of_ms."""
+    """What an answer can know of: the log up to applied_lsn, all that had arrived by as_of_ms.
+
+    kept_from_ms: of days before that nothing is kept any more, but for those under a hold, if there
+    are any.
+    """
 
     applied_lsn: int
     as_of_ms: int
     gateways: tuple[GatewayState, ...] = ()
+    kept_from_ms: int = 0
+    has_holds: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -361,6 +367,7 @@ class Tracer:
         # Asked first: whatever arrives from now on may be in the answer, but none of what it
         # vouches for can be missing.
         completeness = self._completeness()
+        _check_kept(question, completeness)
         match question:
             case VenueQuestion():
                 return self._venue(question, places_allowed, completeness, begun_ns)
@@ -576,6 +583,15 @@ def check_persons(persons: Collection[bytes]) -> None:
         raise QuestionInvalid(f"a person has 1 to {PERSONS_MAX} keys")
     if any(len(key) != KEY_SIZE for key in persons):
         raise QuestionInvalid(f"a person key has {KEY_SIZE} bytes")
+
+
+def _check_kept(question: Question, completeness: Completeness) -> None:
+    """An empty answer about days that are forgotten would look like nobody was there."""
+    spans = question.marks if isinstance(question, NoticeQuestion) else (question,)
+    kept_from_ms = completeness.kept_from_ms
+    if not completeness.has_holds and all(span.to_ms <= kept_from_ms for span in spans):
+        day = day_to_date(ms_to_day(kept_from_ms))
+        raise QuestionInvalid(f"to: nothing is kept of before {day}")
 
 
 def _check_notice(question: NoticeQuestion) -> None:

@@ -106,8 +106,8 @@ class Town:
         token = token or enrolment().token
         return chot(*arguments, *where, stdin=stdin, token=token)
 
-    def history(self, person: Person) -> Any:
-        span = ("--from", ms_to_iso(NOW_MS - 60 * DAY_MS), "--to", ms_to_iso(NOW_MS + DAY_MS))
+    def history(self, person: Person, to_ms: int = NOW_MS + DAY_MS) -> Any:
+        span = ("--from", ms_to_iso(NOW_MS - 60 * DAY_MS), "--to", ms_to_iso(to_ms))
         return self.ask("trace", "person", *span, *CASE, stdin=f"cccd {person.cccd}\n")
 
 
@@ -387,10 +387,20 @@ def test_a_hold_keeps_its_days_until_it_ends(tmp_path: Path) -> None:
         done = chot("retention", "run", *data)
         assert (done["days"], done["held"]) == ([day_to_date(first)], [day_to_date(second)])
         assert [len(town.history(p)["visits"]) for p in (anh, binh, chi)] == [0, 1, 0]
+        # While anything older is held, a question about old days is one; without, it is none.
+        assert town.history(anh, to_ms=day_to_ms(third))["visits"] == []
+        assert town.ask("retention", "hold", "end", str(two["number"]), *CASE)["days"]
+        said = town.history(binh, to_ms=day_to_ms(third))
+        kept_from = ms_to_day(NOW_MS) - 5
+        assert f"to: nothing is kept of before {day_to_date(kept_from)}" in said
+        answer = town.history(binh)
+        assert (len(answer["visits"]), answer["complete"]["kept_from"][:10]) == (
+            1, day_to_date(kept_from),
+        )  # fmt: skip
         assert town.engine.stop() == 0
     check_gone(town.data, anh, chi)
     plan = chot("retention", "plan", *data, "--set", "retention_days=5")
-    assert [(d["day"], d["state"]) for d in plan["days"]] == [(day_to_date(second), "held")]
+    assert [(d["day"], d["state"]) for d in plan["days"]] == [(day_to_date(second), "due")]
 
 
 @pytest.mark.parametrize(

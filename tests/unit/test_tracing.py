@@ -252,6 +252,22 @@ def test_an_answer_says_what_it_is_complete_to():
     assert bare.completeness == Completeness(2, clock.now_ms())
 
 
+def test_days_that_are_forgotten_are_not_asked_about():
+    index = index_of((AN, CAFE, "08:00", IN))
+    ask = VenueQuestion(place=CAFE, **DAY)
+    kept_from, held = at("00:00"), False
+    tracer = Tracer(
+        index, ManualClock(at("20:00")), {CAFE: "café"}.get,
+        lambda: Completeness(2, at("20:00"), (), kept_from, held),
+    )  # fmt: skip
+    assert len(visit_rows(tracer.ask(ask).packed)) == 1
+    kept_from = ask.to_ms
+    with pytest.raises(QuestionInvalid, match=r"^to: nothing is kept of before "):
+        tracer.ask(ask)
+    held = True
+    assert tracer.ask(ask).completeness.kept_from_ms == kept_from
+
+
 def test_questions_and_answers_travel():
     tracer = tracer_of((AN, CAFE, "08:00", IN), (BINH, CAFE, "08:00", IN))
     questions = [
