@@ -571,12 +571,12 @@ def test_where_a_person_was_and_whom_they_met(asked: Rig) -> None:
     assert {row["minutes"] for row in rows if row["place"] == str(MARKET)} == {"40.0", "35.0"}
 
 
-def test_answers_of_nothing_are_answers(asked: Rig) -> None:
+def test_answers_of_nothing_are_answers_but_of_days_that_are_forgotten(asked: Rig) -> None:
     done = trace(asked, "person", *WHY, stdin="cccd 001099999998")
     assert done.status == 0 and "0 rows" in done.out
     done = trace(asked, "venue", "HL-1A", "--case", "BN-1", "--from", "2021-07-01",
                  "--to", "2021-07-02")  # fmt: skip
-    assert done.status == 0 and "0 rows" in done.out
+    assert done.status == 1 and "question.invalid: to: nothing is kept of before" in done.err
 
 
 def test_the_engine_says_no(asked: Rig) -> None:
