@@ -589,7 +589,9 @@ def _check_kept(question: Question, completeness: Completeness) -> None:
     """An empty answer about days that are forgotten would look like nobody was there."""
     spans = question.marks if isinstance(question, NoticeQuestion) else (question,)
     kept_from_ms = completeness.kept_from_ms
-    if not completeness.has_holds and all(span.to_ms <= kept_from_ms for span in spans):
+    if completeness.has_holds or kept_from_ms <= 0:
+        return
+    if all(span.to_ms <= kept_from_ms for span in spans):
         day = day_to_date(ms_to_day(kept_from_ms))
         raise QuestionInvalid(f"to: nothing is kept of before {day}")
 
