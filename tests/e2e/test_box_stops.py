@@ -5,13 +5,17 @@ Real processes, and no engine to be reached.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import http.client
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -19,6 +23,7 @@ from typing import Any, BinaryIO, cast
 import msgspec
 import pytest
 
+from engine.errors import GatewayNotRunning
 from engine.gateway.spool_lmdb import Spool
 from engine.gateway.status_socket import ask_status
 from engine.keys import open_sealed
@@ -78,9 +83,14 @@ class Box:
     def until_taken(self, count: int) -> None:
         """Until so many pieces came from the source."""
         end_s = time.monotonic() + WAIT_S
-        while ask_status(self.spool).sources[0].items < count:
-            assert time.monotonic() < end_s
+        while self._taken() < count:
+            assert time.monotonic() < end_s and self.process.poll() is None, self.text()
             time.sleep(0.02)
+
+    def _taken(self) -> int:
+        with contextlib.suppress(GatewayNotRunning):  # its socket is there before it listens
+            return ask_status(self.spool).sources[0].items
+        return 0
 
     def stop(self) -> float:
         """SIGTERM; how long it took to end, s."""
@@ -119,6 +129,11 @@ class Box:
         return found
 
 
+def left_in(pipe: BinaryIO) -> int:
+    """Bytes that nobody has read yet."""
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+
+
 def test_lines_that_readers_sent_before_a_stop_are_kept(tmp_path: Path) -> None:
     """At 100 lines a second most of them still wait in their connections."""
     box = Box(tmp_path, {"kind": "readers", "lane": 1})
@@ -153,7 +168,11 @@ def test_lines_that_a_pipe_gave_before_a_stop_are_kept(tmp_path: Path, rate: int
             assert box.process.poll() is None, box.text()
             time.sleep(0.02)
         box.until_taken(1)
-        time.sleep(0.5)  # the pipe is read in a moment, and at that rate sent in 20 s
+        end_s = time.monotonic() + WAIT_S
+        while left_in(pipe):  # it is read in a moment, and at that rate sent in 20 s
+            assert time.monotonic() < end_s
+            time.sleep(0.02)
+        time.sleep(0.5)
         span_s = box.stop()
     payloads = [payload for _, _, _, payload, *_ in box.records()]
     assert payloads == [b"code %04d" % n for n in range(400)]
