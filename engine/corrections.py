@@ -9,13 +9,13 @@ records of the control log, with whom they name and why sealed, and can be undon
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Annotated, Final, Protocol
+from typing import Final
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 from engine.clock import ms_to_day
+from engine.control import PersonKey, Record
 from engine.errors import JournalCorrupt, SealBroken
 from engine.keys import KeyRing, seal
 from engine.visits import Array, EndRule, VisitFlag
@@ -68,28 +68,12 @@ class _Undone(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
 
 
-_PersonKey = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _encode = msgspec.msgpack.Encoder().encode
 _decode_added = msgspec.msgpack.Decoder(_Added).decode
 _decode_undone = msgspec.msgpack.Decoder(_Undone).decode
 _decode_sealed = msgspec.msgpack.Decoder(
-    tuple[tuple[_PersonKey, ...], int, int, int | None, int | None, str]
+    tuple[tuple[PersonKey, ...], int, int, int | None, int | None, str]
 ).decode
-
-
-class Record(Protocol):
-    """What is read of a record of the control log."""
-
-    @property
-    def lsn(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def by(self) -> str: ...
-    @property
-    def at_ms(self) -> int: ...
-    @property
-    def body(self) -> bytes: ...
 
 
 def correction_to_body(found: Correction, keyring: KeyRing) -> bytes:

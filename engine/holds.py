@@ -8,12 +8,12 @@ are records of the control log; whom one names, and why, is sealed in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Annotated, Final, Protocol
+from typing import Final
 
 import msgspec
-from msgspec import Meta
 
 from engine.clock import ms_to_day
+from engine.control import PersonKey, Record
 from engine.errors import JournalCorrupt, SealBroken
 from engine.keys import KeyRing, seal
 from engine.visits import Array
@@ -73,26 +73,10 @@ class _Ended(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
 
 
-_PersonKey = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _encode = msgspec.msgpack.Encoder().encode
 _decode_added = msgspec.msgpack.Decoder(_Added).decode
 _decode_ended = msgspec.msgpack.Decoder(_Ended).decode
-_decode_sealed = msgspec.msgpack.Decoder(tuple[tuple[_PersonKey, ...], str]).decode
-
-
-class Record(Protocol):
-    """What is read of a record of the control log."""
-
-    @property
-    def lsn(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def by(self) -> str: ...
-    @property
-    def at_ms(self) -> int: ...
-    @property
-    def body(self) -> bytes: ...
+_decode_sealed = msgspec.msgpack.Decoder(tuple[tuple[PersonKey, ...], str]).decode
 
 
 def hold_to_body(hold: Hold, keyring: KeyRing) -> bytes:

@@ -8,12 +8,12 @@ names is sealed in it, with the words that say why; here the keys lie open, as t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Final, Protocol
+from typing import Final
 
 import msgspec
-from msgspec import Meta
 
 from engine.aliases import Aliases
+from engine.control import PersonKey, Record
 from engine.errors import JournalCorrupt, SealBroken
 from engine.keys import KeyRing, seal
 
@@ -56,25 +56,9 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 0
 
 
-_PersonKey = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _encode = msgspec.msgpack.Encoder().encode
 _decode_body = msgspec.msgpack.Decoder(_Body).decode
-_decode_sealed = msgspec.msgpack.Decoder(tuple[tuple[_PersonKey, ...], str]).decode
-
-
-class Record(Protocol):
-    """What is read of a record of the control log."""
-
-    @property
-    def lsn(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def by(self) -> str: ...
-    @property
-    def at_ms(self) -> int: ...
-    @property
-    def body(self) -> bytes: ...
+_decode_sealed = msgspec.msgpack.Decoder(tuple[tuple[PersonKey, ...], str]).decode
 
 
 def merge_to_body(merge: Merge, keyring: KeyRing, number: int = 0) -> bytes:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import msgspec
 
 from engine.access import AREA_BOUND, Grant, is_same_hash
 from engine.area_map import AREA_DEPTH_MAX, AreaMap
 from engine.clock import MINUTE_MS
+from engine.control import Record
 from engine.dedup import Spans
 from engine.errors import RegistryInvalid
 from engine.hours import text_to_week
@@ -89,21 +90,6 @@ __all__ = [  # the registry's whole vocabulary, with the records of engine.regis
 
 _FAULTS_MAX: Final = 1000  # that are told
 _ROADS_MAX: Final = 10_000  # each post to each of 140
-
-
-class Record(Protocol):
-    """What the registry reads of a record of the control log."""
-
-    @property
-    def lsn(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def by(self) -> str: ...
-    @property
-    def at_ms(self) -> int: ...
-    @property
-    def body(self) -> bytes: ...
 
 
 class Stamp(NamedTuple):

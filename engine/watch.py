@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from typing import Annotated, Final, Protocol
+from typing import Final
 
 import msgspec
-from msgspec import Meta
 
 from engine.aliases import Aliases
 from engine.clock import DAY_MS
+from engine.control import PersonKey, Record
 from engine.errors import JournalCorrupt, SealBroken
 from engine.keys import KeyRing, seal
 
@@ -78,26 +78,10 @@ class _Removed(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
 
 
-_PersonKey = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _encode = msgspec.msgpack.Encoder().encode
 _decode_added = msgspec.msgpack.Decoder(_Added).decode
 _decode_removed = msgspec.msgpack.Decoder(_Removed).decode
-_decode_sealed = msgspec.msgpack.Decoder(tuple[tuple[_PersonKey, ...], str]).decode
-
-
-class Record(Protocol):
-    """What is read of a record of the control log."""
-
-    @property
-    def lsn(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def by(self) -> str: ...
-    @property
-    def at_ms(self) -> int: ...
-    @property
-    def body(self) -> bytes: ...
+_decode_sealed = msgspec.msgpack.Decoder(tuple[tuple[PersonKey, ...], str]).decode
 
 
 def entry_to_body(entry: WatchEntry, keyring: KeyRing) -> bytes:

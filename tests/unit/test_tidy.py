@@ -17,6 +17,7 @@ RANKS = [
     ["errors", "clock", "settings", "telemetry", "faults", "machine"],
     [
         *[
+            "control",
             "hours",
             "address",
             "rows",
