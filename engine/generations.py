@@ -522,9 +522,9 @@ class Generations:
             if self._is_closed:
                 return
             self._more.clear()
-            while self._finished:
-                self._finished.pop().finish()
             try:
+                while self._finished:
+                    self._finished.pop().finish()  # what a fault leaves, the next start does
                 self._make_next()
                 self._add_zeros()
             except StorageError:
