@@ -27,6 +27,7 @@ from bench.growth import GAP_MS, SAMPLE, ask, current_rss_bytes, to_scans
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.store_adapter import ChotStore
 from bench.workload import Province, people_for
+from engine.visits import Array
 
 
 def add_parser(actions: Any) -> None:
@@ -71,6 +72,16 @@ def province_of(chosen: argparse.Namespace) -> Province:
     return Province(chosen.people or people_for(chosen.visits // chosen.days), SEED)
 
 
+def visits_of_day(chosen: argparse.Namespace, province: Province, day: int) -> Array:
+    """With more people than the visits of a day need, others stay at home each day."""
+    visits = province.day(day)
+    share = people_for(chosen.visits // chosen.days) / province.people
+    if share >= 1:
+        return visits
+    is_out = np.random.Generator(np.random.PCG64((SEED, day))).random(province.people) < share
+    return visits.compress(is_out[visits["person"]])
+
+
 def open_store(chosen: argparse.Namespace, folder: Path) -> ChotStore:
     return ChotStore(str(folder), SimpleNamespace(gap=GAP_MS, memory_scans=chosen.memory))
 
@@ -79,7 +90,7 @@ def load_store(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     province, store = province_of(chosen), open_store(chosen, folder)
     done, begun_s = 0, time.perf_counter()
     for day in range(chosen.days):
-        scans = to_scans(province, province.day(day), day)
+        scans = to_scans(province, visits_of_day(chosen, province, day), day)
         for at in range(0, len(scans), chosen.group):
             left = chosen.visits - done - chosen.left
             if 0 < left <= chosen.group:
@@ -111,7 +122,7 @@ def open_again(chosen: argparse.Namespace, folder: Path) -> tuple[dict[str, Any]
     sample = np.random.Generator(np.random.PCG64(SEED)).choice(
         province.people, min(SAMPLE, province.people), replace=False
     )
-    known = [province.day(day) for day in range(chosen.days)]
+    known = (visits_of_day(chosen, province, day) for day in range(chosen.days))
     part = np.concatenate([visits[np.isin(visits["person"], sample)] for visits in known])
     first_s = time.perf_counter()
     store.contacts(province.keys[part["person"][0]].tobytes(), 0, 1 << 60)

@@ -90,11 +90,13 @@ def test_growth_answers_rightly_and_says_how_the_last_part_was(tmp_path: Path) -
 
 
 def test_a_restart_answers_rightly_and_says_what_it_took(tmp_path: Path) -> None:
-    few = ("--visits", "8000", "--days", "4", "--group", "500", "--memory", "3000", "--left", "900")
+    few = ("--visits", "8000", "--days", "4", "--people", "3000", "--group", "500")
+    few += ("--memory", "3000", "--left", "900")
     done = run_bench("restart", *few, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
     assert line["wrong"] == 0 and line["segments"] >= 4
+    assert "day 4 of 4: 8," in done.stderr or "day 4 of 4: 7," in done.stderr
     assert 0 < line["replayed_groups"] <= 6
     assert 26 < line["index_bytes_a_visit"] < 80  # pages of small files weigh
     for name in ("venue_us", "history_us", "contacts_us"):
