@@ -34,6 +34,7 @@ from bench import (
 )
 from bench.gauge import GaugeError
 from bench.harness import Case, Trial, UsageError, run_case, run_trial
+from bench.servers import Servers
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -78,6 +79,10 @@ def build_parser() -> Parser:
     run.add_argument(
         "--data", type=Path, metavar="DIR", help="decode: the JPEG images of this folder instead"
     )
+    run.add_argument(
+        "--servers", action="store_true",
+        help="peers PostgreSQL and Redis too, started for the run where they are installed",
+    )  # fmt: skip
     smoke = actions.add_parser("smoke", help="tiny parameters; part of the tests")
     smoke.add_argument("names", nargs="*", metavar="NAME", help="every case if none is named")
     gates.add_parser(actions)
@@ -93,7 +98,14 @@ def build_parser() -> Parser:
     return parser
 
 
-def run(names: list[str], size: str, data: Path | None = None, *, is_kept: bool = False) -> int:
+def run(
+    names: list[str],
+    size: str,
+    data: Path | None = None,
+    *,
+    is_kept: bool = False,
+    has_servers: bool = False,
+) -> int:
     """Prints a line for each case and trial. Raises UsageError."""
     for name in names:
         if name not in CASES and name not in TRIALS:
@@ -104,17 +116,18 @@ def run(names: list[str], size: str, data: Path | None = None, *, is_kept: bool 
     if data is not None and not data.is_dir():
         raise UsageError(f"--data: {data} is no folder")
     is_wrong = False
-    for name in _with_sizes(names):
-        if name in TRIALS:
-            line = run_trial(TRIALS[name], size)
-        else:
-            line = run_case(CASES[name], size, data)
-        print(json.dumps(line, ensure_ascii=False), flush=True)
-        if is_kept:
-            results.keep(line)
-        for sentence in line["wrong"]:
-            print(f"bench: {name}: WRONG: {sentence}", file=sys.stderr)
-        is_wrong = is_wrong or bool(line["wrong"])
+    with Servers(has_servers) as servers:
+        for name in _with_sizes(names):
+            if name in TRIALS:
+                line = run_trial(TRIALS[name], size)
+            else:
+                line = run_case(CASES[name], size, data, servers)
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+            if is_kept:
+                results.keep(line)
+            for sentence in line["wrong"]:
+                print(f"bench: {name}: WRONG: {sentence}", file=sys.stderr)
+            is_wrong = is_wrong or bool(line["wrong"])
     return 1 if is_wrong else 0
 
 
@@ -156,7 +169,7 @@ def main(words: list[str] | None = None) -> int:
         if chosen.action in ("verdicts", "backlog"):
             return live.run_words(chosen)
         size = "large" if chosen.large else "small"
-        return run(chosen.names, size, chosen.data, is_kept=chosen.keep)
+        return run(chosen.names, size, chosen.data, is_kept=chosen.keep, has_servers=chosen.servers)
     except GaugeError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

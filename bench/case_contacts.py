@@ -1,7 +1,7 @@
 """Contacts: who met this person, for how long, over days of visits (Q3).
 
 Ours is the index as the engine feeds it: rows of groups applied in order of arrival, visits derived
-from them, one question after the other on a warm snapshot. SQLite and plain numpy get the true
+from them, one question after the other on a warm snapshot. Peers (bench.visit_stores) get the true
 visits of the workload ready-made, sorted by place and by person. The oracle walks them in plain
 Python. All must name the same persons with the same milliseconds.
 """
@@ -9,15 +9,15 @@ Python. All must name the same persons with the same milliseconds.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from bench import peers, visit_stores
 from bench.harness import Case, Contender, Params, Place, Round
+from bench.visit_stores import VisitStore
 from bench.workload import FIRST_DAY, Array, Province, people_for
 from engine.clock import DAY_MS, MINUTE_MS, day_to_ms
 from engine.contacts import Tier
@@ -92,111 +92,23 @@ class Ours(Contender):
         return met_to_answer(found)
 
 
-class Sqlite(Contender):
-    name = "sqlite"
-    note = "two covering orders, longest stay as bound, mmap, warm, ANALYZE"
+class Asked(Contender):
+    """A store of whole visits, asked the same."""
 
-    QUESTION = (
-        "SELECT b.person, SUM(MIN(a.end_ms, b.end_ms) - MAX(a.start_ms, b.start_ms)) AS together"
-        " FROM visits a JOIN visits b ON b.place = a.place AND b.start_ms < a.end_ms"
-        " AND b.start_ms > a.start_ms - :longest AND b.end_ms > a.start_ms AND b.person <> a.person"
-        " WHERE a.person = :person AND a.start_ms < :to_ms AND a.start_ms > :from_ms - :longest"
-        " AND a.end_ms > :from_ms GROUP BY b.person HAVING together >= :least"
-    )
-
-    def __init__(self, world: World, folder: Path) -> None:
-        visits = world.visits
-        self._parameters = {
-            "from_ms": world.from_ms,
-            "to_ms": world.to_ms,
-            "longest": int((visits["end_ms"] - visits["start_ms"]).max()) + 1,
-            "least": MIN_TOGETHER_MS,
-        }
-        self._keys = world.keys()
-        self._found: list[list[Any]] = []
-        folder.mkdir()
-        self._db = sqlite3.connect(folder / "visits.db", isolation_level=None)
-        for pragma in ("cache_size=-524288", "mmap_size=8000000000", "temp_store=MEMORY"):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._db.execute(
-            "CREATE TABLE visits(place INT, start_ms INT, person BLOB, end_ms INT,"
-            " PRIMARY KEY(place, start_ms, person)) WITHOUT ROWID"
-        )
-        keys = [key.tobytes() for key in world.province.keys[visits["person"]]]
-        columns = (visits["place"].tolist(), visits["start_ms"].tolist(), keys,
-                   visits["end_ms"].tolist())  # fmt: skip
-        self._db.execute("BEGIN")
-        self._db.executemany("INSERT INTO visits VALUES(?,?,?,?)", zip(*columns, strict=True))
-        self._db.execute("CREATE INDEX by_person ON visits(person, start_ms, place, end_ms)")
-        self._db.execute("COMMIT")
-        self._db.execute("ANALYZE")
+    def __init__(self, store: VisitStore, world: World) -> None:
+        self.name, self.note, self.is_elsewhere = store.name, store.note, store.is_elsewhere
+        self._store, self._world, self._keys = store, world, world.keys()
+        self._found: list[dict[bytes, int]] = []
 
     def work(self, repetition: int) -> None:
-        ask, parameters = self._db.execute, self._parameters
-        self._found = [
-            ask(self.QUESTION, {**parameters, "person": key}).fetchall() for key in self._keys
-        ]
+        ask, from_ms, to_ms = self._store.contacts, self._world.from_ms, self._world.to_ms
+        self._found = [ask(key, from_ms, to_ms, MIN_TOGETHER_MS) for key in self._keys]
 
     def answer(self) -> bytes:
-        return met_to_answer([dict(rows) for rows in self._found])
+        return met_to_answer(self._found)
 
     def close(self) -> None:
-        self._db.close()
-
-
-class Numpy(Contender):
-    name = "numpy"
-    note = "columns sorted by place and start, binary search a visit; no rows, no live inserts"
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        visits = world.visits[np.lexsort((world.visits["start_ms"], world.visits["place"]))]
-        self._start = np.ascontiguousarray(visits["start_ms"])
-        self._end = np.ascontiguousarray(visits["end_ms"])
-        self._person = np.ascontiguousarray(visits["person"])
-        place = np.ascontiguousarray(visits["place"])
-        self._places, self._first = np.unique(place, return_index=True)
-        self._first = np.append(self._first, len(visits))
-        self._place = place
-        self._longest = int((self._end - self._start).max()) + 1
-        self._order = np.argsort(self._person, kind="stable")
-        self._sorted = self._person[self._order]
-        self._found: list[tuple[Array, Array]] = []
-
-    def work(self, repetition: int) -> None:
-        self._found = [self._ask(person) for person in self._world.asked]
-
-    def _ask(self, person: int) -> tuple[Array, Array]:
-        low, high = np.searchsorted(self._sorted, [person, person + 1])
-        who, together = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
-        for mine in self._order[low:high].tolist():
-            start, end = self._start[mine], self._end[mine]
-            if start >= self._world.to_ms or end <= self._world.from_ms:
-                continue
-            at = int(np.searchsorted(self._places, self._place[mine]))
-            begin, stop = self._first[at], self._first[at + 1]
-            near = begin + np.searchsorted(
-                self._start[begin:stop], [start - self._longest, end], "left"
-            )
-            span = slice(int(near[0]), int(near[1]))
-            overlap = np.minimum(self._end[span], end) - np.maximum(self._start[span], start)
-            hit = (overlap > 0) & (self._person[span] != person)
-            who.append(self._person[span][hit])
-            together.append(overlap[hit])
-        people, inverse = np.unique(np.concatenate(who), return_inverse=True)
-        total = np.zeros(len(people), np.int64)
-        np.add.at(total, inverse, np.concatenate(together))
-        keep = total >= MIN_TOGETHER_MS
-        return people[keep], total[keep]
-
-    def answer(self) -> bytes:
-        keys = self._world.province.keys
-        return met_to_answer(
-            [
-                dict(zip(keys[people].tolist(), total.tolist(), strict=True))
-                for people, total in self._found
-            ]
-        )
+        self._store.close()
 
 
 def oracle(world: World) -> bytes:
@@ -253,13 +165,31 @@ def set_up(params: Params, place: Place) -> Round:
         "places": world.province.venues,
         "contacts_per_question": round(contacts / params["questions"]),
     }
-    contenders = [Ours(world, days), Sqlite(world, place.scratch / "sqlite"), Numpy(world)]
-    return Round(contenders, params["questions"], expected, facts)
+    stores, skipped = invite_stores(world, place)
+    contenders: list[Contender] = [Ours(world, days), *(Asked(store, world) for store in stores)]
+    return Round(contenders, params["questions"], expected, facts, skipped=skipped)
+
+
+def invite_stores(world: World, place: Place) -> tuple[list[VisitStore], dict[str, str]]:
+    """The stores that are there, with the visits in them."""
+    visits, keys = world.visits, world.province.keys
+    scratch, servers = place.scratch, place.servers
+    return peers.invite(
+        {
+            "sqlite": lambda: visit_stores.Sqlite(visits, keys, scratch / "sqlite"),
+            "numpy": lambda: visit_stores.Numpy(visits, keys),
+            "py-lmdb": lambda: visit_stores.Lmdb(visits, keys, scratch / "lmdb"),
+            "duckdb": lambda: visit_stores.Duck(visits, keys),
+            "rocksdb": lambda: visit_stores.Rocks(visits, keys, scratch / "rocksdb"),
+            "postgresql": lambda: visit_stores.Postgres(visits, keys, servers),
+            "redis": lambda: visit_stores.Redis(visits, keys, servers),
+        }
+    )
 
 
 CASE: Final = Case(
     name="contacts",
-    what="who met this person in 14 days (Q3), against SQLite and plain numpy",
+    what="who met this person in 14 days (Q3), against stores of whole visits",
     unit="question",
     params={
         "smoke": {"visits": 6_000, "days": 3, "questions": 10, "repetitions": 2},

@@ -1,10 +1,11 @@
 """Decode: frames of the recorded lanes, from JPEG bytes to the codes that people held up.
 
 Ours is the path of the engine: luma of the JPEG, LaneReader, which looks first where the last code
-was. The peer is zxing-cpp over every whole frame, QR codes only, behind the same JPEG decoder. Both
-then pass through the rule of held codes, because what must be equal is who was scanned, in which
-order; which of forty frames of a hold was readable may differ. The oracle is the truth that was
-written down when the clips were made. Frames of --data have no truth: there both must agree.
+was. The peers read every whole frame, QR codes only, behind simplejpeg: zxing-cpp in three ways,
+ZBar, OpenCV. Ours and zxing-cpp then pass through the rule of held codes, because what must be
+equal is who was scanned, in which order; which of forty frames of a hold was readable may differ.
+The oracle is the truth that was written down when the clips were made; of the other peers it is
+counted what they miss. Frames of --data have no truth: there ours and zxing-cpp must agree.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 import simplejpeg
-import zxingcpp
 
+from bench import decoders, peers
+from bench.case_lanes import compare
+from bench.decoders import Door
 from bench.harness import ROOT, Case, Contender, Params, Place, Round, UsageError
 from engine.decode import JpegLaneReader
 from engine.held import HeldCodes
@@ -66,19 +69,29 @@ class Ours(Reader):
         return JpegLaneReader()
 
 
-class Zxing(Reader):
-    name = "zxing-cpp"
-    note = "read_barcodes(formats=QRCode) on every frame, simplejpeg before it"
+class Peer(Reader):
+    """A door of bench.decoders behind simplejpeg, over every whole frame."""
+
+    def __init__(self, door: Door, clips: list[Clip], truth: list[list[bytes]] | None) -> None:
+        super().__init__(clips)
+        self.name, self._door, self._truth = door.name, door, truth
+        self.note = f"{door.note} on every frame, simplejpeg before it"
+        self.may_miss = door is not decoders.ZXING
 
     def new_reader(self) -> Callable[[bytes], list[bytes]]:
-        formats = cast(Any, zxingcpp.BarcodeFormat.QRCode)
+        find = self._door.new()
 
         def read(frame: bytes) -> list[bytes]:
-            luma = simplejpeg.decode_jpeg(frame, colorspace="GRAY")[:, :, 0]
-            found = zxingcpp.read_barcodes(luma, formats=formats)
-            return list(dict.fromkeys(code.bytes for code in found if code.valid))
+            return find(simplejpeg.decode_jpeg(frame, colorspace="GRAY")[:, :, 0])
 
         return read
+
+    def shortfall(self) -> tuple[int, list[str]]:
+        """Texts of own frames are nobody's business: there only frames without a code count."""
+        found = [[code for codes in frames for code in codes] for frames in self._found]
+        if self._truth is None:
+            return sum(not codes for frames in self._found for codes in frames), []
+        return compare(found, self._truth)
 
 
 def scans_to_answer(scans: list[list[bytes]]) -> bytes:
@@ -114,18 +127,21 @@ def clips_of_folder(folder: Path) -> list[Clip]:
 
 def set_up(params: Params, place: Place) -> Round:
     if place.data is not None:
-        clips, expected = clips_of_folder(place.data), None
+        clips, expected, truth = clips_of_folder(place.data), None, None
     else:
         clips, truth = clips_of_lanes(params["lanes"], params["first"], params["frames"])
         expected = scans_to_answer(truth)
     frames = sum(len(clip) for clip in clips)
     size = sum(len(frame) for clip in clips for frame in clip)
-    return Round([Ours(clips), Zxing(clips)], frames, expected, {"bytes_per_frame": size // frames})
+    came, skipped = peers.invite({"zbar": decoders.zbar, "opencv": decoders.opencv})
+    contenders = [Peer(door, clips, truth) for door in (*decoders.BASELINES, *came)]
+    facts: dict[str, int | str] = {"bytes_per_frame": size // frames}
+    return Round([Ours(clips), *contenders], frames, expected, facts, skipped=skipped)
 
 
 CASE: Final = Case(
     name="decode",
-    what="JPEG frames of a lane to the codes held up, against zxing-cpp on every frame",
+    what="JPEG frames of a lane to the codes held up, against other readers on every frame",
     unit="frame",
     params={
         "smoke": {"lanes": 1, "first": 8, "frames": 24, "repetitions": 2},

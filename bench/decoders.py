@@ -19,6 +19,7 @@ import numpy.typing as npt
 import simplejpeg
 import zxingcpp
 
+from bench import peers
 from bench.harness import no_collector
 from engine import decode
 
@@ -39,6 +40,7 @@ class Door:
 
     name: str
     new: Callable[[], Reader]
+    note: str = ""
 
 
 def read_all(luma: Any) -> list[bytes]:
@@ -64,13 +66,49 @@ def read_jpeg(data: Any) -> list[bytes]:
     return read_all(simplejpeg.decode_jpeg(data, colorspace="GRAY")[:, :, 0])
 
 
-ZXING: Final = Door("zxing", lambda: read_all)
+ZXING: Final = Door("zxing", lambda: read_all, "read_barcodes(formats=QRCode)")
 BASELINES: Final = (
     ZXING,
-    Door("zxing-one", lambda: read_one),
-    Door("zxing-cascade", lambda: read_cascade),
+    Door("zxing-one", lambda: read_one, "read_barcode(formats=QRCode)"),
+    Door(
+        "zxing-cascade",
+        lambda: read_cascade,
+        "read_barcode: global threshold, no downscale, no invert; then its defaults",
+    ),
 )
 JPEG_BASELINE: Final = Door("zxing", lambda: read_jpeg)
+
+
+def zbar() -> Door:
+    """ZBar by pyzbar. Raises Absent, also without libzbar0."""
+    pyzbar = peers.load("pyzbar.pyzbar")
+    only = [pyzbar.ZBarSymbol.QRCODE]
+
+    def read(luma: Any) -> list[bytes]:
+        return list(dict.fromkeys(code.data for code in pyzbar.decode(luma, symbols=only)))
+
+    return Door("zbar", lambda: read, "pyzbar.decode(symbols=[QRCODE])")
+
+
+def opencv() -> Door:
+    """OpenCV's detector, in one thread as all others. Raises Absent."""
+    cv2 = peers.load("cv2")
+    cv2.setNumThreads(1)
+
+    def new() -> Reader:
+        detector = cv2.QRCodeDetector()
+
+        def read(luma: Any) -> list[bytes]:
+            try:
+                _, texts, _, _ = detector.detectAndDecodeMulti(luma)
+            except (cv2.error, UnicodeDecodeError):  # bytes that are no text: not read
+                return []
+            return list(dict.fromkeys(text.encode() for text in texts if text))
+
+        return read
+
+    return Door("opencv", new, "QRCodeDetector.detectAndDecodeMulti, setNumThreads(1)")
+
 
 # What the engine offers, and whether it is made anew for every lane.
 DOORS: Final = {

@@ -176,14 +176,18 @@ def measure_ratios(gates: list[Gate], cases: dict[str, Case]) -> None:
         params = {**cases[name].params[size], "repetitions": REPETITIONS}
         case = dataclasses.replace(cases[name], params={size: params})
         for _ in range(2):
-            line = run_case(case, size)
+            line = run_case(case, size, only={peer_of(gate) for gate in of_case})
             if line["wrong"]:
                 raise GaugeError(f"{name}: {'; '.join(line['wrong'])}")
             for gate in of_case:
-                ratio = line["cpu_ratios"].get(gate.name.split(".", 2)[2])
+                ratio = line["cpu_ratios"].get(peer_of(gate))
                 if ratio is None:
                     gate.skipped = "the peer is not installed"
                 else:
                     gate.found = max(gate.found or 0.0, ratio)
             if not any(gate.is_red for gate in of_case):
                 break
+
+
+def peer_of(gate: Gate) -> str:
+    return gate.name.split(".", 2)[2]

@@ -19,17 +19,25 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import engine
 import native.cpu
+from bench.servers import Servers
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 20210701
 SIZES = ("smoke", "small", "large")
+
+# Ours, and those of the extra that peers come from.
+PACKAGES = ("lmdb", "msgspec", "numpy", "simplejpeg", "uvloop", "zxing-cpp")
+EXTRA_PACKAGES = (
+    "duckdb", "opencv-python-headless", "picows", "psycopg", "pyzbar", "redis", "rocksdict",
+    "websockets",
+)  # fmt: skip
 
 Params = Mapping[str, int]
 
@@ -42,10 +50,14 @@ class Contender:
     """One way to do the work of a case.
 
     name: as it stands in the JSON line. note: the settings that matter for a fair reading.
+    is_elsewhere: it works in another process, whose CPU is not counted. may_miss: a peer that need
+    not find everything; what it misses is counted by `shortfall`, and does not make a case wrong.
     """
 
     name = ""
     note = ""
+    is_elsewhere = False
+    may_miss = False
 
     def work(self, repetition: int) -> None:
         """Timed. Repetition 0 warms up and is not counted."""
@@ -53,6 +65,10 @@ class Contender:
 
     def answer(self) -> bytes:
         """Not timed, asked once after all repetitions: canonical bytes of what the work gave."""
+        raise NotImplementedError
+
+    def shortfall(self) -> tuple[int, list[str]]:
+        """Of a peer that may miss, asked after `answer`: answers missed, and those wrong."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -65,7 +81,8 @@ class Round:
 
     contenders: ours first. n: units of work in one repetition. expected: the oracle's answer, None
     where the contenders only check one another. facts: what a reader needs beside the times.
-    floor: name of the contender that nothing can be faster than, where there is one.
+    floor: name of the contender that nothing can be faster than, where there is one. skipped: peers
+    that could not come, with the reason.
     """
 
     contenders: list[Contender]
@@ -73,6 +90,7 @@ class Round:
     expected: bytes | None = None
     facts: dict[str, int | str] = field(default_factory=dict)
     floor: str = ""
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +98,13 @@ class Place:
     """Where a case may read and write.
 
     scratch: an empty folder that is removed afterwards. data: the folder of --data, or None.
+    servers: those of --servers.
     """
 
     scratch: Path
     data: Path | None
     seed: int = SEED
+    servers: Servers = field(default_factory=Servers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +165,32 @@ def answer_to_checksum(answer: bytes) -> str:
     return hashlib.sha256(answer).hexdigest()[:16]
 
 
-def run_case(case: Case, size: str, data: Path | None = None) -> dict[str, Any]:
-    """The JSON line of one case; `wrong` is a list of sentences, empty when all is well."""
+def run_case(
+    case: Case,
+    size: str,
+    data: Path | None = None,
+    servers: Servers | None = None,
+    only: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """The JSON line of one case; `wrong` is a list of sentences, empty when all is well.
+
+    only: these peers alone take part.
+    """
     params = case.params[size]
     load = [round(value, 2) for value in os.getloadavg()]
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chot-bench-")))
         file_system = path_to_file_system(scratch)
-        arranged = case.set_up(params, Place(scratch, data))
+        place = Place(scratch, data, servers=servers or Servers())
+        arranged = case.set_up(params, place)
         for contender in arranged.contenders:
             stack.callback(contender.close)
+        if only is not None:
+            ours, *peers = arranged.contenders
+            arranged.contenders = [ours, *(peer for peer in peers if peer.name in only)]
         times = _take_turns(arranged.contenders, params["repetitions"])
         checksums = [answer_to_checksum(each.answer()) for each in arranged.contenders]
+        shortfalls = {each.name: each.shortfall() for each in arranged.contenders if each.may_miss}
     ours, *peers = arranged.contenders
     ours_times, *peer_times = times
     return {
@@ -178,6 +212,7 @@ def run_case(case: Case, size: str, data: Path | None = None) -> dict[str, Any]:
         "cpu_ratios": {
             peer.name: _ratio(ours_times.process, theirs.process)
             for peer, theirs in zip(peers, peer_times, strict=True)
+            if not peer.is_elsewhere
         },
         "over_floor": {
             peer.name: _ratio(theirs.wall, ours_times.wall)
@@ -185,9 +220,15 @@ def run_case(case: Case, size: str, data: Path | None = None) -> dict[str, Any]:
             if peer.name == arranged.floor
         },
         "peers": {
-            peer.name: {"note": peer.note, "checksum": checksum, **theirs.to_units(arranged.n)}
+            peer.name: {
+                "note": peer.note,
+                "checksum": checksum,
+                **theirs.to_units(arranged.n),
+                **_to_facts(shortfalls.get(peer.name)),
+            }
             for peer, theirs, checksum in zip(peers, peer_times, checksums[1:], strict=True)
         },
+        "skipped": arranged.skipped,
         "facts": arranged.facts,
         "machine": {**machine(), "scratch": file_system},
         "versions": versions(),
@@ -258,8 +299,14 @@ def _compare(arranged: Round, checksums: list[str]) -> list[str]:
     return [
         f"{contender.name} answers {checksum}, {whose} {right}"
         for contender, checksum in zip(arranged.contenders, checksums, strict=True)
-        if checksum != right
+        if checksum != right and not contender.may_miss
     ]
+
+
+def _to_facts(shortfall: tuple[int, list[str]] | None) -> dict[str, Any]:
+    if shortfall is None:
+        return {}
+    return {"missed": shortfall[0], "wrong_answers": shortfall[1]}
 
 
 # ---- what the figures belong to -----------------------------------------------------------------
@@ -291,13 +338,16 @@ def path_to_file_system(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    packages = ("lmdb", "numpy", "simplejpeg", "zxing-cpp")
-    return {
+    """Of what figures depend on; of peers those that are installed."""
+    found = {
         "chot": engine.__version__,
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
-        **{name: importlib.metadata.version(name) for name in packages},
     }
+    for name in (*PACKAGES, *EXTRA_PACKAGES):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def commit() -> str:

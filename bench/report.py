@@ -123,9 +123,10 @@ def cases(newest: Lines) -> str:
             rows.append(
                 [f"`{name}`", line["unit"], of_ns(line["median_ns"]), peer,
                  of_ns(theirs["median_ns"]), f"{line['ratios'][peer]:.3g}",
-                 f"{line['cpu_ratios'][peer]:.3g}"]
+                 f"{line['cpu_ratios'][peer]:.3g}" if peer in line["cpu_ratios"] else "",
+                 str(theirs.get("missed", ""))]
             )  # fmt: skip
-    columns = ["case", "unit", "ours, median", "peer", "peer, median", "ratio", "CPU"]
+    columns = ["case", "unit", "ours, median", "peer", "peer, median", "ratio", "CPU", "missed"]
     made = table(columns, rows)
     return "\n\n".join([made, *picture("ratios", "Times longer")]) if made else ""
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,11 @@ import numpy as np
 import pytest
 
 import bench.__main__ as command
+from bench import decoders, peers
+from bench.case_lanes import compare
 from bench.harness import SIZES, Case, Contender, Round, path_to_file_system, run_case
+from bench.peers import Absent
+from bench.servers import Servers
 from bench.workload import FIRST_PLACE, REST_MS, VISIT, Province, busy_day, people_for
 from engine.clock import DAY_MS, MINUTE_MS
 from engine.rows import Direction
@@ -137,7 +142,10 @@ def test_smoke_has_every_case_and_right_answers(lines: dict[str, dict]) -> None:
     for name, line in lines.items():
         assert line["wrong"] == []
         assert line["checksum"] == CHECKSUMS[name], "the answer to the same seed has changed"
-        assert {peer["checksum"] for peer in line["peers"].values()} == {line["checksum"]}
+        strict = [peer for peer in line["peers"].values() if "missed" not in peer]
+        assert {peer["checksum"] for peer in strict} == {line["checksum"]}
+        for peer in line["peers"].values():
+            assert peer.get("missed", 0) <= line["n"] and not peer.get("wrong_answers")
 
 
 def test_a_line_says_what_its_figures_belong_to(lines: dict[str, dict]) -> None:
@@ -146,6 +154,8 @@ def test_a_line_says_what_its_figures_belong_to(lines: dict[str, dict]) -> None:
         assert line["thread_cpu_ns"] > 0 and line["process_cpu_ns"] > 0
         assert line["n"] > 0 and line["unit"]
         assert line["ratios"].keys() == line["cpu_ratios"].keys() == line["peers"].keys() != set()
+        assert not line["skipped"].keys() & line["peers"].keys()
+        assert all(line["skipped"].values()), "a peer is skipped with a reason"
         for name, peer in line["peers"].items():
             assert peer["note"] and peer["min_ns"] > 0 and line["ratios"][name] > 0
         is_commit = line["case"].startswith("commit")
@@ -172,7 +182,9 @@ def test_output_shown_in_the_documentation_is_of_today(lines: dict[str, dict]) -
     for line in shown:
         assert not line["wrong"]
         assert line.keys() == lines[line["case"]].keys()
-        assert line["peers"].keys() == lines[line["case"]]["peers"].keys()
+        today = lines[line["case"]]
+        named = today["peers"].keys() | today["skipped"].keys()
+        assert line["peers"].keys() | line["skipped"].keys() == named
 
 
 def test_list_names_every_case(tmp_path: Path) -> None:
@@ -295,6 +307,63 @@ def test_contenders_take_turns_and_are_closed() -> None:
 
 def test_file_system_of_a_path() -> None:
     assert path_to_file_system(Path("/proc/self")) == "proc"
+
+
+# ---- peers --------------------------------------------------------------------------------------
+
+
+class Missing(Fake):
+    may_miss = True
+
+    def shortfall(self) -> tuple[int, list[str]]:
+        return 2, ["a text of nobody"]
+
+
+def test_what_a_peer_misses_is_counted_and_not_wrong() -> None:
+    contenders = [Fake("ours", b"a", []), Missing("peer", b"b", [])]
+    params = {size: {"repetitions": 2} for size in SIZES}
+    case = Case("fake", "nothing", "turn", params, lambda p, d: Round(contenders, 1, b"a"))
+    line = run_case(case, "smoke")
+    assert line["wrong"] == []
+    assert line["peers"]["peer"]["missed"] == 2
+    assert line["peers"]["peer"]["wrong_answers"] == ["a text of nobody"]
+
+
+def test_codes_are_missed_and_invented_lane_by_lane() -> None:
+    truth = [[b"a", b"b"], [b"c"]]
+    assert compare([[b"a", b"b", b"a"], [b"c"]], truth) == (0, [])
+    assert compare([[b"a"], [b"b", b"c"]], truth) == (1, ["b"])
+
+
+def test_who_is_absent_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setattr("shutil.which", lambda tool: None)
+    contenders, skipped = peers.invite({"one": lambda: 1, "opencv": decoders.opencv})
+    assert contenders == [1]
+    assert skipped == {"opencv": "cv2 is not installed (pip install .[bench])"}
+    with Servers() as servers, pytest.raises(Absent, match="--servers"):
+        servers.postgres()
+    with Servers(is_wanted=True) as servers, pytest.raises(Absent, match=r"not installed|no Redis"):
+        servers.redis()
+
+
+def test_servers_are_started_asked_and_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where Debian's servers and the clients of the extra are."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with Servers(is_wanted=True) as servers:
+        try:
+            servers.redis(), servers.postgres()
+        except Absent as reason:
+            pytest.skip(str(reason))
+        for name in ("commit_1", "contacts"):
+            line = run_case(command.CASES[name], "smoke", servers=servers)
+            assert line["wrong"] == [] and not line["skipped"].keys() & {"postgresql", "redis"}
+            assert line["peers"]["redis"]["checksum"] == CHECKSUMS[name]
+            assert line["peers"]["postgresql"]["checksum"] == CHECKSUMS[name]
+            assert "redis" not in line["cpu_ratios"], "its work is not in this process"
+        running, folder = [process for process, _ in servers._running], servers._folder
+    assert len(running) == 2 and all(process.poll() is not None for process in running)
+    assert folder is not None and not folder.exists()
 
 
 # ---- the workload -------------------------------------------------------------------------------
