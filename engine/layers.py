@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Final, Protocol
 
 import msgspec
 import numpy as np
 
-from engine.clock import DAY_MS, day_to_ms
-from engine.visits import SCAN, VISIT, Array, PlaceRule
+from engine.clock import day_to_ms
+from engine.visits import VISIT, Array, PlaceRule
 from native.columns import DayColumns
+from native.days import count_days, split_days
 from native.index import VisitTable, merge_tables, table_of
 from native.packing import pack_day
 from native.scans import ScanRun, merge_runs, run_of
@@ -226,20 +229,22 @@ def write_days(
     """
     kept = list(stored)
     made: list[Layer] = []
+    zero_ms = day_to_ms(0)
+    scans = [split_days(layer.scans, zero_ms, floor_day) for layer in memory]
+    visits = [count_days(layer.visits, epoch, zero_ms, floor_day) for layer in memory]
     try:
-        for day, fresh in _count_days(memory, epoch, floor_day).items():
+        for day in sorted({*chain.from_iterable(scans), *chain.from_iterable(visits)}):
+            fresh = sum(
+                max(len(some.get(day, ())), some_visits.get(day, 0))
+                for some, some_visits in zip(scans, visits, strict=True)
+            )
             older = _due(kept, day, fresh)
             kept = [layer for layer in kept if layer not in older]
-            sources = [*older, *memory]
+            tables = [layer.visits for layer in (*older, *memory)]
+            runs = [layer.scans for layer in older]
+            runs += [some.pop(day) for some in scans if day in some]
             low = -EVER_MS if day == floor_day else day_to_ms(day)
-            high = day_to_ms(day + 1)
-
-            def pack(
-                key: bytes, sources: list[Layer] = sources, low: int = low, high: int = high
-            ) -> Packed:
-                tables = [layer.visits for layer in sources]
-                return pack_day(tables, [s.scans for s in sources], epoch, low, high, key)
-
+            pack = partial(pack_day, tables, runs, epoch, low, day_to_ms(day + 1))
             made.append(layer_of(store.write(day, pack)))
     except BaseException:
         store.drop(layer.segment for layer in made if layer.segment is not None)
@@ -261,23 +266,6 @@ def _due(layers: list[Layer], day: int, fresh: int) -> list[Layer]:
 def _size(layer: Layer) -> int:
     assert layer.segment is not None
     return max(layer.segment.entry.visits, layer.segment.entry.scans)
-
-
-def _count_days(layers: tuple[Layer, ...], epoch: int, floor_day: int | None) -> dict[int, int]:
-    """Civil days of scans and visits, ascending, and how many scans or visits each has."""
-    counts: dict[int, int] = {}
-    for layer in layers:
-        scans = np.frombuffer(layer.scans.between(-EVER_MS, EVER_MS), SCAN)["time_ms"]
-        visits = np.frombuffer(layer.visits.begun(-EVER_MS, EVER_MS, epoch), VISIT)["start_ms"]
-        found: dict[int, int] = {}
-        for times in (scans, visits):
-            days = (times - day_to_ms(0)) // DAY_MS
-            for day, count in zip(*np.unique(days, return_counts=True), strict=True):
-                at = int(day) if floor_day is None else max(int(day), floor_day)
-                found[at] = max(found.get(at, 0), int(count))
-        for at, count in found.items():
-            counts[at] = counts.get(at, 0) + count
-    return dict(sorted(counts.items()))
 
 
 def first_day(layers: tuple[Layer, ...], floor_day: int | None) -> int | None:

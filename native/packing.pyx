@@ -16,21 +16,26 @@ from native.checks cimport check_int
 from native.columns cimport (
     DIRECTION_BITS, DIRECTION_SHIFT, FLAG_BITS, FLAG_SHIFT, LENGTH_MAX, NO_PERSON, ODD_WORDS,
     OF_CHECK, OF_DOORS, OF_ODDS, OF_SCAN_DOORS, OF_SCANS, OF_SEATS, OF_WHOM, ONE_SCAN, RULE_BITS,
-    SCAN_KIND_BITS, SCAN_KIND_SHIFT, SCAN_WORDS, SCANS_MAX, SCANS_SHIFT, Columns, Odd, Place,
-    Visit, plain_visit, stream,
+    SCAN_KIND_BITS, SCAN_KIND_SHIFT, SCAN_WORDS, SCANS_MAX, SCANS_SHIFT, Columns, Head, Odd, Place,
+    Visit, open_scan_person, open_seat, open_whom, plain_visit, stream,
 )
 from native.index cimport (
-    TIME_MAX, Table, VisitTable, ended_at, find_later, load_visit, may_overlap, start_at,
+    TIME_MAX, Table, VisitTable, ended_at, find_later, load_visit_of, may_overlap, start_at,
 )
 from native.scans cimport (
-    RUNS_MAX, Run, Scan, ScanRun, Seat, gather_scans, join_copies, loose_count, next_person,
-    scan_of, sort_scans, sort_seats,
+    RUNS_MAX, Run, Scan, ScanRun, Seat, join_copies, room_for, scan_of, scan_of_row, sort_scans,
+    sort_seats, stored_scan,
 )
 
 cdef enum:
     TABLES_MAX = 256
     PAGE = 4096                # a value as long as a page stands in pages of its own, aligned
     LEAST_MS = 60_000          # longest stays are told in whole minutes
+
+
+cdef struct Bounds:            # rows [low, high) of a table
+    size_t low
+    size_t high
 
 
 cdef struct Day:               # what is being written; its arrays belong to bytearrays
@@ -51,16 +56,65 @@ cdef struct Day:               # what is being written; its arrays belong to byt
     Seat* sorted_seats
     Table* tables[TABLES_MAX]
     size_t table_count
+    Bounds* bounds             # owned: of each place of each table the rows of the day
+    size_t first_bounds[TABLES_MAX]
+    uint32_t* row_places       # owned: the place of each row written
     const Run* runs[RUNS_MAX]
     size_t run_count
     int64_t low
     int64_t high
     uint32_t epoch
     Scan* loose                # owned: the scans of one person
+    size_t loose_count
     size_t loose_room
 
 
-cdef size_t next_place(const Day* day, size_t* at) noexcept nogil:
+cdef struct Walker:            # a run, gone through person by person
+    const Run* run
+    size_t at                  # the next scan; in columns the next one that is stored
+    size_t seat                # in columns the next seat
+    uint64_t person            # of these, NO_PERSON behind the last
+
+
+cdef bint find_rows(Day* day) noexcept nogil:
+    """Which rows of the tables begin on the day, and what the living among them count from.
+
+    False if memory is short.
+    """
+    cdef size_t bounds = 0, t, p, row, low, high
+    cdef const Table* table
+    for t in range(day.table_count):
+        bounds += day.tables[t].place_count
+    day.bounds = <Bounds*> malloc((bounds + 1) * sizeof(Bounds))
+    if day.bounds is NULL:
+        return False
+    bounds = 0
+    for t in range(day.table_count):
+        table = day.tables[t]
+        day.first_bounds[t] = bounds
+        for p in range(table.place_count):
+            low = find_later(table, table.places[p].first, table.places[p].stop, day.low)
+            high = find_later(table, low, table.places[p].stop, day.high)
+            day.bounds[bounds] = Bounds(low, high)
+            bounds += 1
+            for row in range(low, high):
+                if ended_at(table, row) > day.epoch:
+                    measure(&day.columns.head, table, row, table.places[p].number)
+    return True
+
+
+cdef inline void measure(
+    Head* head, const Table* table, size_t row, uint32_t number
+) noexcept nogil:
+    cdef Visit visit = load_visit_of(table, row, number)
+    head.count += 1
+    head.base = min(head.base, visit.start)
+    head.ref_base = min(head.ref_base, visit.ref)
+    head.least = min(head.least, visit.start)
+    head.greatest = max(head.greatest, visit.end)
+
+
+cdef size_t next_place(const Day* day, const size_t* at) noexcept nogil:
     """The table with the lowest place at its cursor, table_count when all are through."""
     cdef size_t t, least = day.table_count
     cdef uint32_t number = 0
@@ -73,50 +127,49 @@ cdef size_t next_place(const Day* day, size_t* at) noexcept nogil:
     return least
 
 
-cdef size_t walk(Day* day, bint is_written) noexcept nogil:
-    """Go over the visits of the day by place and start: write them, or find what they count from.
-
-    How many there are; SIZE_MAX if memory is short.
-    """
+cdef bint write_rows(Day* day) noexcept nogil:
+    """The visits of the day by place and start; False if memory is short."""
     cdef size_t at[TABLES_MAX]
-    cdef size_t lows[TABLES_MAX]
-    cdef size_t highs[TABLES_MAX]
+    cdef Bounds left[TABLES_MAX]
     cdef size_t made = 0, first, t, least
-    cdef const Place* place
-    cdef const Table* table
     cdef uint32_t number
     cdef int64_t start = 0, longest
+    cdef Visit visit
     memset(at, 0, sizeof(at))
     while True:
         least = next_place(day, at)
         if least == day.table_count:
-            return made
+            return True
         number = day.tables[least].places[at[least]].number
         for t in range(day.table_count):
-            table = day.tables[t]
-            lows[t] = highs[t] = 0
-            if at[t] < table.place_count and table.places[at[t]].number == number:
-                place = &table.places[at[t]]
-                lows[t] = find_later(table, place.first, place.stop, day.low)
-                highs[t] = find_later(table, lows[t], place.stop, day.high)
+            left[t] = Bounds(0, 0)
+            if (
+                at[t] < day.tables[t].place_count
+                and day.tables[t].places[at[t]].number == number
+            ):
+                left[t] = day.bounds[day.first_bounds[t] + at[t]]
                 at[t] += 1
         first = made
         longest = 0
         while True:
             least = day.table_count
             for t in range(day.table_count):
-                if lows[t] < highs[t] and (
-                    least == day.table_count or start_at(day.tables[t], lows[t]) < start
+                if left[t].low < left[t].high and (
+                    least == day.table_count or start_at(day.tables[t], left[t].low) < start
                 ):
                     least = t
-                    start = start_at(day.tables[t], lows[t])
+                    start = start_at(day.tables[t], left[t].low)
             if least == day.table_count:
                 break
-            made = take_row(day, least, lows[least], number, made, is_written, &longest)
-            if made == <size_t> -1:
-                return made
-            lows[least] += 1
-        if is_written and made > first:
+            if ended_at(day.tables[least], left[least].low) > day.epoch:
+                visit = load_visit_of(day.tables[least], left[least].low, number)
+                longest = max(longest, visit.end - visit.start)
+                day.row_places[made] = number
+                if not write_visit(day, &visit, made):
+                    return False
+                made += 1
+            left[least].low += 1
+        if made > first:
             place_made(day, first, made, longest, number)
 
 
@@ -128,25 +181,6 @@ cdef void place_made(
     memset(&day.places[day.columns.head.place_count], 0, sizeof(Place))
     day.places[day.columns.head.place_count] = Place(first, stop, longest, number)
     day.columns.head.place_count += 1
-
-
-cdef size_t take_row(
-    Day* day, size_t t, size_t row, uint32_t number, size_t made, bint is_written,
-    int64_t* longest,
-) noexcept nogil:
-    """One visit, if it is alive; how many there are now."""
-    cdef Visit visit
-    if ended_at(day.tables[t], row) <= day.epoch:
-        return made
-    visit = load_visit(day.tables[t], row)
-    if not is_written:
-        day.columns.head.base = min(day.columns.head.base, visit.start)
-        day.columns.head.ref_base = min(day.columns.head.ref_base, visit.ref)
-        day.columns.head.least = min(day.columns.head.least, visit.start)
-        day.columns.head.greatest = max(day.columns.head.greatest, visit.end)
-        return made + 1
-    longest[0] = max(longest[0], visit.end - visit.start)
-    return made + 1 if write_visit(day, &visit, made) else <size_t> -1
 
 
 cdef bint write_visit(Day* day, const Visit* visit, size_t row) noexcept nogil:
@@ -246,8 +280,10 @@ cdef bint is_told(Day* day, const Scan* scan, size_t first, size_t stop) noexcep
         row = day.sorted_seats[i].at
         if day.columns.head.base + day.starts[row] != scan.time or day.kinds[row] & ONE_SCAN:
             continue
+        if day.row_places[row] != scan.place:
+            continue
         visit = written_visit(day, row, scan.place)
-        if visit.place != place_number(day, row) or visit.scans != 1:
+        if visit.scans != 1:
             continue
         if scan.kind > SCAN_KIND_BITS:
             continue
@@ -258,46 +294,93 @@ cdef bint is_told(Day* day, const Scan* scan, size_t first, size_t stop) noexcep
     return False
 
 
-cdef uint32_t place_number(const Day* day, size_t row) noexcept nogil:
-    cdef size_t low = 0, high = day.columns.head.place_count, middle
-    while low < high:
-        middle = (low + high) // 2
-        if day.places[middle].stop <= row:
-            low = middle + 1
-        else:
-            high = middle
-    return day.places[low].number
+cdef void go_on(Walker* walker) noexcept nogil:
+    """Sets the person of what comes next."""
+    cdef const Columns* columns = walker.run.columns
+    walker.person = NO_PERSON
+    if columns is NULL:
+        if walker.at < walker.run.count:
+            walker.person = walker.run.scans[walker.at].person
+        return
+    if walker.seat < columns.head.count:
+        walker.person = <uint32_t> open_whom(columns, open_seat(columns, walker.seat))
+    if walker.at < columns.head.scan_count:
+        walker.person = min(walker.person, <uint64_t> open_scan_person(columns, walker.at))
+
+
+cdef bint keep_loose(Day* day, const Scan* scan) noexcept nogil:
+    """One of the scans of a person, if it lies on the day; False if memory is short."""
+    cdef Scan* grown
+    cdef size_t room = max(2 * day.loose_room, <size_t> 64)
+    if not day.low <= scan.time < day.high:
+        return True
+    if day.loose_count == day.loose_room:
+        grown = <Scan*> realloc(day.loose, room * sizeof(Scan))
+        if grown is NULL:
+            return False
+        day.loose = grown
+        day.loose_room = room
+    day.loose[day.loose_count] = scan[0]
+    day.loose_count += 1
+    return True
+
+
+cdef bint take_loose(Day* day, Walker* walker) noexcept nogil:
+    """The scans of the person that comes next; False if memory is short."""
+    cdef const Run* run = walker.run
+    cdef const Columns* columns = run.columns
+    cdef uint64_t person = walker.person
+    cdef size_t row
+    cdef Scan scan
+    if columns is NULL:
+        while walker.at < run.count and run.scans[walker.at].person == person:
+            if not keep_loose(day, &run.scans[walker.at]):
+                return False
+            walker.at += 1
+        go_on(walker)
+        return True
+    while walker.seat < columns.head.count:
+        row = open_seat(columns, walker.seat)
+        if <uint32_t> open_whom(columns, row) != person:
+            break
+        walker.seat += 1
+        # Of a visit that has ended the scan is still one.
+        if columns.kinds[row] & ONE_SCAN:
+            scan = scan_of_row(columns, row)
+            if not keep_loose(day, &scan):
+                return False
+    while walker.at < columns.head.scan_count and open_scan_person(columns, walker.at) == person:
+        scan = stored_scan(columns, walker.at)
+        if not keep_loose(day, &scan):
+            return False
+        walker.at += 1
+    go_on(walker)
+    return True
 
 
 cdef bint take_scans(Day* day) noexcept nogil:
     """The scans of the day, person by person; False if memory is short."""
-    cdef uint64_t person = 0, found
-    cdef size_t r, i, count, room, seat = 0, stop
-    cdef Scan* grown
+    cdef Walker walkers[RUNS_MAX]
+    cdef uint64_t person
+    cdef size_t r, i, count, seat = 0, stop
     cdef Columns* columns = &day.columns
     columns.head.first_scan = INT64_MAX
     columns.head.last_scan = INT64_MIN
+    for r in range(day.run_count):
+        walkers[r] = Walker(day.runs[r], 0, 0, NO_PERSON)
+        go_on(&walkers[r])
     while True:
-        found = NO_PERSON
+        person = NO_PERSON
         for r in range(day.run_count):
-            found = min(found, next_person(day.runs[r], person))
-        if found == NO_PERSON:
+            person = min(person, walkers[r].person)
+        if person == NO_PERSON:
             return True
-        person = found
-        room = 0
+        day.loose_count = 0
         for r in range(day.run_count):
-            room += loose_count(day.runs[r], person)
-        if room > day.loose_room:
-            grown = <Scan*> realloc(day.loose, 2 * room * sizeof(Scan))
-            if grown is NULL:
+            if walkers[r].person == person and not take_loose(day, &walkers[r]):
                 return False
-            day.loose = grown
-            day.loose_room = 2 * room
-        count = 0
-        for r in range(day.run_count):
-            count += gather_scans(day.runs[r], person, day.low, day.high, day.loose + count)
-        sort_scans(day.loose, count)
-        count = join_copies(day.loose, count)
+        sort_scans(day.loose, day.loose_count)
+        count = join_copies(day.loose, day.loose_count)
         while seat < columns.head.count and day.sorted_seats[seat].person < person:
             seat += 1
         stop = seat
@@ -310,7 +393,6 @@ cdef bint take_scans(Day* day) noexcept nogil:
             if not is_told(day, &day.loose[i], seat, stop) and not keep_scan(day, &day.loose[i]):
                 return False
         columns.head.total_scans += count
-        person += 1
 
 
 cdef uint32_t find_shift(uint32_t last, size_t count) noexcept nogil:
@@ -474,8 +556,10 @@ def pack_day(tables, runs, epoch, from_ms, to_ms, bytes key not None):
         day.columns.head.greatest = INT64_MIN
         day.columns.head.ref_base = <uint64_t> -1
         with nogil:
-            count = walk(&day, False)
-        day.columns.head.count = count
+            is_done = find_rows(&day)
+        if not is_done:
+            raise MemoryError
+        count = day.columns.head.count
         if count > UINT32_MAX:
             raise ValueError("visits are too many for one day")
         if count and day.columns.head.greatest - day.columns.head.base > TIME_MAX:
@@ -483,10 +567,9 @@ def pack_day(tables, runs, epoch, from_ms, to_ms, bytes key not None):
         if count and last_start(&day) - day.columns.head.base > UINT32_MAX:
             raise ValueError("visits begin too far apart for one day")
         made = columns_of(&day)
+        day.row_places = <uint32_t*> room_for(count, sizeof(uint32_t))
         with nogil:
-            is_done = (
-                walk(&day, True) == count and sort_rows(&day) and take_scans(&day)
-            )
+            is_done = write_rows(&day) and sort_rows(&day) and take_scans(&day)
         if not is_done:
             raise MemoryError
         make_doors(&day, made)
@@ -496,6 +579,8 @@ def pack_day(tables, runs, epoch, from_ms, to_ms, bytes key not None):
         head = PyBytes_FromStringAndSize(<char*> &day.columns.head, sizeof(day.columns.head))
         return head, made
     finally:
+        free(day.bounds)
+        free(day.row_places)
         free(day.odds)
         free(day.scans)
         free(day.by_person)

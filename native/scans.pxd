@@ -60,6 +60,14 @@ cdef size_t merge_scans(
 cdef void sort_scans(Scan* scans, size_t count) noexcept nogil
 cdef size_t join_copies(Scan* scans, size_t count) noexcept nogil
 
+# A run without scans and with room for so many, that is then told how many were written.
+cdef ScanRun empty_run(size_t room)
+cdef int finish_run(Run* run, size_t count) except -1
+
+# Of columns: the scan that a row is (of one that is ONE_SCAN), and one that is stored.
+cdef Scan scan_of_row(const Columns* columns, size_t row) noexcept nogil
+cdef Scan stored_scan(const Columns* columns, size_t i) noexcept nogil
+
 # Of any run; for a person at a time, in order of persons.
 cdef uint64_t next_person(const Run* run, uint64_t person) noexcept nogil
 cdef size_t loose_count(const Run* run, uint64_t person) noexcept nogil

@@ -265,13 +265,26 @@ cdef size_t loose_count(const Run* run, uint64_t person) noexcept nogil:
     )
 
 
+cdef Scan scan_of_row(const Columns* columns, size_t row) noexcept nogil:
+    cdef Visit visit = open_visit(columns, row, place_of(columns, row))
+    return scan_of(&visit, columns.kinds[row] >> SCAN_KIND_SHIFT & SCAN_KIND_BITS)
+
+
+cdef Scan stored_scan(const Columns* columns, size_t i) noexcept nogil:
+    cdef uint32_t words[SCAN_WORDS]
+    cdef Scan scan
+    cdef size_t w
+    for w in range(<size_t> SCAN_WORDS):
+        words[w] = open_word(columns, OF_SCANS, columns.scans, i * SCAN_WORDS + w)
+    memcpy(&scan, words, sizeof(Scan))
+    return scan
+
+
 cdef size_t gather_scans(
     const Run* run, uint64_t person, int64_t low, int64_t high, Scan* into
 ) noexcept nogil:
     """The scans of a person within [low, high), sorted; how many. See loose_count for the room."""
-    cdef size_t i, stop, row, w, made = 0
-    cdef uint32_t words[SCAN_WORDS]
-    cdef Visit visit
+    cdef size_t i, stop, row, made = 0
     if run.columns is NULL:
         for i in range(seek(run, person), seek(run, person + 1)):
             if low <= run.scans[i].time < high:
@@ -283,18 +296,11 @@ cdef size_t gather_scans(
     for i in range(find_door_seat(run.columns, person), stop):
         row = open_seat(run.columns, i)
         if run.columns.kinds[row] & ONE_SCAN:
-            visit = open_visit(run.columns, row, place_of(run.columns, row))
-            into[made] = scan_of(
-                &visit, run.columns.kinds[row] >> SCAN_KIND_SHIFT & SCAN_KIND_BITS
-            )
+            into[made] = scan_of_row(run.columns, row)
             made += low <= into[made].time < high
     stop = find_door_scan(run.columns, person + 1)
     for i in range(find_door_scan(run.columns, person), stop):
-        for w in range(<size_t> SCAN_WORDS):
-            words[w] = open_word(
-                run.columns, OF_SCANS, run.columns.scans, i * SCAN_WORDS + w
-            )
-        memcpy(&into[made], words, sizeof(Scan))
+        into[made] = stored_scan(run.columns, i)
         made += low <= into[made].time < high
     sort_scans(into, made)
     return made

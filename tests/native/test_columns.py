@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.aliases import ENDING
+from engine.clock import DAY_MS
 from engine.visits import SCAN, VISIT, PlaceRule, PlaceRules, VisitRules, rule_spans
 from native.columns import COLUMNS, DayColumns
 from native.contacts import find_contacts
+from native.days import count_days, split_days
 from native.index import VisitTable, born_table, end_rows, end_visits, merge_tables, table_of
 from native.packing import pack_day
 from native.scans import ScanRun, merge_runs, run_of
@@ -271,3 +274,49 @@ def siphash(key: bytes, data: bytes) -> int:
     v[2] ^= 0xFF
     rounds(4)
     return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+times = st.lists(st.integers(-3 * DAY_MS, 3 * DAY_MS) | st.integers(-(1 << 61), 1 << 61))
+
+
+@settings(max_examples=150, deadline=None)
+@given(times, st.integers(-DAY_MS, DAY_MS), st.none() | st.integers(-3, 3))
+def test_scans_and_visits_by_day(times: list[int], zero_ms: int, floor_day: int | None) -> None:
+    scans, visits = np.zeros(len(times), SCAN), np.zeros(len(times), VISIT)
+    scans["time_ms"] = visits["start_ms"] = visits["end_ms"] = times
+    scans["person"] = scans["stay_ms"] = np.arange(len(times)) // 3
+    visits["place"] = np.arange(len(times)) // 2 % 3
+    run, table = ScanRun([scans.tobytes()]), VisitTable(visits.tobytes())
+    ended = np.array([(times[0], 0, 0)], ENDING) if times else np.zeros(0, ENDING)
+    assert end_visits([table], ended.tobytes(), 5) == min(len(times), 1)
+
+    days: dict[int, list[int]] = {}
+    for time in times:
+        day = (time - zero_ms) // DAY_MS
+        days.setdefault(day if floor_day is None else max(day, floor_day), []).append(time)
+    found = split_days(run, zero_ms, floor_day)
+    assert list(found) == sorted(days)
+    packed = run.between(-(1 << 62), 1 << 62)
+    for day, some in found.items():
+        expected = [
+            scan.tobytes() for scan in np.frombuffer(packed, SCAN) if scan["time_ms"] in days[day]
+        ]
+        assert some.between(-(1 << 62), 1 << 62) == b"".join(expected)
+        assert some.first_ms() == min(days[day])
+        for person in {scan["person"] for scan in np.frombuffer(packed, SCAN)}:
+            assert set(some.of_person(int(person))) <= set(run.of_person(int(person)))
+    counts = {day: len(of_day) for day, of_day in days.items()}
+    assert count_days(table, 4, zero_ms, floor_day) == counts
+    for day in list(days)[:1]:  # of the first time, whose visit has ended
+        counts[day] -= 1
+    assert count_days(table, 5, zero_ms, floor_day) == {d: n for d, n in counts.items() if n}
+
+
+def test_what_is_no_layer_in_memory_is_not_split() -> None:
+    tables, runs = layers_of([[(1, 5, 3, 0, 1, 2, 0, 9)]])
+    with pytest.raises(ValueError, match="lies in a file"):
+        split_days(run_of(opened(tables, runs, 0, 0, FAR)), 0, None)
+    with pytest.raises(ValueError, match="zero_ms is out of range"):
+        split_days(runs[0], DAY_MS + 1, None)
+    with pytest.raises(ValueError, match="floor_day is out of range"):
+        count_days(tables[0], 0, 0, 1 << 63)
