@@ -15,10 +15,16 @@ from bench import (
     case_commit,
     case_contacts,
     case_decode,
+    case_dedup,
+    case_gateway,
+    case_index,
     case_ingest,
+    case_jpeg,
     case_lanes,
     case_parse,
+    case_receive,
     case_records,
+    case_trace,
     day,
     gates,
     growth,
@@ -39,12 +45,18 @@ from bench.servers import Servers
 CASES: dict[str, Case] = {
     case.name: case
     for case in (
+        case_jpeg.CASE,
         case_decode.CASE,
         case_lanes.CASE,
         *case_parse.CASES,
         case_records.CASE,
+        case_dedup.CASE,
+        case_gateway.CASE,
+        *case_receive.CASES,
         *case_ingest.CASES,
         *case_commit.CASES,
+        case_index.CASE,
+        case_trace.CASE,
         case_contacts.CASE,
     )
 }

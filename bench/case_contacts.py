@@ -59,15 +59,7 @@ class Ours(Contender):
         self._world = world
         self._keys = world.keys()
         self._met: list[Met] = []
-        self.index = CoLocationIndex(PlaceRules({}))
-        lsn = 0
-        for visits in days:
-            rows = world.province.rows(visits)
-            for at in range(0, len(rows), GROUP_ROWS):
-                lsn += 1
-                self.index.apply(Group(lsn, rows[at : at + GROUP_ROWS]))
-            # As live: the index is asked every now and then, not once at the end.
-            self.index.snapshot()
+        self.index = to_index(world, days)
 
     def work(self, repetition: int) -> None:
         world, snapshot = self._world, self.index.snapshot()
@@ -153,6 +145,18 @@ def make_world(params: Params, seed: int) -> tuple[World, list[Array]]:
     span_days = min(14, params["days"])
     to_ms = day_to_ms(FIRST_DAY + params["days"])
     return World(province, visits, asked, to_ms - span_days * DAY_MS, to_ms), days
+
+
+def to_index(world: World, days: list[Array]) -> CoLocationIndex:
+    """As live: the index is asked every now and then, not once at the end."""
+    index, lsn = CoLocationIndex(PlaceRules({})), 0
+    for visits in days:
+        rows = world.province.rows(visits)
+        for at in range(0, len(rows), GROUP_ROWS):
+            lsn += 1
+            index.apply(Group(lsn, rows[at : at + GROUP_ROWS]))
+        index.snapshot()
+    return index
 
 
 def set_up(params: Params, place: Place) -> Round:

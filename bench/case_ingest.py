@@ -14,7 +14,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 import numpy as np
 
@@ -105,6 +105,7 @@ class Ours(Contender):
     name = "chot"
     note = "native.plain for records of the common form"
     is_native = True
+    new_loop: ClassVar[Callable[[], asyncio.AbstractEventLoop]] = asyncio.new_event_loop
 
     def __init__(
         self, folder: Path, post: str, groups: list[list[Group]], facts: dict[str, int | str]
@@ -132,7 +133,7 @@ class Ours(Contender):
             number=1, name="bench", post=post, lanes=(1, 2) if post else (), token_sha256=digest
         )
         self._registry.take(self._gateway)
-        self._loop = asyncio.new_event_loop()
+        self._loop = type(self).new_loop()
         self._journal = LmdbJournal(
             folder / "journal", self._ring, self._clock, floor_bytes=0, limit_bytes=1 << 36
         )
@@ -144,19 +145,24 @@ class Ours(Contender):
         settings = Settings()
         return Pipeline(settings, self._clock, self._registry, self._ring, judge, Metrics())
 
-    async def _open(self) -> tuple[Link, Carrier]:
+    def _make_server(self) -> IngestServer:
         pool = cast(Any, None)  # no frames here
-        self._server = IngestServer(
+        return IngestServer(
             Settings(), self._clock, self._registry, self._ring, self._pipeline(), pool,
             self._journal, Metrics(),
         )  # fmt: skip
-        link, carrier = Link(self._server), Carrier()
-        link.enter(carrier, None)
-        hello = wire.Hello(
+
+    def _hello(self) -> wire.Hello:
+        return wire.Hello(
             gateway="bench", epoch=7, inst=bytes(8), lanes=list(self._gateway.lanes), next=(1, 1),
             oldest=1, max_frame=wire.BODY_MAX, t0=NOW_MS * 1_000_000, token=self._token,
         )  # fmt: skip
-        link.data_received(wire.encode(hello))
+
+    async def _open(self) -> tuple[Link, Carrier]:
+        self._server = self._make_server()
+        link, carrier = Link(self._server), Carrier()
+        link.enter(carrier, None)
+        link.data_received(wire.encode(self._hello()))
         while not link.has_session:
             await asyncio.sleep(0)
         return link, carrier

@@ -29,18 +29,25 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Answers to the smoke parameters. One that changes without a change of workload or clips is a bug.
 CHECKSUMS = {
+    "jpeg": "35439b47efb77cb7",
     "decode": "942b6b95c81fdf88",
     "lanes": "e1e550e3daf16534",
     "parse": "33fe1e19d72f71df",
     "parse_1405": "04ab8a87a15b4ca1",
     "parse_unknown": "8fb601165b5ab2dd",
     "records": "dcd36498c96921ff",
+    "dedup": "691ba91dd9aa9307",
+    "gateway": "204d1bd4d9b72d8d",
+    "receive": "aca8a02f7e679a4a",
+    "receive_1": "9307507d95e52ec7",
     "ingest": "867ae3e5e2b4e6e0",
     "ingest_cards": "9095342fd75726eb",
     "ingest_cards_1": "da7faae36ee7ca14",
     "commit": "e10364f0339e7f29",
     "commit_100": "e10364f0339e7f29",
     "commit_1": "660b53b899e15624",
+    "index": "33a986caddfb05cf",
+    "trace": "34c30ad0b3818dc2",
     "contacts": "f3ef1064e6d6f7ee",
 }
 
@@ -159,6 +166,7 @@ def test_a_line_says_what_its_figures_belong_to(lines: dict[str, dict]) -> None:
         for name, peer in line["peers"].items():
             assert peer["note"] and peer["min_ns"] > 0 and line["ratios"][name] > 0
         is_commit = line["case"].startswith("commit")
+        assert line["facts"], "what was worked on"
         assert list(line["over_floor"]) == ["pwrite+fdatasync"] * is_commit
         assert all(ratio > 0 for ratio in line["over_floor"].values())
         assert not is_commit or min(line["facts"]["floor_ns"], line["facts"]["commit_ns"]) > 0
