@@ -149,10 +149,14 @@ class ControlLog:
         """
         wanted = sorted(set(lsns))
         await self._writer.run(_Amend(wanted))
+        return self.amendments(wanted)
+
+    def amendments(self, lsns: Iterable[int]) -> dict[int, bytes]:
+        """Of each record its `amended`, with its body as without it. Raises as `read`."""
         found: dict[int, bytes] = {}
-        for lsn in wanted:
+        for lsn in sorted(set(lsns)):
             for record in self.read(lsn - 1):
-                found[lsn] = record.amended
+                found[lsn] = record.amended or amended_hash(_without_body(record))
                 break
         return found
 
@@ -251,8 +255,12 @@ def bytes_to_record(lsn: int, value: bytes) -> ControlRecord:
     )
 
 
+def _without_body(record: ControlRecord) -> ControlRecord:
+    return msgspec.structs.replace(record, kind=AMENDED_PREFIX + record.kind, body=b"")
+
+
 def _amended_value(record: ControlRecord) -> bytes:
-    left = msgspec.structs.replace(record, kind=AMENDED_PREFIX + record.kind, body=b"")
+    left = _without_body(record)
     stored = _Amended(left.kind, left.by, left.at_ms, b"", left.chain, amended_hash(left))
     return msgspec.msgpack.encode(stored)
 

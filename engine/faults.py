@@ -50,7 +50,7 @@ ENGINE_STEPS: Final = (
     "journal.destroyed",  # keys of days are gone, their groups are not empty
     "journal.emptied",  # some groups of these days are
     "retention.emptied",  # all of them are, the index still has them
-    "retention.records",  # control records that are over have lost their bodies
+    "retention.records",  # control records that are over are named, they have their bodies still
     "erasure.listed",  # a person stands on the forget list, nothing else is done
     "erasure.begun",  # the control log knows
     "journal.amended",  # some groups have lost the person's rows

@@ -15,8 +15,10 @@ from native.scans import ScanRun
 
 KEY_SIZE: Final = 16
 _EVER_MS: Final = (-(1 << 62), 1 << 62)
+_NEWEST: Final = np.dtype([("time_ms", "<i8"), ("ref", "<u8")])
+_NEWEST_STEP: Final = 1 << 12  # scans that are noted at a time
 # A newest row before all others, which PersonNumbers.forget_before takes for one that is over.
-_OVER: Final = np.array([(-(1 << 62), 1)], [("time_ms", "<i8"), ("ref", "<u8")]).tobytes()
+_OVER: Final = np.array([(-(1 << 62), 1)], _NEWEST).tobytes()
 _OVER_MS: Final = -(1 << 61)
 
 
@@ -41,6 +43,20 @@ def without_persons(
             layer = Layer(ScanRun([scans[~is_own].tobytes()]), layer.visits)
         left.append(layer)
     return left, ScanRun(own)
+
+
+def forget_before(
+    numbers: PersonNumbers, before_ms: int, kept: ScanRun, staying: Collection[int]
+) -> None:
+    """Nobody has a key who was not seen since, but for those who stay; whose newest row went has
+    the newest of the scans that are kept."""
+    _, newest = numbers.columns()
+    rows = np.frombuffer(newest, _NEWEST, len(numbers))
+    persons = np.unique(np.frombuffer(kept.between(*_EVER_MS), SCAN)["person"])
+    rows[persons[rows["time_ms"][persons] < before_ms]] = 0
+    for first in range(0, len(kept), _NEWEST_STEP):
+        numbers.note_newest(kept, first, first + _NEWEST_STEP)
+    numbers.forget_before(before_ms, np.array(sorted(staying), np.uint32).data)
 
 
 def forget_numbers(

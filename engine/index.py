@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from engine import forgetting
 from engine.aliases import (
     ENDING,
     Aliases,
@@ -32,7 +33,6 @@ from engine.clock import DAY_MS, day_to_ms
 from engine.contacts import CONTACT, PAIR
 from engine.corrections import Correction, Corrections, correct
 from engine.figures import Figures, count_day
-from engine.forgetting import find_persons, forget_numbers, of_days, without_persons
 from engine.found import Found, GroupLike, Met, joined, ref_to_position
 from engine.layers import (
     Layer,
@@ -393,7 +393,7 @@ class CoLocationIndex:
 
     def _forget(self, before_ms: int, held: Collection[int] = ()) -> int:
         current, spared = self._snapshot, self._special()
-        kept = of_days([layer.scans for layer in current.layers], before_ms, held)
+        kept = forgetting.of_days([layer.scans for layer in current.layers], before_ms, held)
         spared.update(np.frombuffer(kept.between(*EVER), SCAN)["person"].tolist())
         mains: set[int] = set()
 
@@ -416,7 +416,7 @@ class CoLocationIndex:
         layers, epoch = self._settled(layers, mains, epoch)
         with self._writing:
             spared.update(np.frombuffer(b"".join(self._fresh), SCAN)["person"].tolist())
-            self._numbers.forget_before(before_ms, np.array(sorted(spared), np.uint32).data)
+            forgetting.forget_before(self._numbers, before_ms, kept, spared)
         self._publish(tuple(filter(has_any, layers)), epoch, current.lsn)
         return count - len(kept)
 
@@ -438,7 +438,7 @@ class CoLocationIndex:
     def _erase(self, persons: Collection[bytes], until_ms: int) -> int:
         current = self._snapshot
         numbers = {self._numbers.find(key) for key in persons} - {-1}
-        left, own = without_persons(current.layers, numbers)
+        left, own = forgetting.without_persons(current.layers, numbers)
         kept = own.since(until_ms)
         if len(kept):
             left.append(Layer(kept, VisitTable(b"")))
@@ -446,13 +446,13 @@ class CoLocationIndex:
         settled, epoch = self._settled(tuple(left), mains, current.epoch)
         staying = set(np.frombuffer(kept.between(*EVER), SCAN)["person"].tolist())
         with self._writing:
-            forget_numbers(self._numbers, numbers, staying | self._special())
+            forgetting.forget_numbers(self._numbers, numbers, staying | self._special())
             self._note_newest(kept)
         self._publish(settled, epoch, current.lsn)
         return len(own) - len(kept)
 
     def find_persons(self, is_wanted: Callable[[bytes], bool]) -> list[bytes]:
-        return find_persons(self._numbers, is_wanted)
+        return forgetting.find_persons(self._numbers, is_wanted)
 
     def compact(self) -> None:
         """Refreshes and makes one layer of all in memory: questions are quickest then."""

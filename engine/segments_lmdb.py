@@ -11,6 +11,7 @@ length and checksum are not those of the manifest, and the index is then made an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import zlib
@@ -111,6 +112,7 @@ class LmdbSegments:
         self._persons = 0  # in the parts
         self._holes = 0
         self._days: list[int] = []  # whose keys parts and notes are sealed with
+        self._is_doubtful = False  # a commit failed: what the manifest says is not known
         self.bytes = 0  # of all segments that the manifest names
         self.problem = ""  # why nothing could be loaded
         try:
@@ -187,8 +189,9 @@ class LmdbSegments:
             entry = SegmentEntry(day, name, size, crc, 0, 0)
             held = self._columns(entry)
         except (OSError, lmdb.Error) as error:
-            temporary.unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            for left in (temporary, path):
+                with contextlib.suppress(OSError):
+                    left.unlink()
             raise StorageUnavailable(f"{path}: {error}") from error
         entry = msgspec.structs.replace(entry, visits=len(held), scans=held.scan_count())
         return Segment(entry, held)
@@ -198,7 +201,7 @@ class LmdbSegments:
         holes = sum(persons.holes)
         # Whoever was dropped is in the parts still, and a part must not outlive what it speaks of,
         # nor go before: then all of them are written anew.
-        is_whole = holes != self._holes or len(self._parts) >= PARTS_MAX
+        is_whole = holes != self._holes or len(self._parts) >= PARTS_MAX or self._is_doubtful
         is_whole |= any(
             not oldest_day >= part.day >= (state.floor_day or part.day) for part in self._parts
         )
@@ -221,15 +224,21 @@ class LmdbSegments:
             state.rules, state.aliases, segments, parts, notes,
         )  # fmt: skip
         try:
+            if self._is_doubtful:
+                # After a failed write of its head LMDB refuses all others until it is opened anew.
+                self._env.close()
+                self._env = _open(self._path / MANIFEST, MANIFEST_BYTES)
+            self._is_doubtful = True
             with self._env.begin(write=True) as txn:
-                for old in self._parts if is_whole else ():
-                    txn.delete(old.name.encode())
+                if is_whole:
+                    txn.drop(self._env.open_db(txn=txn), delete=False)
                 for name, sealed in values.items():
                     txn.put(name.encode(), sealed)
                 packed = msgspec.msgpack.encode(manifest)
                 txn.put(_STATE, zlib.crc32(packed).to_bytes(4, "little") + packed)
         except lmdb.Error as error:
             raise StorageUnavailable(f"{self._path / MANIFEST}: {error}") from error
+        self._is_doubtful = False
         self._parts, self._persons, self._holes = parts, count, holes
         self._days = [part.day for part in parts] + [note.day for note in notes.values()]
         self.bytes = sum(segment.entry.size for segment, _ in state.segments)
@@ -240,7 +249,11 @@ class LmdbSegments:
 
     def drop(self, segments: Iterable[Segment]) -> None:
         for segment in segments:
-            (self._path / segment.entry.name).unlink(missing_ok=True)
+            try:
+                (self._path / segment.entry.name).unlink(missing_ok=True)
+            except OSError as error:
+                # Nothing names it: the next start tries again.
+                _log.error("a file stays", name=segment.entry.name, problem=error.strerror)
         faults.reach("segments.dropped")
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@
  *   SWITCH.sync    fsync and fdatasync: EIO, nothing was synced
  *   SWITCH.dsync   writes of O_DSYNC: EIO, though the bytes were written: a sync that came late
  *   SWITCH.write   every write: EIO, nothing was written
+ *   SWITCH.full    every write: ENOSPC, nothing was written
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -56,7 +57,14 @@ static ssize_t after(int fd, ssize_t done) {
 int fsync(int fd) { return fails(fd, "sync") ? -1 : NEXT(int (*)(int), "fsync")(fd); }
 int fdatasync(int fd) { return fails(fd, "sync") ? -1 : NEXT(int (*)(int), "fdatasync")(fd); }
 
-#define WRITE(call) (fails(fd, "write") ? -1 : after(fd, call))
+static int refused(int fd) {
+    if (fails(fd, "write")) return 1;
+    if (!is_on("full") || !is_ours(fd)) return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
+#define WRITE(call) (refused(fd) ? -1 : after(fd, call))
 ssize_t write(int fd, const void *data, size_t size) {
     return WRITE(syscall(SYS_write, fd, data, size));
 }

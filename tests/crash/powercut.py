@@ -27,7 +27,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTOR = 512
-MAPPED = "lock.mdb"  # LMDB's table of readers, written through a map; it says nothing lasting
+# LMDB's table of readers, written through a map; it says nothing lasting
+MAPPED = "lock.mdb", ".mdb-lock"
 _RECORD = struct.Struct("<IIQI")
 _kept: list[tempfile.TemporaryDirectory[str]] = []
 

@@ -1,12 +1,13 @@
 """The stores under power cuts: what a program does with each, and what must then hold of any cut.
 
-    python powercut_stores.py journal|control|spool FOLDER COUNT MODE
+    python powercut_stores.py journal|control|spool|index FOLDER COUNT MODE
 
 works while tests/crash/powercut.c records it. MODE: `safe`, or `nosync`, `nometasync`, `nofsync`
 and `ignorant` for stores and keys that are written so that a cut must do harm. It says a line when
 a promise was made: `A gateway last` a run is durable, `E day` a day is forgotten, `C lsn number` a
 control record is durable, `R number` it was refused and comes again, `S seq` a message is in the
-spool, `K seq` the spool knows the engine has it.
+spool, `K seq` the spool knows the engine has it, `W lsn` the index has days up to a group in files,
+`N` it could not write them.
 """
 
 from __future__ import annotations
@@ -29,13 +30,18 @@ from engine.control_lmdb import ControlLog
 from engine.errors import EngineError, KeyMissing, StorageError, StorageUnavailable
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
+from engine.index import CoLocationIndex
 from engine.journal import RecordBatch
 from engine.journal_lmdb import LmdbJournal
 from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, open_sealed, private_to_public
+from engine.segmented import SegmentedIndex
+from engine.segments_lmdb import LmdbSegments, check_folder
 from engine.store_lmdb import Store
 from engine.verify import verify_store
 from engine.wire import FrameType, seal_aad
 from tests.reference.batches import DAY, count_identities, make_batch, read_groups
+from tests.unit import test_segmented as segmented
+from tests.unit.test_index import Group
 
 MODES = {"safe": {}, "nosync": {"sync": False}, "nometasync": {"metasync": False}}
 GATEWAYS = 3
@@ -307,12 +313,79 @@ def check_spool(folder: Path, lines: list[str]) -> str:
     return ""
 
 
+# ---- days of the index ---------------------------------------------------------------------------
+
+INDEX_SEED = 4
+INDEX_FIRST = segmented.DAY  # of the days that its scans are of; it is forgotten
+
+
+def scans_of(count: int) -> list[Group]:
+    """Groups of a log; the same for ever."""
+    return segmented.make_groups(random.Random(INDEX_SEED), 20 * count)
+
+
+def forget(index: CoLocationIndex) -> None:
+    index.expire(day_to_ms(INDEX_FIRST + 1))
+
+
+def work_index(folder: Path, count: int) -> None:
+    ring = opened(lambda: FileKeyRing(folder / "keys", create=True))
+    store = opened(lambda: LmdbSegments(folder / "index", ring))
+    index = SegmentedIndex(segmented.PLACES, segmented.RULES, store)
+    groups = scans_of(count)
+    say("G", count)
+    for at, group in enumerate(groups):
+        index.apply(group)
+        if at % 3 == 2:
+            write_patiently(index.write_down)
+            say("W", index.covered_lsn)
+        if at == len(groups) // 2:
+            write_patiently(lambda: forget(index))
+            write_patiently(lambda: ring.destroy_day(INDEX_FIRST))
+            say("W", index.covered_lsn)
+    store.close()
+
+
+def write_patiently(step: Callable[[], None]) -> None:
+    while True:
+        try:
+            return step()
+        except (StorageError, KeyMissing):
+            say("N")
+
+
+def check_index(folder: Path, lines: list[str]) -> str:
+    """Whatever the cut left, with the log it gives what an index in memory gives; what was written
+    down need not be derived again, but where the disk failed before."""
+    if not said(lines, "W"):
+        return ""
+    ring = FileKeyRing(folder / "keys")
+    store = LmdbSegments(folder / "index", ring)
+    index = SegmentedIndex(segmented.PLACES, segmented.RULES, store)
+    index.load()
+    covered = max((lsn for (lsn,) in said(lines, "W")), default=0)
+    if index.applied_lsn < covered and "N" not in lines:
+        return f"group {covered} has a receipt, files reach {index.applied_lsn}: {store.problem}"
+    plain = CoLocationIndex(segmented.PLACES, segmented.RULES)
+    for group in scans_of(said(lines, "G")[0][0]):
+        index.apply(group)  # again, as far as files have it
+        plain.apply(group)
+    for one in (index, plain):
+        forget(one)
+    if segmented.answers(index) != segmented.answers(plain):
+        return "answers are others"
+    index.write_down()
+    store.close()
+    return "; ".join(check_folder(folder / "index"))
+
+
 Work = Callable[[Path, int], None]
 Check = Callable[[Path, list[str]], str]
 STORES: dict[str, tuple[Work, Check]] = {
     "journal": (work_journal, check_journal),
     "control": (work_control, check_control),
     "spool": (work_spool, check_spool),
+    "index": (work_index, check_index),
 }
 
 

@@ -112,7 +112,10 @@ def test_killed_at_the_commit_itself(tmp_path, step):
     assert sum(killed.acked.values()) > 0
 
 
-@pytest.mark.parametrize("step", [s for s in ENGINE_STEPS if s.startswith("generation.")])
+GENERATION_STEPS = [step for step in ENGINE_STEPS if step.startswith("generation.")]
+
+
+@pytest.mark.parametrize("step", GENERATION_STEPS)
 def test_killed_at_each_step_of_a_generation(tmp_path, step):
     """Whatever is half made is taken away, or goes on; what is half removed goes."""
     killed = Killed(tmp_path)

@@ -18,8 +18,8 @@ from tests.crash.powercut import Disk, Step, cut_often, python, read_trace, reco
 from tests.crash.powercut_stores import MODES, STORES
 
 WORKER = Path(__file__).with_name("powercut_stores.py")
-COUNT = {"journal": 12, "control": 24, "spool": 40}
-FIRST_SYNCS = {"journal": (13, 16), "control": (3, 6), "spool": (1, 4)}
+COUNT = {"journal": 12, "control": 24, "spool": 40, "index": 5}
+FIRST_SYNCS = {"journal": (13, 16), "control": (3, 6), "spool": (1, 4), "index": (13, 16)}
 
 if shutil.which("cc") is None:
     pytest.skip("there is no C compiler for the recorder", allow_module_level=True)
@@ -122,7 +122,7 @@ def test_the_same_failures_find_a_store_that_believes_them(store):
 @pytest.mark.parametrize("seed", range(2, 8))
 @pytest.mark.parametrize("store", STORES)
 def test_many_failed_syncs_before_the_cut(store, seed):
-    outcome = cut(store, "safe", seed=seed, cuts=200, fails=some_syncs(seed))
+    outcome = cut(store, "safe", seed=seed, cuts=100, fails=some_syncs(seed))
     assert outcome.broken == []
 
 
@@ -130,9 +130,10 @@ def test_many_failed_syncs_before_the_cut(store, seed):
 @pytest.mark.parametrize("seed", range(10, 18))
 @pytest.mark.parametrize("store", STORES)
 def test_what_has_a_receipt_survives_many_cuts(store, seed):
-    outcome = cut(store, "safe", seed=seed, cuts=400, count=20 + 5 * (seed % 3))
+    count = COUNT[store] + 5 * (seed % 3)
+    outcome = cut(store, "safe", seed=seed, cuts=200, count=count)
     assert outcome.broken == []
-    assert outcome.clean > 300
+    assert outcome.clean > 140
 
 
 # ---- the simulator itself -----------------------------------------------------------------------

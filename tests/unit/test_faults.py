@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from engine import faults
+from tests.crash import test_chaos, test_journal_crash
+from tests.e2e import test_forgetting
+from tests.unit import test_segmented
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = "from engine import faults\nfor n in range(9):\n print(n, flush=True)\n faults.reach({!r})"
@@ -41,3 +44,18 @@ def test_every_step_is_somewhere_in_the_code_and_no_other() -> None:
     for path in (ROOT / "engine").rglob("*.py"):
         reached += re.findall(r'faults\.reach\("([a-z.]+)"\)', path.read_text(encoding="utf-8"))
     assert sorted(reached) == sorted(faults.GATEWAY_STEPS + faults.ENGINE_STEPS)
+
+
+def test_every_step_is_one_at_which_some_test_ends_a_process() -> None:
+    """Each of these tests fails when the process does not come to the step, or does not end."""
+    killed_at = [
+        *test_chaos.STEPS,
+        *test_segmented.STEPS,
+        *test_journal_crash.GENERATION_STEPS,
+        *test_forgetting.BACKUP_STEPS,
+        *test_forgetting.RESTORE_STEPS,
+        *test_forgetting.RETENTION_STEPS,
+        *test_forgetting.RECORD_STEPS,
+        *test_forgetting.ERASURE_STEPS,
+    ]
+    assert sorted(killed_at) == sorted(faults.GATEWAY_STEPS + faults.ENGINE_STEPS)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 
 from engine import faults
 from engine.aliases import Aliases
-from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms
+from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms, ms_to_day
 from engine.errors import StorageFull, StorageUnavailable
 from engine.index import CoLocationIndex
 from engine.keys import FileKeyRing
@@ -31,6 +34,9 @@ PLACES = PlaceRules({n: PlaceRule(n < 3, n * 20 * MINUTE_MS) for n in range(1, 8
 OTHER_PLACES = PlaceRules({n: PlaceRule(n < 4, n * 11 * MINUTE_MS) for n in range(1, 8)})
 NEW_VENUE = PlaceRules({**PLACES.rules, 99: PlaceRule(False, MINUTE_MS)})
 SPAN = day_to_ms(DAY - 3), day_to_ms(DAY + 9)
+
+
+DAMAGE = ["flip", "cut", "grown", "missing", "manifest", "manifest cut"]
 
 
 def key_of(person: int) -> bytes:
@@ -239,7 +245,83 @@ def test_files_hold_no_person(tmp_path: Path) -> None:
     assert stand.files() == []
 
 
-@pytest.mark.parametrize("what", ["flip", "cut", "grown", "missing", "manifest", "manifest cut"])
+HELD = {DAY, DAY + 2}
+BEFORE_MS = day_to_ms(DAY + 3)
+ERASED, ERASED_UNTIL_MS = 3, day_to_ms(DAY + 3) + 7 * HOUR_MS
+
+
+def index_without(groups: list[Group], is_gone: Callable[[int, bytes], bool]) -> CoLocationIndex:
+    """One that the scans never came to of which that is so: (time, person key)."""
+    index = CoLocationIndex(PLACES, RULES)
+    for group in groups:
+        rows = group.rows.copy()
+        for row in rows:
+            if is_gone(int(row["time_ms"]), row["person"].tobytes()):
+                row["kind"] = Kind.READING  # no scan
+        index.apply(Group(group.lsn, rows))
+    return index
+
+
+def is_past(time_ms: int, held: Collection[int]) -> bool:
+    return time_ms < BEFORE_MS and ms_to_day(time_ms) not in held
+
+
+def is_erased(time_ms: int, person: bytes) -> bool:
+    return person == key_of(ERASED) and time_ms < ERASED_UNTIL_MS
+
+
+def index_kept(groups: list[Group], held: Collection[int]) -> CoLocationIndex:
+    """After both: days are forgotten but for those held, and a person is."""
+    return index_without(groups, lambda time, key: is_past(time, held) or is_erased(time, key))
+
+
+def test_held_days_stay_until_their_hold_ends(tmp_path: Path) -> None:
+    """In files as in memory; a person erased meanwhile is gone from the held days as well."""
+    for seed in range(6):
+        rng = random.Random(100 + seed)
+        groups = make_groups(rng, 220, days=5)
+        stand = Stand(tmp_path / str(seed), memory_scans=rng.choice([40, 1 << 20]))
+        plain = CoLocationIndex(PLACES, RULES)
+        for group in groups:
+            for one in (stand, plain):
+                one.apply(group)
+            if rng.random() < 0.3:
+                stand.index.catch_up()
+        if seed % 2:
+            stand.index.write_down()
+        held = index_without(groups, lambda time, _: is_past(time, HELD))
+        assert stand.index.expire(BEFORE_MS, HELD) == plain.expire(BEFORE_MS, HELD) > 0
+        assert answers(stand.index) == answers(plain) == answers(held)
+        assert stand.index.expire(BEFORE_MS, HELD) == 0
+        stand.ring.destroy_day(DAY + 1)
+        stand.restart()
+        assert stand.replayed == 0
+        assert answers(stand.index) == answers(held)
+
+        held = index_kept(groups, HELD)
+        assert stand.index.erase([key_of(ERASED)], ERASED_UNTIL_MS) > 0
+        assert answers(stand.index) == answers(held)
+        stand.restart()
+        assert stand.replayed == 0
+        assert answers(stand.index) == answers(held)
+
+        if seed % 3:  # one hold after the other, else both at once
+            still = {rng.choice(sorted(HELD))}
+            assert stand.index.expire(BEFORE_MS, still) > 0
+            assert answers(stand.index) == answers(index_kept(groups, still))
+        assert stand.index.expire(BEFORE_MS) > 0
+        ended = index_kept(groups, ())
+        assert answers(stand.index) == answers(ended)
+        for day in HELD:
+            stand.ring.destroy_day(day)
+        stand.restart()
+        assert stand.replayed == 0
+        assert answers(stand.index) == answers(ended)
+        assert min(int(path.name[:5]) for path in stand.files()) >= DAY + 3
+        stand.store.close()
+
+
+@pytest.mark.parametrize("what", ["foreign", *DAMAGE])
 def test_damage_is_found_and_the_log_is_replayed(tmp_path: Path, what: str) -> None:
     rng = random.Random(6)
     stand = Stand(tmp_path, memory_scans=50)
@@ -260,6 +342,8 @@ def test_damage_is_found_and_the_log_is_replayed(tmp_path: Path, what: str) -> N
         path.write_bytes(data + bytes(4096))
     elif what == "missing":
         path.unlink()
+    elif what == "foreign":  # whole, and another day's
+        path.write_bytes(next(p for p in stand.files() if p != path).read_bytes())
     else:
         manifest = tmp_path / "index" / MANIFEST
         data = bytearray(manifest.read_bytes())
@@ -278,6 +362,25 @@ def test_damage_is_found_and_the_log_is_replayed(tmp_path: Path, what: str) -> N
     stand.restart()
     assert (stand.replayed, stand.store.problem) == (0, "")
     assert answers(stand.index) == answers(plain)
+
+
+def test_files_that_no_manifest_names(tmp_path: Path) -> None:
+    """What bears the name of a day's file is ours and goes; anything else is left alone."""
+    stand = Stand(tmp_path, memory_scans=50)
+    for group in make_groups(random.Random(6), 100):
+        stand.apply(group)
+        stand.index.catch_up()
+    stand.index.write_down()
+    named = stand.files()
+    folder = tmp_path / "index"
+    ours = folder / f"{DAY}.{16 * 'a'}.mdb", folder / f"{DAY}.{16 * 'b'}.mdb.tmp"
+    others = folder / "notes.txt", folder / f"{DAY}.mdb"
+    for path in (*ours, *others):
+        path.write_bytes(named[0].read_bytes())
+    stand.restart()
+    assert (stand.replayed, stand.store.problem) == (0, "")
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in (*others, *named))
 
 
 def test_under_another_province_key_the_log_is_replayed(tmp_path: Path) -> None:
@@ -417,6 +520,66 @@ def test_whatever_a_crash_leaves_answers_are_right(tmp_path: Path, step: str, co
     assert len(stand.files()) == stand.index.segment_count
     stand.store.close()
     assert check_folder(tmp_path / "index") == []
+
+
+ACTIONS: dict[str, Callable[[CoLocationIndex], object]] = {
+    "held": lambda index: index.expire(BEFORE_MS, HELD),
+    "ended": lambda index: index.expire(BEFORE_MS),
+    "erased": lambda index: index.erase([key_of(ERASED)], ERASED_UNTIL_MS),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_forgetting_that_a_crash_cut_short_is_done_again(tmp_path: Path, action: str) -> None:
+    """Days with a hold, its end, a person: at every step, over files that have held days."""
+    groups = make_groups(random.Random(13), 250, days=5)
+    stand = Stand(tmp_path / "before")
+    for group in groups:
+        stand.apply(group)
+    stand.index.write_down()
+    if action != "held":
+        stand.index.expire(BEFORE_MS, HELD)
+    stand.store.close()
+    done = index_without(
+        groups,
+        lambda time, key: (
+            is_past(time, () if action == "ended" else HELD)
+            or (action == "erased" and is_erased(time, key))
+        ),
+    )
+    reached = set()
+    for step in STEPS:
+        folder = tmp_path / step
+        shutil.copytree(tmp_path / "before", folder)
+        if is_killed(folder, groups, action, step):
+            reached.add(step)
+        again = Stand(folder)
+        again.log = groups
+        again.restart()
+        again.index.expire(BEFORE_MS, () if action == "ended" else HELD)  # as an engine does
+        ACTIONS[action](again.index)
+        assert answers(again.index) == answers(done), step
+        again.restart()
+        assert answers(again.index) == answers(done), step
+        assert len(again.files()) == again.index.segment_count
+        again.store.close()
+    assert reached == set(STEPS) - ({"segments.forgotten"} if action == "erased" else set())
+
+
+def is_killed(folder: Path, groups: list[Group], action: str, step: str) -> bool:
+    """Whether a process that does it comes to that step, and ends there."""
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            stand = Stand(folder)
+            stand.log = groups
+            faults.reach = faults.killer(step)  # type: ignore[misc]
+            ACTIONS[action](stand.index)
+            os._exit(0)
+        os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
 
 
 def crash() -> None:
