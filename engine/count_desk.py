@@ -27,6 +27,7 @@ class CountDesk:
     def __init__(self, registry: Registry, snapshot: Callable[[], Snapshot]) -> None:
         self._registry = registry
         self._snapshot = snapshot
+        self._days = counts.DayCells()
 
     def answer(self, ask: AskCounts, grant: Grant, area: str, within: frozenset[int]) -> CountRows:
         """area: what bounds the answer, "" for nothing; within: its places. Raises
@@ -47,6 +48,7 @@ class CountDesk:
             group=group,
             allowed=within if area else None,
             has_lanes=ask.group == "lane",
+            days=self._days,
         )
         rounded = 1 if grant.role in HEALTH_ROLES else ROUNDED
         rows = found.rows

@@ -10,10 +10,13 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from native.checks cimport check_int
-from native.columns cimport Place
+from native.columns cimport (
+    DIRECTION_BITS, DIRECTION_SHIFT, FLAG_BITS, FLAG_SHIFT, ODD_WORDS, OF_ODDS, SCANS_SHIFT,
+    Columns, Place, stream,
+)
 from native.index cimport (
-    TIME_MAX, Span, Table, VisitTable, find_later, find_near, find_seat, is_alive,
-    load_span, load_visit, may_overlap, person_at, seat_at, whole,
+    TIME_MAX, Span, Table, VisitTable, ended_at, find_later, find_near, find_seat, is_alive,
+    load_span, load_visit, may_overlap, person_at, seat_at, start_at, whole,
 )
 from native.visits cimport Visit
 
@@ -23,6 +26,7 @@ cdef extern from "machine.h":
 cdef enum:
     TABLES_MAX = 1024
     PASSAGE = 1                # engine.visits.VisitFlag
+    ODD_VEHICLE = 5            # the word of an Odd that has the vehicle in its low half
 
 
 cdef struct Cell:              # 24 bytes, engine.counts.CELL
@@ -150,6 +154,26 @@ cdef bytes packed(Rows* found, size_t size, bint is_done):
         free(found.items)
 
 
+cdef bint walk_odds(
+    const Asked* asked, const Table* table, uint32_t vehicle, Rows* found
+) noexcept nogil:
+    """In a segment those with a vehicle are among the odd ones, so the others need no look."""
+    cdef const Columns* columns = table.columns
+    cdef Span span
+    cdef size_t i, k, at
+    for k in range(columns.head.odd_count):
+        i = k * ODD_WORDS
+        at = i + ODD_VEHICLE
+        if <uint32_t> (columns.odds[at] ^ stream(columns, OF_ODDS, at)) != vehicle:
+            continue
+        at = columns.odds[i] ^ stream(columns, OF_ODDS, i)
+        if at < table.count:
+            span = load_span(table, at)
+            if is_asked(asked, &span) and not take(found, table, at):
+                return False
+    return True
+
+
 cdef bint walk_vehicle(const Asked* asked, uint32_t vehicle, Rows* found) noexcept nogil:
     cdef const Table* table
     cdef const Place* place
@@ -159,12 +183,16 @@ cdef bint walk_vehicle(const Asked* asked, uint32_t vehicle, Rows* found) noexce
         table = asked.tables[t]
         if not may_overlap(table, asked.start, asked.end):
             continue
+        if table.columns is not NULL:
+            if not walk_odds(asked, table, vehicle, found):
+                return False
+            continue
         for p in range(table.place_count):
             place = &table.places[p]
             low = find_near(table, place, asked.start)
             high = find_later(table, low, place.stop, asked.end)
             for i in range(low, high):
-                if load_visit(table, i).vehicle == vehicle:
+                if table.rests[i].vehicle == vehicle:
                     span = load_span(table, i)
                     if is_asked(asked, &span) and not take(found, table, i):
                         return False
@@ -174,7 +202,7 @@ cdef bint walk_vehicle(const Asked* asked, uint32_t vehicle, Rows* found) noexce
 def visits_in(tables, vehicle, from_ms, to_ms, epoch) -> bytes:
     """Packed VISIT, in no order, that name a vehicle (u32, not 0) and overlap [from_ms, to_ms).
 
-    Reads every visit of the span. Raises as `visits_of_many`.
+    Reads every visit of the span in memory, in segments the odd ones. Raises as `visits_of_many`.
     """
     cdef list held = list(tables)
     cdef uint32_t number = <uint32_t> check_int(vehicle, 1, UINT32_MAX, "vehicle")
@@ -188,15 +216,44 @@ def visits_in(tables, vehicle, from_ms, to_ms, epoch) -> bytes:
     return packed(&found, sizeof(Visit), is_done)
 
 
-cdef bint walk_cells(const Asked* asked, int64_t width, Rows* found) noexcept nogil:
+cdef inline Cell cell_of(const Table* table, size_t at, int64_t low, int64_t width) noexcept nogil:
+    """The cell of one visit, its place left out."""
+    cdef Cell made
+    cdef Visit visit
+    cdef uint16_t kind
+    cdef int64_t start = start_at(table, at)
+    memset(&made, 0, sizeof(Cell))
+    made.start = start - (start - low) % width
+    made.count = 1
+    if table.columns is NULL:
+        made.is_passage = table.rests[at].flags & PASSAGE
+        if made.is_passage:
+            made.lane = table.rests[at].room
+            made.direction = table.rests[at].direction
+        return made
+    kind = table.columns.kinds[at]
+    if kind >> SCANS_SHIFT:    # whoever it was stays sealed
+        made.is_passage = kind >> FLAG_SHIFT & FLAG_BITS & PASSAGE
+        if made.is_passage:
+            made.lane = table.columns.rooms[at]
+            made.direction = kind >> DIRECTION_SHIFT & DIRECTION_BITS
+        return made
+    visit = load_visit(table, at)
+    made.is_passage = visit.flags & PASSAGE
+    if made.is_passage:
+        made.lane = visit.room
+        made.direction = visit.direction
+    return made
+
+
+cdef bint walk_cells(
+    const Asked* asked, int64_t width, bint is_ended, Rows* found
+) noexcept nogil:
     cdef const Table* table
     cdef const Place* place
     cdef Cell* cell
     cdef Cell made
-    cdef Span span
-    cdef Visit visit
     cdef size_t t, p, i, low, high
-    cdef bint is_passage
     for t in range(asked.table_count):
         table = asked.tables[t]
         if not may_overlap(table, asked.start, asked.end):
@@ -207,17 +264,9 @@ cdef bint walk_cells(const Asked* asked, int64_t width, Rows* found) noexcept no
             high = find_later(table, low, place.stop, asked.end)
             cell = NULL
             for i in range(low, high):
-                span = load_span(table, i)
-                if not is_alive(&span, asked.epoch):
+                if (ended_at(table, i) <= asked.epoch) != is_ended:
                     continue
-                visit = load_visit(table, i)
-                is_passage = visit.flags & PASSAGE
-                memset(&made, 0, sizeof(Cell))
-                made.start = visit.start - (visit.start - asked.start) % width
-                made.place = place.number
-                made.lane = visit.room if is_passage else 0
-                made.direction = visit.direction if is_passage else 0
-                made.is_passage = is_passage
+                made = cell_of(table, i, asked.start, width)
                 if cell is not NULL and cell.start == made.start and cell.lane == made.lane and (
                     cell.direction == made.direction and cell.is_passage == made.is_passage
                 ):
@@ -227,15 +276,16 @@ cdef bint walk_cells(const Asked* asked, int64_t width, Rows* found) noexcept no
                 if cell is NULL:
                     return False
                 cell[0] = made
-                cell.count = 1
+                cell.place = place.number
     return True
 
 
-def count_begun(tables, from_ms, to_ms, width_ms, epoch) -> bytes:
+def count_begun(tables, from_ms, to_ms, width_ms, epoch, bint is_ended=False) -> bytes:
     """Packed CELL: how many visits began at each place in each width_ms from from_ms on.
 
     Passages are told apart by lane and direction. In order of place and time within a table; a cell
-    may come several times. Raises as `visits_of_many`.
+    may come several times. is_ended: of those that are no more in the epoch, in place of those that
+    are. Raises as `visits_of_many`.
     """
     cdef list held = list(tables)
     cdef int64_t width = check_int(width_ms, 1, TIME_MAX, "width_ms")
@@ -245,5 +295,5 @@ def count_begun(tables, from_ms, to_ms, width_ms, epoch) -> bytes:
     memset(&found, 0, sizeof(Rows))
     read_asked(&asked, held, from_ms, to_ms, epoch)
     with nogil:
-        is_done = walk_cells(&asked, width, &found)
+        is_done = walk_cells(&asked, width, is_ended, &found)
     return packed(&found, sizeof(Cell), is_done)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -18,13 +19,15 @@ import pytest
 from engine import faults
 from engine.aliases import Aliases
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms, ms_to_day
+from engine.counts import DayCells, count
 from engine.errors import StorageFull, StorageUnavailable
 from engine.index import CoLocationIndex
 from engine.keys import FileKeyRing
 from engine.rows import ROW, Kind
 from engine.segmented import SegmentedIndex
 from engine.segments_lmdb import MANIFEST, LmdbSegments, check_folder
-from engine.visits import PlaceRule, PlaceRules, VisitRules
+from engine.visits import VISIT, PlaceRule, PlaceRules, VisitRules
+from native.walks import visits_in
 from tests.unit.test_index import Group
 
 DAY = 18_800
@@ -34,6 +37,8 @@ PLACES = PlaceRules({n: PlaceRule(n < 3, n * 20 * MINUTE_MS) for n in range(1, 8
 OTHER_PLACES = PlaceRules({n: PlaceRule(n < 4, n * 11 * MINUTE_MS) for n in range(1, 8)})
 NEW_VENUE = PlaceRules({**PLACES.rules, 99: PlaceRule(False, MINUTE_MS)})
 SPAN = day_to_ms(DAY - 3), day_to_ms(DAY + 9)
+VEHICLE = 5
+CELLS: WeakKeyDictionary[CoLocationIndex, DayCells] = WeakKeyDictionary()  # kept over its states
 
 
 DAMAGE = ["flip", "cut", "grown", "missing", "manifest", "manifest cut"]
@@ -61,7 +66,7 @@ def make_groups(rng: random.Random, count: int, days: int = 4) -> list[Group]:
             row["direction"] = rng.choice([0, 1, 1, 2])
             row["kind"] = rng.choice([Kind.SCAN, Kind.CHECKIN, Kind.CHECKIN, Kind.READING])
             row["stay_ms"] = rng.choice([0, 0, 30 * MINUTE_MS, 3 * HOUR_MS])
-            row["lane"], row["vehicle"] = rng.randrange(3), rng.choice([0, 0, 0, 5])
+            row["lane"], row["vehicle"] = rng.randrange(3), rng.choice([0, 0, 0, VEHICLE])
         groups.append(Group(lsn, rows))
         at += size
     return groups
@@ -87,6 +92,20 @@ def answers(index: CoLocationIndex) -> list[object]:
     for day in range(DAY, DAY + 5):
         figures = snapshot.figures(day)
         found += [figures.places.tolist(), figures.passages.tolist(), figures.persons]
+    riding = visits_in(snapshot.tables, VEHICLE, *SPAN, snapshot.epoch)
+    riders = snapshot.found(np.frombuffer(riding, VISIT), None)
+    found += [riders.visits.tolist(), riders.persons.tolist()]
+    cells = CELLS.setdefault(index, DayCells())
+    for span in (SPAN, (day_to_ms(DAY + 1) + 1, day_to_ms(DAY + 2))):
+        counted = [
+            count(
+                snapshot, *span, by="day", limit=1 << 20, group=lambda places: places,
+                has_lanes=True, days=days,
+            ).rows.tolist()
+            for days in (None, cells)
+        ]  # fmt: skip
+        assert counted[0] == counted[1]
+        found += counted[0]
     return found
 
 
