@@ -65,16 +65,19 @@ bench-smoke: build      ## every benchmark, small
 gate: build      ## has a hot path become slower? (bench/gates.toml)
 	@$(PY) -m bench gate
 
-# Every figure of the pages. Only on a quiet machine; the lines stay in bench/results.
+# Every figure of the pages. Only on a quiet machine; the lines stay in bench/results. A step that
+# fails does not stop the later ones; the exit status tells, and the report is written all the same.
+PEERED  := jpeg decode lanes parse records dedup gateway receive ingest commit index trace contacts
+BENCHES := $(foreach case,$(PEERED),"run $(case) --servers") \
+  "run core_lanes --large" "run day --large" "run scale --large" \
+  "budget" "qr" "verdicts" "backlog" "growth --visits 50000000" "receipt"
+
 bench: build     ## measure everything and write the pages anew, 40 minutes
 	@$(PIP) install --no-build-isolation -e '.[test,bench]'
-	@$(PY) -m bench run decode lanes parse records ingest commit contacts --keep
-	@$(PY) -m bench run core_lanes day scale --large --keep
-	@$(PY) -m bench verdicts --keep
-	@$(PY) -m bench backlog --keep
-	@$(PY) -m bench growth --visits 50000000 --keep
-	@$(PY) -m bench receipt --keep
-	@$(PY) -m bench report
+	@failed=; for words in $(BENCHES); do \
+	  echo "== bench $$words"; $(PY) -m bench $$words --keep || failed="$$failed  bench $$words\n"; done; \
+	$(PY) -m bench report || failed="$$failed  bench report\n"; \
+	[ -z "$$failed" ] || { printf "failed:\n$$failed"; exit 1; }
 
 clean:           ## build output and the environment
 	rm -rf build dist $(VENV) *.egg-info native/*.so native/*/*.so

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench import (
+    budget,
     case_commit,
     case_contacts,
     case_decode,
@@ -65,7 +66,7 @@ KEEP = "add the line to bench/results"
 
 # What is measured as a whole: a module with a TRIAL, added here.
 TRIALS: dict[str, Trial] = {
-    trial.name: trial for trial in (day.TRIAL, lane_ramp.TRIAL, scale.TRIAL)
+    trial.name: trial for trial in (day.TRIAL, lane_ramp.TRIAL, scale.TRIAL, budget.TRIAL)
 }
 
 
@@ -81,7 +82,8 @@ def build_parser() -> Parser:
     actions = parser.add_subparsers(
         dest="action",
         required=True,
-        metavar="list|run|smoke|gate|report|qr|receipt|verdicts|backlog|growth|questions|restart",
+        metavar="list|run|smoke|gate|report|budget|qr|receipt|verdicts|backlog|growth|questions"
+        "|restart",
     )
     actions.add_parser("list", help="what there is and what each measures")
     run = actions.add_parser("run", help="measure cases")
@@ -104,7 +106,8 @@ def build_parser() -> Parser:
     live.add_parsers(actions)
     growth.add_parser(actions)
     restart.add_parser(actions)
-    for alone in ("receipt", "verdicts", "backlog", "growth"):
+    budget.add_parser(actions)
+    for alone in ("receipt", "verdicts", "backlog", "growth", "budget", "qr"):
         actions.choices[alone].add_argument("--keep", action="store_true", help=KEEP)
     questions.add_parser(actions)
     return parser
@@ -170,6 +173,8 @@ def main(words: list[str] | None = None) -> int:
             return report.run_words(chosen)
         if chosen.action == "qr":
             return qr.run_words(chosen)
+        if chosen.action == "budget":
+            return budget.run_words(chosen)
         if chosen.action == "receipt":
             return receipt.run_words(chosen)
         if chosen.action == "growth":

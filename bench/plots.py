@@ -16,6 +16,19 @@ THEIRS: Final = "#9ca3af"
 WARN: Final = "#dc2626"
 AWAY: Final = "#fde68a"
 
+# What the first page shows of the cases: the case, in words, and the peers by name.
+HEADLINES: Final = (
+    ("decode", "a lane's camera frame, JPEG to codes", ("zxing", "zbar", "opencv")),
+    ("jpeg", "a camera frame, JPEG to grey values", ("simplejpeg",)),
+    ("commit", "a row made durable, groups of 1,000",
+     ("py-lmdb rows", "sqlite", "duckdb", "rocksdb", "postgresql", "redis", "pwrite+fdatasync")),
+    ("records", "a record from bytes", ("msgspec",)),
+    ("ingest", "a check-in from wire to durable", ("python",)),
+    ("receive_1", "a check-in by itself, on a socket", ("websockets", "aiohttp")),
+    ("contacts", "who met this person in 14 days",
+     ("sqlite", "numpy", "duckdb", "postgresql")),
+)  # fmt: skip
+
 
 def draw(newest: Lines, folder: Path) -> Iterator[str]:
     """A sentence for each picture: written, or why not."""
@@ -52,12 +65,13 @@ def save(made: Any, path: Path) -> bool:
 
 
 def ratios(newest: Lines, path: Path) -> bool:
-    """How many times longer each peer takes."""
+    """How many times longer the peers of the first page take."""
     bars = [
-        (f"{name}: {peer}", ratio)
-        for name, line in newest.items()
-        for peer, ratio in line.get("ratios", {}).items()
-        if peer not in line.get("over_floor", {})
+        (f"{name}: {peer}", newest[name]["ratios"][peer])
+        for name, _, peers in HEADLINES
+        if name in newest
+        for peer in peers
+        if peer in newest[name]["ratios"] and peer not in newest[name]["over_floor"]
     ]
     if not bars:
         return False

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bench import clips, decoders, harness, qr_sets
+from bench import clips, decoders, harness, qr_sets, results
 from bench.decoders import BASELINES, JPEG_BASELINE, ZXING, Door, door, measure
 from bench.harness import UsageError
 from bench.qr_sets import Batch
@@ -32,6 +32,7 @@ from bench.qr_table import (
     Measured,
     Part,
     Row,
+    conditions_of,
     conditions_to_markdown,
     errors_of,
     first_read,
@@ -431,7 +432,7 @@ def shorten(value: Any) -> Any:
     return value
 
 
-def run(options: Options) -> int:
+def run(options: Options, is_kept: bool = False) -> int:
     """Prints the table and the JSON line. Raises UsageError."""
     for name in options.only:
         if name not in ROWS:
@@ -450,9 +451,11 @@ def run(options: Options) -> int:
     rows = [made[name] for name in wanted]
     print(to_markdown(rows))
     lanes = bench.get("lanes") if {"lane", "hits", "dense"} & set(wanted) else []
+    conditions = []
     if lanes and Part.of(lanes).has("LaneReader"):
+        conditions = conditions_of(lanes, "LaneReader")
         print("\nPassages: read / read by zxing / known.\n")
-        print(conditions_to_markdown(lanes, "LaneReader"))
+        print(conditions_to_markdown(conditions, "LaneReader"))
     line = {
         "bench": "qr",
         "seed": options.seed,
@@ -460,6 +463,7 @@ def run(options: Options) -> int:
         "data": options.data.name if options.data is not None else "own",
         "rows": {
             row.key: {
+                "what": row.what,
                 "goal": row.goal,
                 "is_met": row.is_met,
                 "cells": row.cells,
@@ -467,13 +471,18 @@ def run(options: Options) -> int:
             }
             for row in rows
         },
+        "conditions": conditions,
         "machine": harness.machine(),
         "versions": harness.versions(),
         "commit": harness.commit(),
         "load_average": load,
     }
-    print(f"\n{json.dumps(line, ensure_ascii=False, default=_to_plain)}")
-    return 1 if complain(made) else 0
+    text = json.dumps(line, ensure_ascii=False, default=_to_plain)
+    print(f"\n{text}")
+    is_wrong = complain(made)
+    if is_kept and not is_wrong:
+        results.keep(json.loads(text))
+    return 1 if is_wrong else 0
 
 
 def complain(made: dict[str, Row]) -> bool:
@@ -519,6 +528,9 @@ def run_words(chosen: argparse.Namespace) -> int:
         raise UsageError(f"--data: {chosen.data} is no folder")
     size = (int(width), int(height))
     only = tuple(chosen.only or ())
+    if chosen.keep and (only or chosen.data is not None):
+        raise UsageError("--keep: a page shows every row of own clips, so without --only, --data")
     return run(
-        Options(chosen.data, chosen.seed, chosen.reps, only, chosen.rounds, chosen.frames, size)
+        Options(chosen.data, chosen.seed, chosen.reps, only, chosen.rounds, chosen.frames, size),
+        chosen.keep,
     )

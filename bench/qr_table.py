@@ -11,6 +11,7 @@ import numpy as np
 from bench.decoders import Reading
 from bench.qr_score import Score, passages_of, score
 from bench.qr_sets import Shot
+from bench.tables import table
 
 ZX: Final = "zxing"
 PEERS: Final = ("zxing-one", "zxing-cascade")
@@ -199,18 +200,22 @@ def to_markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def conditions_to_markdown(batches: list[Measured], door: str) -> str:
-    """Lane clips by condition, to see where the time goes and what is missed."""
-    lines = [
-        f"| clips | frames | zxing | {door} | hits zxing | hits {door} | passages | lost | later |"
-    ]
-    lines.append("|---" * 9 + "|")
+def conditions_of(batches: list[Measured], door: str) -> list[list[str]]:
+    """Lane clips by condition, to see where the time goes and what is missed; cells of a table."""
+    rows = []
     for label in dict.fromkeys(m.label for m in batches):
         some = [m for m in batches if m.label == label]
         part, p = Part.of(some), passage_counts(some, door)
-        lines.append(
-            f"| {label} | {len(part.frames)} | {part.mean_us(ZX):.0f} µs | {part.ratio(door):.2f}x "
-            f"| {part.share(ZX):.1f} % | {part.share(door):.1f} % "
-            f"| {p['read']}/{p['zxing']}/{p['known']} | {len(p['lost'])} | {len(p['later'])} |"
-        )
-    return "\n".join(lines)
+        rows.append(
+            [label, str(len(part.frames)), f"{part.mean_us(ZX):.0f} µs", f"{part.ratio(door):.2f}x",
+             f"{part.share(ZX):.1f} %", f"{part.share(door):.1f} %",
+             f"{p['read']}/{p['zxing']}/{p['known']}", str(len(p["lost"])), str(len(p["later"]))]
+        )  # fmt: skip
+    return rows
+
+
+def conditions_to_markdown(rows: list[list[str]], door: str) -> str:
+    columns = [
+        "clips", "frames", "zxing", door, "hits zxing", f"hits {door}", "passages", "lost", "later",
+    ]  # fmt: skip
+    return table(columns, rows)

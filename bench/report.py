@@ -9,18 +9,23 @@ is not what the results say.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from bench import plots, results
+from bench import budget as budget_trial
+from bench import plots, qr_table, results
 from bench.harness import ROOT, UsageError
+from bench.tables import of_ns, table
 
 Line = dict[str, Any]
 Lines = Mapping[str, Line]
 
-PAGES: Final = ("README.md", "docs/benchmarks.md", "docs/scale.md")
+PAGES: Final = (
+    "README.md", "docs/benchmarks.md", "docs/performance.md", "docs/scale.md", "docs/decoder.md",
+)  # fmt: skip
 PICTURES: Final = ROOT / "docs" / "pictures" / "bench"
 _BLOCK: Final = re.compile(r"(<!-- bench: (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 
@@ -71,21 +76,6 @@ def renew(page: Path, newest: Lines, is_checked: bool = False) -> bool:
 # ---- words --------------------------------------------------------------------------------------
 
 
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def of_ns(ns: float) -> str:
-    """Three digits in the unit that fits."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if ns >= size:
-            return f"{ns / size:.3g} {unit}"
-    return f"{ns:.3g} ns"
-
-
 def belongs(line: Line) -> str:
     """What the figures of a line belong to, as a sentence."""
     load = line["load_average"][0]
@@ -104,7 +94,7 @@ def command_of(name: str, line: Line) -> str:
     return f"python -m bench run {name}" + (" --large" if line.get("size") == "large" else "")
 
 
-RUN_ALONE: Final = ("verdicts", "backlog", "growth", "receipt")
+RUN_ALONE: Final = ("verdicts", "backlog", "growth", "receipt", "budget", "qr")
 
 
 def picture(name: str, said: str, folder: str = "pictures/bench") -> list[str]:
@@ -142,31 +132,32 @@ def runs(newest: Lines) -> str:
     return table(["command", "date", "commit", "load", "machine", "versions"], rows)
 
 
-HEADLINES: Final = (
-    ("decode", "a lane's camera frame, JPEG to codes"),
-    ("commit", "a row made durable, groups of 1,000"),
-    ("ingest", "a check-in from wire to durable"),
-    ("contacts", "who met this person in 14 days"),
-)
-
-
 def headline(newest: Lines) -> str:
+    """One row a thing measured: ours, and how many times longer each peer takes."""
     rows = []
     if "core_lanes" in newest:
         lanes = newest["core_lanes"]["figures"]
         rows.append(
             [f"**lanes of 15 frames/s, 720p JPEG, on one core**, verdict p99"
-             f" {lanes['verdict_p99_ms']:.0f} ms", f"**{lanes['lanes']}**", "", ""]
+             f" {lanes['verdict_p99_ms']:.0f} ms", f"**{lanes['lanes']}**", ""]
         )  # fmt: skip
-    for name, what in HEADLINES:
-        line = newest.get(name)
-        for n, peer in enumerate(line["peers"] if line else ()):
-            first = [what, of_ns(line["median_ns"])] if not n and line else ["", ""]
-            rows.append([*first, peer, f"{line['ratios'][peer]:.3g}" if line else ""])
-    made = table(["what", "chot", "peer", "times longer"], rows)
+    for name, what, peers in plots.HEADLINES:
+        found = newest.get(name)
+        if found is None:
+            continue
+        floors = found.get("over_floor", {})
+        longer = [
+            f"{peer}{' (the floor)' if peer in floors else ''} {found['ratios'][peer]:.3g}"
+            for peer in peers
+            if peer in found["ratios"]
+        ]
+        rows.append([what, of_ns(found["median_ns"]), ", ".join(longer)])
+    made = table(["what", "chot", "peers: times longer"], rows)
     if not made:
         return ""
-    told = newest.get("core_lanes") or next(newest[n] for n, _ in HEADLINES if n in newest)
+    told = newest.get("core_lanes") or next(
+        newest[name] for name, _, _ in plots.HEADLINES if name in newest
+    )
     drawn = picture("ratios", "How many times longer peers take", "docs/pictures/bench")
     return "\n\n".join([f"{belongs(told)}.", made, *drawn])
 
@@ -360,6 +351,42 @@ def scale(newest: Lines) -> str:
     return "\n\n".join(parts)
 
 
+def budget(newest: Lines) -> str:
+    line = newest.get("budget")
+    if line is None:
+        return ""
+    return f"{belongs(line)}.\n\n{budget_trial.to_markdown(line['figures'])}"
+
+
+def qr(newest: Lines) -> str:
+    """The goals of the QR reader, and its lane clips by condition."""
+    line = newest.get("qr")
+    if line is None:
+        return ""
+    rows = [
+        qr_table.Row(key, row["what"], row["goal"], row["cells"], row["is_met"])
+        for key, row in line["rows"].items()
+    ]
+    parts = [f"{belongs(line)}.", qr_table.to_markdown(rows)]
+    if line["conditions"]:
+        parts += ["Passages: read / read by zxing / known."]
+        parts += [qr_table.conditions_to_markdown(line["conditions"], "LaneReader")]
+    return "\n\n".join(parts)
+
+
+def line(newest: Lines) -> str:
+    """The newest line of `commit`, a key a line."""
+    found = newest.get("commit")
+    if found is None:
+        return ""
+    keys = [
+        f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in found.items()
+        if key != "date"
+    ]
+    return "```json\n{\n" + ",\n".join(keys) + "\n}\n```"
+
+
 BLOCKS: Final[dict[str, Callable[[Lines], str]]] = {
     "cases": cases,
     "runs": runs,
@@ -370,4 +397,7 @@ BLOCKS: Final[dict[str, Callable[[Lines], str]]] = {
     "live": live,
     "receipts": receipts,
     "scale": scale,
+    "budget": budget,
+    "qr": qr,
+    "line": line,
 }

@@ -271,6 +271,7 @@ def test_a_missing_door_is_said(
         (["--data", str(Path(clips.__file__).parent)], "manifest.csv"),
         (["--size", "large"], "1280x720"),
         (["--frames", "3"], "15 or more"),
+        (["--keep", "--only", "lane"], "every row"),
     ],
 )
 def test_an_error_of_use_is_one_line(

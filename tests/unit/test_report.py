@@ -11,6 +11,7 @@ import pytest
 import bench.__main__ as command
 from bench import plots, report, results
 from bench.harness import UsageError, run_case
+from bench.tables import of_ns
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = "# A page\n\n<!-- bench: {} -->\nold\n<!-- end -->\n\nBelow.\n"
@@ -102,12 +103,14 @@ def test_tables_hold_what_the_lines_say(folder: Path, lines: dict[str, dict[str,
     newest = report.read(folder)
     records = lines["records"]
     ratio = f"{records['ratios']['msgspec']:.3g}"
-    assert f"| msgspec | {report.of_ns(records['peers']['msgspec']['median_ns'])} | {ratio} |" in (
+    assert f"| msgspec | {of_ns(records['peers']['msgspec']['median_ns'])} | {ratio} |" in (
         report.cases(newest)
     )
     assert "`python -m bench run core_lanes --large`" in report.runs(newest)
     assert f"commit {records['commit']}" in report.core_lanes(newest)
-    assert "**lanes of 15 frames/s, 720p JPEG, on one core**" in report.headline(newest)
+    headline = report.headline(newest)
+    assert "| **lanes of 15 frames/s, 720p JPEG, on one core**, verdict p99" in headline
+    assert f"| msgspec {ratio} |" in headline
     for block in report.BLOCKS.values():
         assert block({}) == ""
 
@@ -118,9 +121,33 @@ def test_pages_are_what_the_kept_results_say() -> None:
     assert all(f"<!-- bench: {name} -->" in marks for name in report.BLOCKS)
 
 
+def test_the_goals_of_the_reader_are_written_as_they_are_printed(tmp_path: Path) -> None:
+    row = {
+        "what": "lanes",
+        "goal": "12x",
+        "cells": {"chot": "13x", "zxing": "1 µs"},
+        "is_met": True,
+    }
+    rest = {"machine": {"cpu": "x", "cores": 1, "native": "avx2"}, "commit": "c"}
+    conditions = [["plain", "240", "944 µs", "17x", "78 %", "79 %", "1/1/1", "0", "0"]]
+    line = {"bench": "qr", "rows": {"lane": row}, "conditions": conditions, **rest}
+    results.keep(line | {"load_average": [0.1]}, tmp_path)
+    made = report.qr(report.read(tmp_path))
+    assert "| lane | lanes | 12x | 13x | 1 µs |  |  | yes |" in made
+    assert "| plain | 240 | 944 µs | 17x |" in made
+
+
+def test_the_line_of_a_case_is_shown_as_json(folder: Path) -> None:
+    records = report.read(folder)["records"]
+    made = report.line({"commit": records})
+    shown = json.loads(made.removeprefix("```json\n").removesuffix("\n```"))
+    assert shown == {key: value for key, value in records.items() if key != "date"}
+    assert made.count("\n") == len(shown) + 3
+
+
 def test_nanoseconds_are_said_in_the_unit_that_fits() -> None:
     said = {5: "5 ns", 1234: "1.23 µs", 5.6e6: "5.6 ms", 2e9: "2 s"}
-    assert {ns: report.of_ns(ns) for ns in said} == said
+    assert {ns: of_ns(ns) for ns in said} == said
 
 
 # ---- pictures -----------------------------------------------------------------------------------
