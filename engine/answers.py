@@ -156,7 +156,8 @@ class IngestAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlaceAnswer(msgspec.Struct, frozen=True):
-    """kind: "post", or the venue's category. code: of a post."""
+    """kind: "post", or the venue's category. code: of a post. default_stay_until: "noon" or "trip"
+    where that ends a stay and not the minutes, else ""."""
 
     number: int
     name: str
@@ -164,6 +165,7 @@ class PlaceAnswer(msgspec.Struct, frozen=True):
     area: str
     code: str
     default_stay_minutes: int
+    default_stay_until: str
 
 
 class PersonAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,16 +1,17 @@
 """The map of areas: what lies in what, what was made part of what, and names that no longer hold.
 
 Communes, districts and provinces come and go by law (districts ended on 30/6/2025, provinces were
-joined), while places, grants and people's addresses still say the old ones.
+joined), while places, grants and people's addresses still say the old ones. Their offices, the
+units, go with them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from engine.registry_records import LATEST_MS, Area, fold, is_in_force
+from engine.registry_records import LATEST_MS, Area, Unit, fold, is_in_force
 
 AREA_DEPTH_MAX: Final = 16
 
@@ -19,41 +20,69 @@ _WORDS: Final = (
     *("thanh pho truc thuoc trung uong ", "thanh pho ", "thi tran ", "thi xa ", "dac khu "),
     *("tinh ", "huyen ", "quan ", "phuong ", "xa "),
 )
+T = TypeVar("T", Area, Unit)
 
 
-class AreaMap:
+class NameMap(Generic[T]):
     """Part of a Registry, which puts in the records. Without an instant the newest records hold."""
 
     def __init__(self) -> None:
-        self._records: dict[str, Sequence[Area]] = {}
+        self._records: dict[str, Sequence[T]] = {}
 
-    def take(self, records: Sequence[Area]) -> None:
-        """All records of one area, by their beginning; of equal ones the last is what holds."""
-        self._records[records[0].code] = [*{r.valid_from_ms: r for r in records}.values()]
+    def take(self, records: Sequence[T]) -> None:
+        """All records of one code, by their beginning; of equal ones the last is what holds."""
+        newest: dict[int, T] = {record.valid_from_ms: record for record in records}
+        self._records[records[0].code] = list(newest.values())
 
-    def last(self, code: str, at_ms: int) -> Area | None:
-        """The record of an area at the instant, be it in force or over."""
+    def last(self, code: str, at_ms: int) -> T | None:
+        """The record of a code at the instant, be it in force or over."""
         records = self._records.get(code, ())
         end = bisect_right(records, at_ms, key=lambda record: record.valid_from_ms)
         return records[end - 1] if end else None
 
-    def following(self, area: Area) -> Area | None:
-        """The record that took the place of one of the same area."""
-        records = self._records.get(area.code, ())
-        return next((r for r in records if r.valid_from_ms > area.valid_from_ms), None)
+    def following(self, record: T) -> T | None:
+        """The record that took the place of one of the same code."""
+        records = self._records.get(record.code, ())
+        return next((r for r in records if r.valid_from_ms > record.valid_from_ms), None)
 
-    def now(self, code: str, at_ms: int | None = None) -> Area | None:
-        """What holds at the instant in place of an area: itself, or what took it over.
+    def now(self, code: str, at_ms: int | None = None) -> T | None:
+        """What holds at the instant in place of a code: itself, or what took it over.
 
         Of one that ended without a successor its last record, so that no name is lost.
         """
         at_ms = LATEST_MS if at_ms is None else at_ms
-        area = self.last(code, at_ms)
+        found = self.last(code, at_ms)
         for _ in range(AREA_DEPTH_MAX):
-            if area is None or is_in_force(area, at_ms) or not area.successor:
+            if found is None or is_in_force(found, at_ms) or not found.successor:
                 break
-            area = self.last(area.successor, at_ms) or area
-        return area
+            found = self.last(found.successor, at_ms) or found
+        return found
+
+    def names(self) -> set[str]:
+        """All codes and all names, of past ones too, folded."""
+        records = [record for records in self._records.values() for record in records]
+        return {fold(text) for record in records for text in (record.code, record.name)}
+
+    def find(self, text: str, limit: int = 50) -> list[T]:
+        """Records, past ones too, whose code or name the text is, accents or not.
+
+        Where there are none, those whose name holds the text. Each name of a code once.
+        """
+        wanted = fold(text.strip())
+        exact: dict[tuple[str, str], T] = {}
+        partial: dict[tuple[str, str], T] = {}
+        for records in self._records.values():
+            for record in reversed(records):
+                name = fold(record.name)
+                if wanted in (fold(record.code), name, _bare(name)):
+                    exact.setdefault((record.code, name), record)
+                elif wanted in name:
+                    partial.setdefault((record.code, name), record)
+        return list((exact or partial).values())[:limit]
+
+
+class AreaMap(NameMap[Area]):
+    """Areas, which lie in one another."""
 
     def lies_in(self, code: str, ancestor: str, at_ms: int | None = None) -> bool:
         """Whether an area is the other one or lies in it; everything lies in "" (the province).
@@ -76,23 +105,6 @@ class AreaMap:
             is_joined = area.successor and not is_in_force(area, at_ms)
             code = area.successor if is_joined else area.parent
         return False
-
-    def find(self, text: str, limit: int = 50) -> list[Area]:
-        """Records of areas, past ones too, whose code or name the text is, accents or not.
-
-        Where there are none, those whose name holds the text. Each name of an area once.
-        """
-        wanted = fold(text.strip())
-        exact: dict[tuple[str, str], Area] = {}
-        partial: dict[tuple[str, str], Area] = {}
-        for records in self._records.values():
-            for area in reversed(records):
-                name = fold(area.name)
-                if wanted in (fold(area.code), name, _bare(name)):
-                    exact.setdefault((area.code, name), area)
-                elif wanted in name:
-                    partial.setdefault((area.code, name), area)
-        return list((exact or partial).values())[:limit]
 
 
 def _bare(name: str) -> str:

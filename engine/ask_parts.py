@@ -6,7 +6,10 @@ import msgspec
 
 
 class PlaceInfo(msgspec.Struct, frozen=True):
-    """A place as an answer names it. kind: "post", or the venue's category."""
+    """A place as an answer names it. kind: "post", or the venue's category.
+
+    default_stay_until: "noon" or "trip" where that, and not the minutes, ends a stay.
+    """
 
     number: int
     name: str
@@ -14,3 +17,4 @@ class PlaceInfo(msgspec.Struct, frozen=True):
     area: str = ""
     code: str = ""
     default_stay_minutes: int = 0
+    default_stay_until: str = ""

@@ -27,6 +27,7 @@ from engine.ask_bases import AskRows
 from engine.asks import ask_to_kind, ask_to_question, parameters, places_of, refs_of, rows_of
 from engine.clock import Clock
 from engine.count_desk import HEALTH_ROLES, CountDesk
+from engine.default_stays import place_to_stay
 from engine.errors import (
     AccessDenied,
     InputError,
@@ -88,17 +89,7 @@ from engine.questions import (
     WatchRemove,
     Whoami,
 )
-from engine.registry import (
-    DEFAULT_STAY_MINUTES,
-    TYPES,
-    Category,
-    Change,
-    Place,
-    Post,
-    Registry,
-    Stamp,
-    changes_to_record,
-)
+from engine.registry import TYPES, Change, Place, Post, Registry, Stamp, changes_to_record
 from engine.reviews import REVIEW
 from engine.rows import NOBODY
 from engine.telemetry import Metrics
@@ -552,11 +543,10 @@ def infos_of(numbers: Array | Sequence[int], registry: Registry) -> tuple[PlaceI
 
 
 def place_to_info(place: Place) -> PlaceInfo:
+    stay = place_to_stay(place)
     if isinstance(place, Post):
-        minutes = DEFAULT_STAY_MINUTES[Category.CHECKPOINT]
-        return PlaceInfo(place.number, place.name, "post", place.area, place.code, minutes)
-    minutes = place.default_stay_minutes or DEFAULT_STAY_MINUTES[place.category]
-    return PlaceInfo(place.number, place.name, place.category, place.area, "", minutes)
+        return PlaceInfo(place.number, place.name, "post", place.area, place.code, *stay)
+    return PlaceInfo(place.number, place.name, place.category, place.area, "", *stay)
 
 
 def answer_to_digest(answer: tracing.Answer) -> str:

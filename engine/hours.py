@@ -9,13 +9,14 @@ A part of the opening_hours of OpenStreetMap, with Vietnamese names of days as w
     24/7                                      never closed
 
 A later part overrides an earlier one. Of several spans of a day only the first opening and the last
-closing count: nobody is sent home over a lunch break.
+closing count: nobody is sent home over a lunch break. A vehicle's spans are its trips.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Final
 
 DAY_MINUTES: Final = 1440
@@ -39,17 +40,37 @@ def text_to_week(text: str) -> Week | None:
 
     Raises ValueError with what is wrong in it.
     """
+    week = [_around(spans) for spans in _read(text)]
+    return tuple(week) if any(span != CLOSED for span in week) else None
+
+
+def text_to_trips(text: str) -> tuple[Week, ...]:
+    """Of a vehicle, whose spans are its trips: a week for the first of each day, for the second and
+    so on; none where it says nothing of them. Raises ValueError."""
+    days = [[span for span in spans if _around([span]) != CLOSED] for spans in _read(text)]
+    return tuple(zip_longest(*days, fillvalue=CLOSED))
+
+
+def _read(text: str) -> list[list[tuple[int, int]]]:
+    """The spans of each weekday."""
     if len(text) > _SIZE_MAX:
         raise ValueError("hours are too long")
+    week: list[list[tuple[int, int]]] = [[] for _ in range(7)]
     if not text.strip() or text.strip() == "24/7":
-        return None
-    week = [CLOSED] * 7
+        return week
     for part in text.lower().split(";"):
-        days, spans = _split(part.split())
-        span = CLOSED if spans in ("off", "nghỉ") else _to_span(spans)
+        days, words = _split(part.split())
+        spans = [] if words in ("off", "nghỉ") else _to_spans(words)
         for day in days:
-            week[day] = span
-    return tuple(week) if any(span != CLOSED for span in week) else None
+            week[day] = spans
+    return week
+
+
+def _around(spans: list[tuple[int, int]]) -> tuple[int, int]:
+    """From the first opening to the last closing."""
+    if not spans or spans[-1][1] - spans[0][0] >= DAY_MINUTES:
+        return CLOSED
+    return spans[0][0], spans[-1][1]
 
 
 def _split(words: list[str]) -> tuple[list[int], str]:
@@ -71,19 +92,15 @@ def _to_days(text: str) -> Iterator[int]:
             yield (_DAYS[first] + step) % 7
 
 
-def _to_span(text: str) -> tuple[int, int]:
-    """From the first opening to the last closing."""
-    opening, closing = None, 0
+def _to_spans(text: str) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
     for piece in text.split(","):
         begin, _, end = piece.partition("-")
         first, last = _to_minutes(begin), _to_minutes(end)
-        if opening is None:
-            opening = first
-        if first < closing or first == DAY_MINUTES:
+        if first < (found[-1][1] if found else 0) or first == DAY_MINUTES:
             raise ValueError(f"hours: {piece[:20]!r} begins before the span ahead of it ends")
-        closing = last if last > first else last + DAY_MINUTES
-    assert opening is not None
-    return CLOSED if closing - opening >= DAY_MINUTES else (opening, closing)
+        found.append((first, last if last > first else last + DAY_MINUTES))
+    return found
 
 
 def _to_minutes(text: str) -> int:

@@ -17,7 +17,8 @@ from typing import Final, Literal
 import segno
 from PIL import ImageFont
 
-from engine.registry_records import DEFAULT_STAY_MINUTES, Category, Venue
+from engine.default_stays import place_to_stay
+from engine.registry_records import Category, Venue
 
 FONTS: Final = Path(__file__).parent / "fonts"
 FONT_FILES: Final = {False: FONTS / "DejaVuSans.ttf", True: FONTS / "DejaVuSans-Bold.ttf"}
@@ -153,7 +154,6 @@ def room_text(venue: Venue, room: int) -> str:
 def instructions(venue: Venue, keep_days: int, direction: str = "") -> list[str]:
     """What a visitor must know, in the order of doing it."""
     arrive, leave = ("lên xe", "xuống xe") if _is_vehicle(venue) else ("đến", "về")
-    minutes = venue.default_stay_minutes or DEFAULT_STAY_MINUTES[venue.category]
     way_in, way_out = _doors(venue)
     first, second = {
         "": (f"quét mã này khi {arrive}", f"Quét lại một lần nữa khi {leave}"),
@@ -163,10 +163,17 @@ def instructions(venue: Venue, keep_days: int, direction: str = "") -> list[str]
     return [
         f"1. Mở ứng dụng khai báo y tế, {first}.",
         f"2. {second}.",
-        f"Quên quét khi {leave}: thời gian có mặt được tính là {span_text(minutes)}.",
+        f"Quên quét khi {leave}: thời gian có mặt được tính {_stay_text(venue)}.",
         "Không có điện thoại: nhờ người trực ở đây ghi giúp.",
         f"Chỉ dùng để truy vết khi có ca bệnh; giữ {keep_days} ngày rồi tự xóa.",
     ]
+
+
+def _stay_text(venue: Venue) -> str:
+    stay = place_to_stay(venue)
+    if stay.until:
+        return {"noon": "đến 12 giờ trưa hôm sau", "trip": "đến hết chuyến"}[stay.until]
+    return f"là {span_text(stay.minutes)}"
 
 
 def span_text(minutes: int) -> str:

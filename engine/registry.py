@@ -17,10 +17,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from engine.access import AREA_BOUND, Grant, is_same_hash
-from engine.area_map import AREA_DEPTH_MAX, AreaMap
+from engine.area_map import AREA_DEPTH_MAX, AreaMap, NameMap
 from engine.clock import MINUTE_MS
 from engine.control import Record
 from engine.dedup import Spans
+from engine.default_stays import records_to_rule
 from engine.errors import RegistryInvalid
 from engine.hours import text_to_week
 from engine.payloads import Chunk, Parsed, VenueCode, parse
@@ -122,6 +123,7 @@ class Registry:
         self._places: dict[int, Place] = {}
         self._folded: dict[int, str] = {}
         self.areas = AreaMap()
+        self.units: NameMap[Unit] = NameMap()
 
     # ---- changing ---------------------------------------------------------------------------
 
@@ -145,6 +147,8 @@ class Registry:
         if isinstance(change, Area):
             self._area_codes[change.number] = change.code
             self.areas.take([record for _, _, record in records if isinstance(record, Area)])
+        elif isinstance(change, Unit):
+            self.units.take([record for _, _, record in records if isinstance(record, Unit)])
         elif isinstance(change, Gateway):
             self._gateway_names[change.number] = change.name
         elif isinstance(change, Post | Venue):
@@ -212,10 +216,6 @@ class Registry:
         """Its name at that instant, else its newest name, else "#number"."""
         place = self.place(number, at_ms) or self.place(number)
         return place.name if place else f"#{number}"
-
-    def unit(self, code: str, at_ms: int | None = None) -> Unit | None:
-        found = self._at(("unit", code), at_ms) if code else None
-        return found if isinstance(found, Unit) else None
 
     def post(self, code: str, at_ms: int | None = None) -> Post | None:
         found = self._at(("post", code), at_ms)
@@ -318,17 +318,13 @@ class Registry:
         return found
 
     def place_rules(self) -> dict[int, PlaceRule]:
-        """Which places are posts, how long a visit lasts and when they close, by the newest
-        records."""
-        rules: dict[int, PlaceRule] = {}
-        for number, place in self._places.items():
-            if isinstance(place, Post):
-                minutes = DEFAULT_STAY_MINUTES[Category.CHECKPOINT]
-            else:
-                minutes = place.default_stay_minutes or DEFAULT_STAY_MINUTES[place.category]
-            hours = text_to_week(place.hours) if isinstance(place, Venue) else None
-            rules[number] = PlaceRule(isinstance(place, Post), minutes * MINUTE_MS, hours)
-        return rules
+        """Which places are posts, how long a visit lasts and when they close, from when on."""
+        return {
+            number: records_to_rule(
+                [place for _, _, place in self._history[key] if isinstance(place, Post | Venue)]
+            )
+            for number, key in self._place_keys.items()
+        }
 
     def visit_rules(self, at_ms: int | None = None) -> VisitRules:
         """The spans that passages and visits are made with."""
@@ -387,6 +383,7 @@ class _Checker:
         self._changes = changes
         self._areas = {c.code: c for c in changes if isinstance(c, Area)}
         self._units = {c.code for c in changes if isinstance(c, Unit)}
+        self._unit_names: set[str] | None = None
         self._posts = {c.code: c for c in changes if isinstance(c, Post)}
         self._venues = {c.number for c in changes if isinstance(c, Venue)}
         roads = {change_to_key(c)[1] for c in changes if isinstance(c, Road)}
@@ -459,7 +456,7 @@ class _Checker:
                 if change.name not in RULES:
                     yield f"there is no rule {change.name!r}; known: {', '.join(RULES)}"
             case Grant():
-                yield from _check_text(change.unit)
+                yield from self._check_unit_name(change.unit)
                 yield from self._check_area(change.area)
                 yield from self._check_token(change)
                 if change.role in AREA_BOUND and not change.area:
@@ -481,6 +478,15 @@ class _Checker:
     def _check_unit(self, code: str) -> Iterator[str]:
         if code and code not in self._units and code not in self._registry._by_kind["unit"]:
             yield f"unit {code!r} is not known"
+
+    def _check_unit_name(self, text: str) -> Iterator[str]:
+        """A grant says its unit as people do: by code or by any name that it has or had."""
+        if self._unit_names is None:
+            new = {fold(t) for c in self._changes if isinstance(c, Unit) for t in (c.code, c.name)}
+            self._unit_names = self._registry.units.names() | new
+        yield from _check_text(text)
+        if fold(text) not in self._unit_names:
+            yield f"unit {text[:60]!r} is not known; units have a table of their own"
 
     def _check_parent(self, area: Area) -> Iterator[str]:
         yield from self._check_area(area.parent)

@@ -79,8 +79,8 @@ class Category(enum.StrEnum):
 
 
 # Minutes a visit lasts when nobody checked out; starting values, each venue may have its own.
-# A lodging's guest stays until noon of the next day and a passenger for the whole trip, which no
-# number of minutes says: theirs stand in for that rule where it cannot be applied.
+# A lodging's guest stays until noon of the next day and a passenger for the whole trip
+# (engine.default_stays): their minutes stand in where that cannot be applied.
 DEFAULT_STAY_MINUTES: Final[Mapping[Category, int]] = {
     Category.OFFICE: 480,
     Category.SCHOOL: 300,

@@ -245,11 +245,13 @@ class SegmentedIndex(CoLocationIndex):
             self._places, self._rules = place_rules, visit_rules or self._rules
             current = self._snapshot
             changed = changed_places(places, place_rules)
-            if changed is not None and spans == rule_spans(self._rules):
-                span = -EVER_MS, EVER_MS
-                if not any(current.venue(place, *span, 0).total for place in changed):
-                    self._publish(current.layers, current.epoch, current.lsn)
-                    return
+            # A visit that ends before a rule begins had nothing to do with it.
+            if (changed is not None and spans == rule_spans(self._rules)) and not any(
+                current.venue(place, max(since_ms - 1, -EVER_MS), EVER_MS, 0).total
+                for place, since_ms in changed.items()
+            ):
+                self._publish(current.layers, current.epoch, current.lsn)
+                return
             if in_segments(current.layers):
                 self._derive_anew()
             else:

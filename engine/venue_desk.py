@@ -184,7 +184,7 @@ class VenueDesk:
         found = []
         for venue in registered_venues(self._registry, at_ms, within):
             area = self._registry.areas.now(venue.area, at_ms)
-            unit = self._registry.unit(venue.unit)
+            unit = self._registry.units.now(venue.unit, at_ms)
             found.append(
                 ListedVenue(
                     venue=venue,

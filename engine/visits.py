@@ -18,7 +18,9 @@ S1  A check-in is a presence from its time for as long as it was told, if it was
     the check-out, if the person's next scan there is one and comes within `stay_max_ms` (observed);
     else to the earliest of the person's next scan elsewhere, posts included, less `travel_ms`
     (inferred_next), the place's closing, if it was open then (closing), the default stay (default)
-    and the next check-out there (observed); and never under 1 ms.
+    and the next check-out there (observed); and never under 1 ms. In place of closing and default
+    stay stands at a lodging the first noon that is 7 hours away or more (default), and in a vehicle
+    the end of the trip that runs then, if one does (closing).
 S2  A check-out that ends a check-in under S1 adds no presence of its own. Any other is a presence
     that ends with it (observed) and begins one default stay earlier, but not before the person's
     previous scan anywhere. Such a beginning is flagged START_INFERRED.
@@ -28,6 +30,9 @@ C   Nothing is longer than `stay_max_ms`: a stay, told or default, is cut to it 
     that would make its visit or passage longer begins the next one, which ends the earlier there at
     the latest (capped). So a cap never loses time that a scan vouches for.
 
+H   Stays, hours and trips of a place are dated: those count that held at the scan, of a passage at
+    its first one. Before the first of them that one holds.
+
 Intervals are half open, [start, end). Visits of one person at one place never overlap.
 """
 
@@ -35,6 +40,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import msgspec
@@ -43,8 +49,9 @@ import numpy.typing as npt
 
 from engine.clock import DAY_MS, MINUTE_MS
 from engine.hours import Week
+from native.places import PlaceTable
 from native.scans import ScanRun
-from native.visits import PlaceTable, derive_changes
+from native.visits import derive_changes
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -99,11 +106,26 @@ class VisitFlag(enum.IntFlag):
 
 
 class PlaceRule(msgspec.Struct, frozen=True):
-    """What the rules need to know of one place. default_stay_ms >= 1; hours: when it is open."""
+    """What the rules need to know of one place. default_stay_ms >= 1; hours: when it is open.
+
+    is_until_noon: a lodging's guest. trips: of a vehicle, one week for each trip of a day; either
+    comes before stay and hours. from_ms: since when that holds; earlier: what held before, in the
+    order of their beginning, each without earlier ones of its own.
+    """
 
     is_post: bool
     default_stay_ms: int
     hours: Week | None = None
+    is_until_noon: bool = False
+    trips: tuple[Week, ...] = ()
+    from_ms: int = 0
+    earlier: tuple[PlaceRule, ...] = ()
+
+    def to_row(self, number: int) -> tuple[int, bool, int, int, tuple[Week, ...], int]:
+        """As native.visits.PlaceTable takes it, without the earlier ones."""
+        until = 1 if self.is_until_noon else 2 if self.trips else 0
+        weeks = self.trips or ((self.hours,) if self.hours else ())
+        return number, self.is_post, self.default_stay_ms, until, weeks, self.from_ms
 
 
 class VisitRules(msgspec.Struct, frozen=True):
@@ -131,15 +153,15 @@ class PlaceRules:
 
     def __init__(self, rules: Mapping[int, PlaceRule], unknown: PlaceRule = UNKNOWN_PLACE) -> None:
         """Raises ValueError on a default stay under 1 ms or a number that is no u32."""
-        for number, rule in [*rules.items(), (0, unknown)]:
+        dated = [(n, one) for n, rule in rules.items() for one in (*rule.earlier, rule)]
+        for number, rule in [*dated, (0, unknown)]:
             if rule.default_stay_ms < 1 or not 0 <= number < 1 << 32:
                 raise ValueError(f"place {number}: default stay {rule.default_stay_ms} ms")
         self.rules = dict(rules)
         self.unknown = unknown
         self.table = PlaceTable(
-            [(number, rule.is_post, rule.default_stay_ms) for number, rule in rules.items()],
+            [rule.to_row(number) for number, rule in dated],
             (unknown.is_post, unknown.default_stay_ms),
-            {number: rule.hours for number, rule in rules.items() if rule.hours is not None},
         )
 
     def extend(self, rules: Mapping[int, PlaceRule]) -> None:
@@ -149,13 +171,27 @@ class PlaceRules:
         self.rules, self.table = found.rules, found.table
 
 
-def changed_places(old: PlaceRules, new: PlaceRules) -> set[int] | None:
-    """Places for which other rules hold; None where that may be any."""
+def changed_places(old: PlaceRules, new: PlaceRules) -> dict[int, int] | None:
+    """Places for which other rules hold, and from when on; None where that may be any."""
     if old.unknown != new.unknown:
         return None
-    numbers = old.rules.keys() | new.rules.keys()
     unknown = old.unknown
-    return {n for n in numbers if old.rules.get(n, unknown) != new.rules.get(n, unknown)}
+    numbers = old.rules.keys() | new.rules.keys()
+    pairs = {n: (old.rules.get(n, unknown), new.rules.get(n, unknown)) for n in numbers}
+    return {n: _differ_from(one, other) for n, (one, other) in pairs.items() if one != other}
+
+
+def _differ_from(one: PlaceRule, other: PlaceRule) -> int:
+    """The first instant at which two rules may say different things."""
+    before = -SPAN_MAX_MS
+    firsts, seconds = (*one.earlier, one), (*other.earlier, other)
+    for i, (a, b) in enumerate(zip_longest(firsts, seconds)):
+        if a is None or b is None:
+            return int((a or b).from_ms)
+        starts = (a.from_ms, b.from_ms) if i else (before, before)
+        if a.to_row(0)[:-1] != b.to_row(0)[:-1] or starts[0] != starts[1]:
+            return min(starts)
+    return SPAN_MAX_MS
 
 
 def rule_spans(rules: VisitRules) -> dict[str, int]:

@@ -10,6 +10,8 @@ cdef enum:
     DAY = 86_400_000
     CIVIL_OFFSET = 25_200_000  # of Viet Nam's clock, which has no summer time
     THURSDAY = 3               # 1970-01-01
+    NOON = 43_200_000
+    NIGHT_LEAST = 25_200_000   # who comes less than 7 hours before noon stays for the next one
 
 cdef struct Week:              # minutes from the day's beginning; closing 0: no closing that day
     uint16_t opening[DAYS]
@@ -23,6 +25,24 @@ cdef inline int read_week(Week* found, object week) except -1:
         found.opening[day] = <uint16_t> check_int(opening, 0, 1440, "opening")
         found.closing[day] = <uint16_t> check_int(closing, 0, 2880, "closing")
     return 0
+
+
+cdef inline int64_t week_longest(const Week* week) noexcept nogil:
+    """The longest of its spans."""
+    cdef int64_t found = 0
+    cdef int day
+    for day in range(DAYS):
+        found = max(found, (<int64_t> week.closing[day] - week.opening[day]) * MINUTE)
+    return found
+
+
+cdef inline int64_t next_noon(int64_t time) noexcept nogil:
+    """The first noon that is a night away."""
+    cdef int64_t least = time + NIGHT_LEAST
+    cdef int64_t past = (least + CIVIL_OFFSET - NOON) % DAY
+    if past < 0:
+        past += DAY
+    return least + (DAY - past if past else 0)
 
 
 cdef inline int64_t week_closing(const Week* week, int64_t time, int64_t never) noexcept nogil:

@@ -1,16 +1,8 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import final
 
+from native.places import PlaceTable
 from native.scans import ScanRun
-
-@final
-class PlaceTable:
-    def __new__(
-        cls,
-        rules: Iterable[tuple[int, bool, int]],
-        unknown: tuple[bool, int],
-        hours: Mapping[int, tuple[tuple[int, int], ...]] | None = None,
-    ) -> PlaceTable: ...
 
 @final
 class Changes:

@@ -6,12 +6,15 @@ connect the person's time falls apart, and what lies beyond stays as it was.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport UINT32_MAX, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from native.checks cimport check_int
-from native.hours cimport Week, read_week, week_closing
+from native.hours cimport next_noon
+from native.places cimport (
+    NOON, TRIP, PlaceRule, PlaceTable, Places, closing_after, find_rule, rule_at,
+)
 from native.scans cimport (
     OUT, RUNS_MAX, Run, Scan, ScanRun, absorb, compare, gather_scans, loose_count, merge_scans,
     room_for, seek, seek_time,
@@ -27,12 +30,10 @@ cdef extern from *:
     """
     #define SPAN_LIMIT ((int64_t) 1 << 60)
     #define NEVER ((int64_t) 1 << 62)
-    #define SPREAD UINT64_C(0x9E3779B97F4A7C15)
     """
     # Of instants within +-TIME_LIMIT and spans within SPAN_LIMIT a sum of four cannot overflow.
     const int64_t SPAN_LIMIT
     const int64_t NEVER
-    const uint64_t SPREAD
 
 cdef enum:
     SHORT = 64                 # up to so many are sorted by insertion
@@ -45,30 +46,11 @@ cdef enum:
     START_INFERRED = 2
     ROOM_FIRST = 64
     LOOSE_FIRST = 4096         # hardly anybody has more in a few days
-    WEEKS_MAX = 0xFFFF         # different ones
 
 cdef enum:                     # what became of a person
     DONE = 0
     TOO_FEW = 1                # of the older scans: a stretch may begin before the first of them
     FAILED = 2                 # memory is short
-
-
-# ---- places and rules ---------------------------------------------------------------------------
-
-cdef struct PlaceRule:
-    int64_t stay
-    uint32_t number
-    uint8_t is_used
-    uint8_t is_post
-    uint16_t week              # 0 where nothing is known, else one more than its position
-
-
-cdef struct Places:            # open addressing, half full at most
-    PlaceRule* slots
-    Week* weeks
-    uint32_t mask
-    PlaceRule unknown
-    int64_t longest            # default stay of any place
 
 
 cdef struct Rules:
@@ -78,77 +60,6 @@ cdef struct Rules:
     int64_t longest
     int64_t margin             # the longer of gap and window
     int64_t reach              # no scan matters for longer than that after its time
-
-
-cdef inline uint32_t slot_of(uint32_t number, uint32_t mask) noexcept nogil:
-    return <uint32_t> (number * SPREAD >> 32) & mask
-
-
-cdef inline const PlaceRule* find_rule(const Places* places, uint32_t number) noexcept nogil:
-    cdef uint32_t at = slot_of(number, places.mask)
-    while places.slots[at].is_used:
-        if places.slots[at].number == number:
-            return &places.slots[at]
-        at = (at + 1) & places.mask
-    return &places.unknown
-
-
-cdef class PlaceTable:
-    """What the rules need to know of places, to be looked up by number. Immutable.
-
-    rules: (number u32, is_post, default stay in ms, 1 or more) of each place, numbers once each;
-    unknown: (is_post, default stay) of all others. hours: of places that close, by number, the
-    week of engine.hours: seven spans in minutes from the day's beginning. Raises ValueError.
-    """
-
-    cdef Places places
-
-    def __cinit__(self, rules, unknown, hours=None):
-        cdef list listed = list(rules)
-        cdef dict weeks = dict(hours or {})
-        cdef dict positions = {week: i for i, week in enumerate(dict.fromkeys(weeks.values()), 1)}
-        cdef size_t room = 16
-        cdef uint32_t at
-        cdef PlaceRule rule
-        while room < 2 * <size_t> len(listed):
-            room *= 2
-        self.places.slots = <PlaceRule*> room_for(room, sizeof(PlaceRule))
-        self.places.mask = <uint32_t> (room - 1)
-        self.places.unknown = PlaceRule(read_stay(unknown[1]), 0, 1, 1 if unknown[0] else 0, 0)
-        if len(positions) > WEEKS_MAX:
-            raise ValueError("too many different opening hours")
-        self.places.weeks = <Week*> room_for(max(len(positions), 1), sizeof(Week))
-        for week, position in positions.items():
-            read_week(&self.places.weeks[<size_t> position - 1], week)
-        self.places.longest = self.places.unknown.stay
-        for number, is_post, stay_ms in listed:
-            rule.number = <uint32_t> check_int(number, 0, UINT32_MAX, "place")
-            rule.stay = read_stay(stay_ms)
-            rule.is_post = 1 if is_post else 0
-            rule.is_used = 1
-            rule.week = positions[weeks[number]] if number in weeks else 0
-            self.places.longest = max(self.places.longest, rule.stay)
-            at = slot_of(rule.number, self.places.mask)
-            while self.places.slots[at].is_used:
-                at = (at + 1) & self.places.mask
-            self.places.slots[at] = rule
-
-    def __dealloc__(self):
-        free(self.places.slots)
-        free(self.places.weeks)
-
-    def __reduce__(self):
-        raise TypeError("a PlaceTable cannot be pickled")
-
-
-cdef int64_t read_stay(object stay_ms) except -1:
-    return check_int(min(stay_ms, NEVER), 1, NEVER, "default stay")
-
-
-cdef int64_t closing_after(
-    const Places* places, const PlaceRule* place, int64_t time
-) noexcept nogil:
-    return week_closing(&places.weeks[place.week - 1], time, NEVER) if place.week else NEVER
 
 
 # ---- the rules, of one person -------------------------------------------------------------------
@@ -264,14 +175,32 @@ cdef void look_around(Work* work, const Scan* scans, size_t count) noexcept nogi
         stop = first
 
 
+cdef void end_by_itself(
+    const Work* work, const PlaceRule* rule, Presence* presence
+) noexcept nogil:
+    """What ends a check-in of which nothing else is known: default stay, closing, noon, trip."""
+    cdef int64_t time = presence.start, stay = rule.stay, closing = NEVER
+    if rule.until == NOON:
+        stay = next_noon(time) - time
+    else:
+        closing = closing_after(work.places, rule, time)
+        if rule.until == TRIP and closing != NEVER:
+            stay = closing - time
+    presence.end = time + min(stay, work.rules.longest)
+    presence.rule = CAPPED if stay > work.rules.longest else DEFAULT
+    if closing <= presence.end:
+        presence.end = closing
+        presence.rule = CLOSING
+
+
 cdef void find_presences(
     Work* work, const Scan* scans, const uint64_t* order, size_t count, const PlaceRule* place
 ) noexcept nogil:
     """Rules S1, S2 and the scans of P for the scans of one place. The starts never fall."""
     cdef Presence* found = work.presences
     cdef int64_t longest = work.rules.longest
-    cdef int64_t stay = min(place.stay, longest)
-    cdef int64_t next_out = NEVER, moved, closing
+    cdef int64_t next_out = NEVER, moved
+    cdef const PlaceRule* rule
     cdef const Scan* scan
     cdef const Scan* near
     cdef Presence* presence
@@ -299,7 +228,10 @@ cdef void find_presences(
             if near.direction != OUT and scan.time - near.time <= longest:
                 presence.start = near.time
                 continue
-        presence.start = max(scan.time - stay, work.previous[<uint32_t> order[i]])
+        rule = rule_at(work.places, place, scan.time)
+        presence.start = max(
+            scan.time - min(rule.stay, longest), work.previous[<uint32_t> order[i]]
+        )
         presence.is_inferred = 1
     at = count
     for i in range(count, 0, -1):
@@ -320,12 +252,7 @@ cdef void find_presences(
                 presence.end = near.time
                 presence.rule = OBSERVED
                 continue
-        presence.end = scan.time + stay
-        presence.rule = CAPPED if place.stay > longest else DEFAULT
-        closing = closing_after(work.places, place, scan.time)
-        if closing <= presence.end:
-            presence.end = closing
-            presence.rule = CLOSING
+        end_by_itself(work, rule_at(work.places, place, scan.time), presence)
         if work.elsewhere[<uint32_t> order[i - 1]] != NEVER:
             moved = max(work.elsewhere[<uint32_t> order[i - 1]] - work.rules.travel, scan.time + 1)
             if moved <= presence.end:
@@ -344,7 +271,6 @@ cdef size_t join_presences(
     cdef const Rules* rules = &work.rules
     # A post chains on scan times: [t, t + 1) at most window - 1 apart is t' - t <= window.
     cdef int64_t gap = rules.window - 1 if place.is_post else rules.gap
-    cdef int64_t stay = min(place.stay, rules.longest)
     cdef int64_t reach = 0
     cdef const Presence* presence
     cdef const Scan* scan
@@ -359,7 +285,7 @@ cdef size_t join_presences(
             or presence.end - visit.start > rules.longest
         ):
             if visit is not NULL:
-                end_visit(visit, place, stay, rules.longest, presence.start)
+                end_visit(work, visit, place, presence.start)
             visit = &visits[made]
             made += 1
             memset(visit, 0, sizeof(Visit))
@@ -383,17 +309,20 @@ cdef size_t join_presences(
         visit.scans += visit.scans < 0xFFFF
         if not visit.vehicle:
             visit.vehicle = scan.vehicle
-    end_visit(visit, place, stay, rules.longest, NEVER)
+    end_visit(work, visit, place, NEVER)
     return made
 
 
 cdef void end_visit(
-    Visit* visit, const PlaceRule* place, int64_t stay, int64_t longest, int64_t following
+    const Work* work, Visit* visit, const PlaceRule* place, int64_t following
 ) noexcept nogil:
     """following: start of the next visit there, NEVER where there is none."""
-    if place.is_post and visit.start + stay >= visit.end:
-        visit.end = visit.start + stay
-        visit.rule = CAPPED if place.stay > longest else DEFAULT
+    cdef int64_t stay
+    if place.is_post:
+        stay = rule_at(work.places, place, visit.start).stay
+        if visit.start + min(stay, work.rules.longest) >= visit.end:
+            visit.end = visit.start + min(stay, work.rules.longest)
+            visit.rule = CAPPED if stay > work.rules.longest else DEFAULT
     if visit.end > following:
         visit.end = following
         visit.rule = CAPPED
@@ -441,7 +370,7 @@ cdef size_t derive(Work* work, const Scan* scans, size_t count, Visit* visits) n
 cdef int64_t last_touch(const Work* work, const Scan* scan) noexcept nogil:
     """No scan after that instant has to do with the presence of this scan."""
     cdef const PlaceRule* place = find_rule(work.places, scan.place)
-    cdef int64_t span = min(place.stay, work.rules.longest)
+    cdef int64_t span = min(rule_at(work.places, place, scan.time).most, work.rules.longest)
     if not place.is_post:
         if scan.direction == OUT:
             span = 0

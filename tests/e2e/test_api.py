@@ -394,6 +394,7 @@ def test_places_are_found(stand: Stand) -> None:
         "area": "QT-VL-HX",
         "code": "",
         "default_stay_minutes": 45,
+        "default_stay_until": "",
     }
 
 

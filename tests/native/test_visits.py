@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.clock import DAY_MS, HOUR_MS
 from engine.visits import SCAN, VISIT, PlaceRule, PlaceRules, VisitRules, rule_spans
+from native.places import PlaceTable
 from native.scans import ScanRun, merge_runs
-from native.visits import PlaceTable, derive_changes
+from native.visits import derive_changes
 from tests.reference.visits import Scan, reference_visits
 
 STAYS = {1: 3, 2: 7, 3: 6, 4: 12, 5: 45}
@@ -157,7 +159,9 @@ def test_many_scans_of_one_person(count: int) -> None:
 
 def test_the_ends_of_time() -> None:
     wide = VisitRules(2**60, 2**60, 2**60, 2**60, 2**60)
-    places = PlaceTable([(3, False, 2**70), (1, True, 2**62)], (False, 2**63 - 1))
+    places = PlaceTable(
+        [(3, False, 2**70, 0, (), 0), (1, True, 2**62, 0, (), 0)], (False, 2**63 - 1)
+    )
     ends = [Scan(1, at, place, 0, way, 2) for at in (-(2**61), 0, 2**61) for place in (1, 3, 9)
             for way in (0, 2)]  # fmt: skip
     found = derive_changes(ScanRun([packed(ends)]), [], places, **rule_spans(wide))
@@ -189,12 +193,20 @@ def test_bad_input_is_refused() -> None:
         derive_changes(run, [], PLACES.table, **{**spans, "stay_max_ms": 0})
     for number in (-1, 2**32):
         with pytest.raises(ValueError, match=r"^place is out of range$"):
-            PlaceTable([(number, False, 1)], (False, 1))
+            PlaceTable([(number, False, 1, 0, (), 0)], (False, 1))
     for stay in (0, -1):
         with pytest.raises(ValueError, match=r"^default stay is out of range$"):
-            PlaceTable([(1, False, stay)], (False, 1))
+            PlaceTable([(1, False, stay, 0, (), 0)], (False, 1))
         with pytest.raises(ValueError, match=r"^default stay is out of range$"):
             PlaceTable([], (False, stay))
+    for until in (-1, 3):
+        with pytest.raises(ValueError, match=r"^until is out of range$"):
+            PlaceTable([(1, False, 1, until, (), 0)], (False, 1))
+    for begin in (-(2**63), 2**62 + 1):
+        with pytest.raises(ValueError, match=r"^a rule's beginning is out of range$"):
+            PlaceTable([(1, False, 1, 0, (), begin)], (False, 1))
+    with pytest.raises(ValueError, match=r"^trips is out of range$"):
+        PlaceTable([(1, False, 1, 2, (((0, 1),) * 7,) * 65, 0)], (False, 1))
     wrongs: list[Any] = [None, 1, b"run", [run]]
     for wrong in wrongs:
         with pytest.raises(TypeError):
@@ -225,7 +237,7 @@ def test_any_bytes_are_scans_or_refused(old: bytes, new: bytes) -> None:
 def test_rules_by_number_are_found_among_many() -> None:
     rng = random.Random(4)
     numbers = rng.sample(range(2**32), 5000)
-    places = PlaceTable([(n, False, 1 + n % 977) for n in numbers], (False, 1000))
+    places = PlaceTable([(n, False, 1 + n % 977, 0, (), 0) for n in numbers], (False, 1000))
     asked = [*numbers[:300], *rng.sample(range(2**32), 50)]
     scans = [Scan(person, 0, place, 0, 1, 2) for person, place in enumerate(asked)]
     changes = derive_changes(
@@ -261,3 +273,33 @@ def test_persons_are_found_in_runs_of_any_size(top: int) -> None:
         runs.append(run)
     once = derive_changes(merge_runs(runs), [], PLACES.table, **spans)
     assert born_visits(once.visits()) == known
+
+
+def test_piece_by_piece_where_rules_are_dated() -> None:
+    """Guests until noon, trips and stays that change: what is new reaches as far as they do."""
+    trips = tuple(((at, at + 1200),) * 7 for at in (300, 500))
+    inn = PlaceRule(
+        False, 18 * HOUR_MS, is_until_noon=True, from_ms=2 * DAY_MS,
+        earlier=(PlaceRule(False, 20 * HOUR_MS),),
+    )  # fmt: skip
+    bus = PlaceRule(False, 4 * HOUR_MS, trips=trips, earlier=(PlaceRule(False, 1),), from_ms=DAY_MS)
+    table = PlaceRules({1: PlaceRule(True, 600_000), 3: bus, 9: inn}).table
+    rng = random.Random(31)
+    for _ in range(40):
+        scans = [
+            Scan(rng.randrange(3), rng.randrange(6 * DAY_MS), rng.choice((1, 3, 9)), 0,
+                 rng.randrange(3), 2, ref=n + 1)
+            for n in range(rng.randrange(1, 40))
+        ]  # fmt: skip
+        spans = rule_spans(VisitRules(stay_max_ms=rng.choice((DAY_MS, 9 * HOUR_MS))))
+        runs: list[ScanRun] = []
+        known: dict[tuple[int, int, int], tuple] = {}
+        for one in scans:
+            run = ScanRun([packed([one])])
+            changes = derive_changes(run, runs, table, **spans)
+            for ending in np.frombuffer(changes.endings(), ENDING):
+                del known[int(ending["person"]), int(ending["place"]), int(ending["start"])]
+            known |= born_visits(changes.visits())
+            runs.append(run)
+        once = derive_changes(merge_runs(runs), [], table, **spans)
+        assert born_visits(once.visits()) == known

@@ -47,11 +47,27 @@ class Presence:
     scan: Scan
 
 
-def reference_visits(scans, posts, stays, rules, hours=None):
+@dataclass
+class PlaceRule:
+    stay: int
+    week: tuple | None = None  # seven (opening, closing) in minutes, Monday first
+    is_until_noon: bool = False
+    trips: tuple = ()  # such weeks
+
+
+def reference_visits(scans, posts, stays, rules, hours=None, dated=None):
     """posts: set of place numbers; stays: {place: ms}; rules: object with the *_ms fields.
 
-    hours: {place: seven (opening, closing) in minutes, Monday first}.
+    hours: {place: seven (opening, closing) in minutes, Monday first}. dated: {place: {from when on:
+    PlaceRule}}, of places whose stay and hours change.
     """
+
+    def rule_of(place, time):
+        known = (dated or {}).get(place)
+        if known is None:
+            return PlaceRule(stays[place], (hours or {}).get(place))
+        return known[max((begin for begin in known if begin <= time), default=min(known))]
+
     kept = {}
     for scan in scans:
         key = (scan.person, scan.time, scan.place, scan.lane, scan.direction, scan.kind)
@@ -69,14 +85,13 @@ def reference_visits(scans, posts, stays, rules, hours=None):
             here = [scan for scan in own if scan.place == place]
             here.sort(key=lambda s: (s.time, s.direction != OUT, s.lane, s.direction, s.kind))
             if place in posts:
-                visits += passages(here, stays[place], rules)
+                visits += passages(here, rule_of, rules)
             else:
-                week = (hours or {}).get(place)
-                visits += venue_visits(here, own, stays[place], rules, week)
+                visits += venue_visits(here, own, rule_of, rules)
     return sorted(visits, key=lambda v: (v.person, v.place, v.start))
 
 
-def passages(here, stay, rules):
+def passages(here, rule_of, rules):
     chains = []
     for scan in here:
         if (
@@ -90,6 +105,7 @@ def passages(here, stay, rules):
     found = []
     for number, chain in enumerate(chains):
         start = chain[0].time
+        stay = rule_of(chain[0].place, start).stay
         observed = chain[-1].time + 1
         default = start + min(stay, rules.stay_max_ms)
         if default >= observed:
@@ -102,13 +118,14 @@ def passages(here, stay, rules):
     return found
 
 
-def venue_visits(here, own, stay, rules, week):
+def venue_visits(here, own, rule_of, rules):
     presences = []
     for scan in here:
+        known = rule_of(scan.place, scan.time)
         if scan.direction == OUT:
-            presences.append(check_out(scan, here, own, stay, rules))
+            presences.append(check_out(scan, here, own, known.stay, rules))
         else:
-            presences.append(check_in(scan, here, own, stay, rules, week))
+            presences.append(check_in(scan, here, own, known, rules))
     joined = []
     for presence in presences:
         near = [
@@ -130,7 +147,7 @@ def are_near(one, other, gap):
     return max(one.start, other.start) - min(one.end, other.end) <= gap
 
 
-def check_in(scan, here, own, stay, rules, week):
+def check_in(scan, here, own, known, rules):
     if scan.stay:
         told = min(scan.stay, rules.stay_max_ms)
         rule = OBSERVED if told == scan.stay else CAPPED
@@ -141,17 +158,22 @@ def check_in(scan, here, own, stay, rules, week):
         is_checked_out = any(o.time == soonest and o.direction == OUT for o in later_here)
         if is_checked_out and soonest - scan.time <= rules.stay_max_ms:
             return Presence(scan.time, soonest, OBSERVED, False, scan)
-    ends = [(scan.time + stay, DEFAULT)]
-    if stay > rules.stay_max_ms:
-        ends = [(scan.time + rules.stay_max_ms, CAPPED)]
-    # The later of the days whose hours hold this instant: a day's may reach into the next.
-    today = (scan.time + 7 * 60 * MINUTE) // DAY
-    for day in (today, today - 1):
-        begin = day * DAY - 7 * 60 * MINUTE
-        opening, closing = week[(day + 3) % 7] if week else (0, 0)
-        if begin + opening * MINUTE <= scan.time < begin + closing * MINUTE:
-            ends.append((begin + closing * MINUTE, CLOSING))
-            break
+    end, rule = scan.time + known.stay, DEFAULT
+    closings = [closing_of(scan.time, week) for week in known.trips or [known.week]]
+    closing = max((c for c in closings if c is not None), default=None)
+    if known.is_until_noon:
+        closing = None
+        noons = [
+            day * DAY + 5 * 60 * MINUTE for day in range(scan.time // DAY, scan.time // DAY + 3)
+        ]
+        end = min(noon for noon in noons if noon - scan.time >= 7 * 60 * MINUTE)
+    elif known.trips and closing is not None:
+        end = closing
+    if end > scan.time + rules.stay_max_ms:
+        end, rule = scan.time + rules.stay_max_ms, CAPPED
+    ends = [(end, rule)]
+    if closing is not None:
+        ends.append((closing, CLOSING))
     later = [o.time for o in own if o.place != scan.place and o.time > scan.time]
     if later:
         ends.append((max(min(later) - rules.travel_ms, scan.time + 1), INFERRED_NEXT))
@@ -160,6 +182,17 @@ def check_in(scan, here, own, stay, rules, week):
         ends.append((min(outs), OBSERVED))
     end, rule = min(ends)
     return Presence(scan.time, end, rule, False, scan)
+
+
+def closing_of(time, week):
+    """Of the later of the days whose hours hold this instant: a day's may reach into the next."""
+    today = (time + 7 * 60 * MINUTE) // DAY
+    for day in (today, today - 1):
+        begin = day * DAY - 7 * 60 * MINUTE
+        opening, closing = week[(day + 3) % 7] if week else (0, 0)
+        if begin + opening * MINUTE <= time < begin + closing * MINUTE:
+            return begin + closing * MINUTE
+    return None
 
 
 def check_out(scan, here, own, stay, rules):

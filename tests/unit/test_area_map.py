@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.access import Grant, Role
 from engine.clock import iso_to_ms
 from engine.errors import RegistryInvalid
 from engine.registry import Area, Category, Census, PostedCode, Registry, Unit, Venue
@@ -63,8 +64,9 @@ def test_old_names_resolve_with_and_without_accents_and_words(registry: Registry
     assert codes("Hồ X") == ["QT-VL-HX"] and codes("không đâu") == []
     renamed = Area(number=1, code="QT", name="Tỉnh Trị Thiên", valid_from_ms=AFTER)
     registry.take(renamed)
-    assert codes("Quảng Trị") == codes("Trị Thiên") == ["QT"], "its name before too"
-    old = registry.areas.find("Quảng Trị")[0]
+    assert codes("Trị Thiên") == codes("tỉnh quảng trị") == ["QT"], "its name before too"
+    assert codes("Quảng Trị") == ["QT", "QT-TX"], "the town of that name too"
+    old = registry.areas.find("tỉnh Quảng Trị")[0]
     assert registry.areas.following(old) == renamed and registry.areas.following(renamed) is None
 
 
@@ -88,8 +90,22 @@ def test_units_and_what_refers_to_them(registry: Registry) -> None:
     assert registry.prepare([venue, unit]) == [venue, unit]
     assert "area 'XX'" in faults(registry, msgspec.structs.replace(unit, area="XX"))
     assert "unit 'YY'" in faults(registry, msgspec.structs.replace(unit, parent="YY"))
-    assert "area 'XX'" in faults(registry, Area(number=9, code="Z", name="Z", successor="XX"))
+    assert "area 'XX'" in faults(registry, Area(number=909, code="Z", name="Z", successor="XX"))
     assert "area 'XX'" in faults(registry, Census(area="XX", category=Category.CAFE, count=1))
+
+
+def test_a_grant_names_a_unit_that_is_or_was(registry: Registry) -> None:
+    grant = Grant(name="a", role=Role.TRACER, unit="TYT")
+    assert "unit 'TYT' is not known" in faults(registry, grant)
+    old = Unit(code="TYT", name="Trạm Y tế Hồ Xá", valid_to_ms=AFTER, successor="TYT-VL")
+    new = Unit(code="TYT-VL", name="Trạm Y tế xã Vĩnh Linh", valid_from_ms=AFTER)
+    for change in registry.prepare([new, old, grant]):
+        registry.take(change)
+    for text in ("Trạm Y tế Hồ Xá", "trạm y tế hồ xá", "tyt-vl", "Trạm Y tế xã Vĩnh Linh"):
+        assert registry.prepare([Grant(name="b", role=Role.IOC, unit=text)])
+    assert "not known" in faults(registry, msgspec.structs.replace(grant, unit="Trạm Y tế"))
+    before, after = registry.units.now("TYT", BEFORE), registry.units.now("TYT", AFTER)
+    assert (before, after) == (old, new)
 
 
 def test_what_a_venue_may_say(registry: Registry) -> None:

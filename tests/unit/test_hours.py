@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.hours import CLOSED, text_to_week
+from engine.hours import CLOSED, text_to_trips, text_to_week
 
 
 def spans(text: str) -> list[str]:
@@ -55,3 +55,12 @@ def test_any_text_is_a_week_or_refused(text: str) -> None:
         return
     for opening, closing in week or ():
         assert 0 <= opening <= closing < opening + 1440
+
+
+def test_trips_of_a_vehicle() -> None:
+    two = text_to_trips("T2-T6 06:00-11:30,13:00-18:30; T7 20:00-05:00")
+    assert two == (
+        (*((360, 690),) * 5, (1200, 1740), CLOSED),
+        (*((780, 1110),) * 5, CLOSED, CLOSED),
+    )
+    assert text_to_trips("") == text_to_trips("24/7") == text_to_trips("off") == ()

@@ -19,6 +19,7 @@ from engine.access import Grant, Role
 from engine.clock import iso_to_ms
 from engine.dedup import Spans
 from engine.errors import JournalCorrupt, RegistryInvalid, StoreVersion
+from engine.hours import text_to_trips, text_to_week
 from engine.registry import (
     DEFAULT_STAY_MINUTES,
     RULES,
@@ -290,6 +291,24 @@ def test_rules_for_visits() -> None:
         1013: PlaceRule(False, 45 * 60_000),
         5: PlaceRule(False, 61 * 60_000),
     }
+    inn = Venue(number=6, name="Nhà trọ", category=Category.LODGING, hours="06:00-23:00")
+    bus = Venue(
+        number=7, name="Xe", category=Category.PUBLIC_TRANSPORT, hours="06:00-11:30,13:00-18:30"
+    )
+    found = make_registry(inn, bus).place_rules()
+    assert found[6] == PlaceRule(False, 1080 * 60_000, is_until_noon=True)
+    assert found[7] == PlaceRule(False, 240 * 60_000, trips=text_to_trips(bus.hours))
+    plain = make_registry(msgspec.structs.replace(bus, default_stay_minutes=40)).place_rules()
+    assert plain[7] == PlaceRule(False, 40 * 60_000, text_to_week(bus.hours))
+    day = iso_to_ms("2021-07-01")
+    moved = make_registry(
+        MARKET,
+        msgspec.structs.replace(MARKET, name="Chợ mới", valid_from_ms=day // 2),
+        msgspec.structs.replace(MARKET, hours="05:00-12:00", valid_from_ms=day),
+        msgspec.structs.replace(MARKET, default_stay_minutes=30, valid_from_ms=day),
+    ).place_rules()
+    before = PlaceRule(False, 45 * 60_000)
+    assert moved == {1013: PlaceRule(False, 30 * 60_000, from_ms=day, earlier=(before,))}
     rules = registry.visit_rules()
     assert (rules.gap_ms, rules.passage_window_ms, rules.queue_ms) == (60_000, 600_000, 300_000)
 

@@ -601,6 +601,31 @@ def is_killed(folder: Path, groups: list[Group], action: str, step: str) -> bool
     return status != 0
 
 
+def test_a_change_from_tomorrow_derives_nothing_anew(tmp_path, monkeypatch):
+    """What began to hold after every visit had nothing to do with any (and one before it had)."""
+    stand = Stand(tmp_path, memory_scans=40)
+    for group in make_groups(random.Random(9), 250):
+        stand.apply(group)
+    stand.index.write_down()
+    anew = []
+    derive_anew = stand.index._derive_anew
+    monkeypatch.setattr(stand.index, "_derive_anew", lambda: (anew.append(1), derive_anew()))
+    before = answers(stand.index)
+
+    def changed(from_ms):
+        rules = {
+            n: PlaceRule(rule.is_post, 1, from_ms=from_ms, earlier=(rule,))
+            for n, rule in PLACES.rules.items()
+        }
+        stand.index.set_place_rules(PlaceRules(rules))
+        return answers(stand.index)
+
+    assert changed(day_to_ms(DAY + 400)) == before and not anew
+    assert changed(day_to_ms(DAY)) != before and anew
+    assert changed(day_to_ms(DAY + 400)) == before
+    stand.store.close()
+
+
 def crash() -> None:
     """What the child does: everything that writes, in the folder it is given."""
     stand = Stand(Path(sys.argv[1]), memory_scans=40)

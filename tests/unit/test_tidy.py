@@ -41,7 +41,7 @@ RANKS = [
         *["zero_fill", "store_lock", "store_lmdb", "commit_thread"],
         *["generation", "generations", "journal_jobs", "journal_lmdb", "control_lmdb"],
         *["segments_lmdb"],
-        *["registry_records", "area_map", "registry"],
+        *["registry_records", "area_map", "default_stays", "registry"],
         *["registry_tables", "registry_csv", "registry_xlsx", "registry_files"],
     ],
     [

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso_to_ms, ms_to_iso
-from engine.hours import text_to_week
+from engine.hours import text_to_trips, text_to_week
 from engine.visits import (
     SCAN,
     EndRule,
@@ -19,8 +19,10 @@ from engine.visits import (
     PlaceRules,
     VisitFlag,
     VisitRules,
+    changed_places,
     derive,
 )
+from tests.reference.visits import PlaceRule as SlowRule
 from tests.reference.visits import Scan, Visit, reference_visits
 
 NONE, IN, OUT = 0, 1, 2
@@ -337,3 +339,84 @@ def test_a_stay_ends_when_the_place_closes():
         PlaceRules({1: PlaceRule(False, 1, ((0, 1),) * 6)})
     with pytest.raises(ValueError):
         PlaceRules({1: PlaceRule(False, 1, ((0, 2881),) * 7)})
+
+
+def test_equals_the_oracle_where_rules_are_dated():
+    """Stays, hours, noons and trips that change, some by the hour; before 1970 too."""
+    rng = random.Random(23)
+    texts = ("06:00-09:00,10:00-13:00,22:00-04:30", "Mo-Fr 19:00-05:00; Sa 07:00-08:00", "")
+    weeks = [text_to_week(t) for t in ("07:00-17:00", "18:00-02:00", "T2-T6 08:00-12:00")]
+    fast, slow = {}, {}
+    for place in STAYS:
+        begins = sorted(
+            {0, *(rng.randrange(-8 * DAY_MS, 8 * DAY_MS) for _ in range(rng.randrange(6)))}
+        )
+        rules, slow[place] = [], {}
+        for n, begin in enumerate(begins):
+            stay = rng.choice((MINUTE_MS, 45 * MINUTE_MS, 8 * HOUR_MS, 30 * HOUR_MS))
+            kind = 0 if place in POSTS else rng.randrange(4)
+            week = rng.choice(weeks) if kind == 1 else None
+            trips = text_to_trips(rng.choice(texts)) if kind == 3 else ()
+            rules.append(PlaceRule(place in POSTS, stay, week, kind == 2, trips, begin if n else 0))
+            slow[place][begin] = SlowRule(stay, week, kind == 2, trips)
+        last = rules.pop()
+        fast[place] = PlaceRule(
+            last.is_post, last.default_stay_ms, last.hours, last.is_until_noon, last.trips,
+            last.from_ms, tuple(rules),
+        )  # fmt: skip
+    scans = [
+        Scan(person, rng.randrange(-8 * DAY_MS, 8 * DAY_MS), rng.choice([*STAYS]), 1,
+             rng.randrange(3), 2, 0, 0, rng.choice((0, 0, 0, rng.randrange(DAY_MS))))
+        for person in range(80)
+        for _ in range(rng.randrange(40))
+    ]  # fmt: skip
+    for rules in (RULES, VisitRules(stay_max_ms=6 * HOUR_MS, travel_ms=20 * MINUTE_MS)):
+        expected = reference_visits(scans, POSTS, STAYS, rules, dated=slow)
+        found = array_to_visits(derive(scans_to_array(scans), PlaceRules(fast), rules))
+        assert found == expected
+        assert {v.rule for v in expected} == set(range(5))
+
+
+def stay(rule, time, rules=RULES):
+    """End and rule of a visit that begins then."""
+    scan = Scan(9, iso_to_ms(time), 1, 0, IN, 2, 0, 1)
+    (visit,) = derive(scans_to_array([scan]), PlaceRules({1: rule}), rules)
+    return ms_to_iso(visit["end_ms"])[5:16], EndRule(visit["rule"]).name
+
+
+def test_a_guest_stays_until_noon_of_the_next_day():
+    inn = PlaceRule(False, 18 * HOUR_MS, is_until_noon=True)
+    assert stay(inn, "2021-07-01T14:00") == ("07-02T12:00", "DEFAULT")
+    assert stay(inn, "2021-07-01T23:59") == ("07-02T12:00", "DEFAULT")
+    assert stay(inn, "2021-07-02T01:30") == ("07-02T12:00", "DEFAULT"), "who comes by night"
+    assert stay(inn, "2021-07-02T05:00") == ("07-02T12:00", "DEFAULT")
+    assert stay(inn, "2021-07-02T05:01") == ("07-03T05:01", "CAPPED"), "never over 24 hours"
+    assert stay(inn, "2021-07-02T12:00") == ("07-03T12:00", "DEFAULT")
+
+
+def test_a_passenger_stays_for_the_whole_trip():
+    bus = PlaceRule(False, 4 * HOUR_MS, trips=text_to_trips("06:00-11:30,13:00-18:30,20:00-05:00"))
+    assert stay(bus, "2021-07-01T06:00") == ("07-01T11:30", "CLOSING")
+    assert stay(bus, "2021-07-01T11:29") == ("07-01T11:30", "CLOSING")
+    assert stay(bus, "2021-07-01T13:05") == ("07-01T18:30", "CLOSING")
+    assert stay(bus, "2021-07-02T00:10") == ("07-02T05:00", "CLOSING"), "over night"
+    assert stay(bus, "2021-07-01T12:10") == ("07-01T16:10", "DEFAULT"), "no trip runs then"
+
+
+def test_the_rule_of_the_day_counts():
+    """A café that became a shop with other hours: old visits stay what they were."""
+    turn = iso_to_ms("2021-07-02T00:00")
+    before = PlaceRule(False, 60 * MINUTE_MS)
+    place = PlaceRule(False, 30 * MINUTE_MS, text_to_week("08:00-17:00"), from_ms=turn,
+                      earlier=(before,))  # fmt: skip
+    assert stay(place, "2021-07-01T16:50") == ("07-01T17:50", "DEFAULT")
+    assert stay(place, "2021-07-01T23:50") == ("07-02T00:50", "DEFAULT")
+    assert stay(place, "2021-07-02T16:50") == ("07-02T17:00", "CLOSING")
+    assert stay(place, "1969-07-02T16:50") == ("07-02T17:50", "DEFAULT"), "the first since ever"
+    later = PlaceRule(False, 10 * MINUTE_MS, from_ms=turn + 5, earlier=(before,))
+    as_was = PlaceRules({1: before, 7: before})
+    assert changed_places(as_was, PlaceRules({1: place, 7: before})) == {1: turn}
+    assert changed_places(PlaceRules({1: place, 7: before}), as_was) == {1: turn}
+    assert changed_places(PlaceRules({1: place}), PlaceRules({1: later})) == {1: turn}
+    other = changed_places(as_was, PlaceRules({1: PlaceRule(False, 1), 7: before}))
+    assert other is not None and other[1] < -(10**15)
