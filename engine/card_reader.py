@@ -2,11 +2,13 @@
 and the parts of cards that wait for their others.
 
 A lane that was shown one part of a card in several codes has nobody yet. It is told so, and the
-part waits for the next one at the same lane.
+part waits for the next one at the same lane. What has a signature is looked at twice: in a thread
+of the pool, which checks it, and then on the event loop, which finds it checked.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final
@@ -24,6 +26,34 @@ _NOBODY: Final = Refusal("unsupported_context", "a venue's code where a person's
 _INCOMPLETE: Final = Refusal("incomplete", "a part of a card; the others are still to be shown")
 
 
+class Parts:
+    """What was shown of cards in several codes, by lane; bounded in lanes and in time. For one
+    thread at a time."""
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[Hashable, dict[int, tuple[int, Chunk]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def add(self, lane: Hashable, chunk: Chunk, now_ms: int) -> list[Chunk]:
+        """All parts of the card when they are there, else none. They stay a while: a message whose
+        commit failed comes again, and its part must find the others then too."""
+        waiting = self._lanes.setdefault(lane, {})
+        self._lanes.move_to_end(lane)
+        if len(self._lanes) > LANES_MAX:
+            self._lanes.popitem(last=False)
+        for index, (since_ms, other) in list(waiting.items()):
+            if other.total != chunk.total or abs(now_ms - since_ms) > CHUNK_WAIT_MS:
+                del waiting[index]
+        waiting[chunk.index] = now_ms, chunk
+        return [part for _, part in waiting.values()] if len(waiting) == chunk.total else []
+
+    def keep_only(self, lane: Hashable, chunk: Chunk, now_ms: int) -> None:
+        """The one before may have left a part here: what it makes with this one is nobody's."""
+        self._lanes[lane] = {chunk.index: (now_ms, chunk)}
+
+
 class CardReader:
     """Used from one thread, but for `prepare`."""
 
@@ -34,12 +64,24 @@ class CardReader:
         self._clock = clock
         self._metrics = metrics
         self._trust = trust or NoTrust()
-        self._chunks: OrderedDict[Hashable, dict[int, tuple[int, Chunk]]] = OrderedDict()
+        self._parts = Parts()
+        self._seen = Parts()  # by threads, before the loop's
+        self._lock = threading.Lock()  # of _seen
 
-    def prepare(self, payload: bytes) -> None:
-        """Has a pass's signature checked, so that `read` need not. For threads of the pool."""
-        if payloads.is_signed(payload):
-            payloads.parse(payload, trust=self._trust)
+    def prepare(self, payload: bytes, lane: Hashable | None = None) -> None:
+        """Has a pass's signature checked, so that `read` need not; of a card in parts, with the
+        last of them. For threads of the pool."""
+        if not payloads.is_signed(payload):
+            return
+        outcome = payloads.parse(payload, trust=self._trust)
+        if not isinstance(outcome, Chunk) or lane is None:
+            return
+        now_ms = self._clock.now_ms()
+        with self._lock:
+            parts = self._seen.add(lane, outcome, now_ms)
+        if parts and isinstance(payloads.join_chunks(parts, trust=self._trust), Refusal):
+            with self._lock:
+                self._seen.keep_only(lane, outcome, now_ms)
 
     def read(self, payload: bytes, lane: Hashable | None = None) -> Parsed | Refusal:
         """lane: where parts of a card wait for one another; None where nobody shows any."""
@@ -64,24 +106,14 @@ class CardReader:
         return outcome
 
     def _join(self, chunk: Chunk, lane: Hashable | None, now_ms: int) -> Outcome:
-        """The whole card once all parts are there. They stay a while: a message whose commit failed
-        comes again, and its part must find the others then too."""
+        """The whole card once all parts are there."""
         if lane is None:
             return _INCOMPLETE
-        waiting = self._chunks.setdefault(lane, {})
-        self._chunks.move_to_end(lane)
-        if len(self._chunks) > LANES_MAX:
-            self._chunks.popitem(last=False)
-        for index, (since_ms, other) in list(waiting.items()):
-            if other.total != chunk.total or abs(now_ms - since_ms) > CHUNK_WAIT_MS:
-                del waiting[index]
-        waiting[chunk.index] = now_ms, chunk
-        if len(waiting) < chunk.total:
+        parts = self._parts.add(lane, chunk, now_ms)
+        if not parts:
             return _INCOMPLETE
-        parts = [part for _, part in waiting.values()]
         outcome = payloads.join_chunks(parts, now_s=now_ms / 1000, trust=self._trust)
         if isinstance(outcome, Refusal):
-            # The one before may have left a part here: what it makes with this one is nobody's.
-            self._chunks[lane] = {chunk.index: (now_ms, chunk)}
+            self._parts.keep_only(lane, chunk, now_ms)
             return _INCOMPLETE if outcome.reason == "malformed" else outcome
         return outcome

@@ -77,10 +77,10 @@ class DecodePool:
         bytes_max: int = BYTES_MAX,
         clock: Clock | None = None,
         new_reader: Callable[[int, int], FrameReader] | None = None,
-        prepare: Callable[[bytes], None] | None = None,
+        prepare: Callable[[bytes, Hashable], None] | None = None,
     ) -> None:
-        """prepare: called in a thread with each code that a lane's last frame did not show, and by
-        the method of that name."""
+        """prepare: called in a thread with each code that a lane's last frame did not show and the
+        lane's key, and by the method of that name."""
         self.frames = 0
         self.codes = 0
         self.repeats = 0
@@ -121,7 +121,7 @@ class DecodePool:
                 frame = (codec, width, height, stride, data)
                 loop = asyncio.get_running_loop()
                 codes, spent_ns, is_repeat = await loop.run_in_executor(
-                    self._threads, self._read, lane, frame
+                    self._threads, self._read, lane, frame, lane_key
                 )
         except InputError:
             self.frames += 1
@@ -135,13 +135,14 @@ class DecodePool:
         self.decode_ns += spent_ns
         return codes
 
-    async def prepare(self, payloads: Sequence[bytes]) -> None:
-        """Has passes prepared in the threads, one at a time, so that frames get between them."""
+    async def prepare(self, payloads: Sequence[tuple[bytes, Hashable]]) -> None:
+        """Has passes prepared in the threads, one at a time, so that frames get between them, each
+        with the key of its lane."""
         if self._prepare is None:
             return
         loop = asyncio.get_running_loop()
-        for payload in payloads:
-            await loop.run_in_executor(self._threads, self._prepare, payload)
+        for payload, lane_key in payloads:
+            await loop.run_in_executor(self._threads, self._prepare, payload, lane_key)
 
     def forget(self, lane_key: Hashable) -> None:
         """Drops what is kept of a lane, its last frame too, unless frames of it still wait."""
@@ -166,7 +167,7 @@ class DecodePool:
         return lane
 
     def _read(
-        self, lane: _Lane, frame: tuple[int, int, int, int, bytes]
+        self, lane: _Lane, frame: tuple[int, int, int, int, bytes], lane_key: Hashable
     ) -> tuple[list[Code], int, bool]:
         """In a thread: (codes, nanoseconds, whether the frame was a repeat)."""
         with lane.busy:
@@ -177,7 +178,7 @@ class DecodePool:
                 if self._prepare is not None:
                     known = {code.data for code in lane.last_codes}
                     for data in {code.data for code in codes} - known:
-                        self._prepare(data)
+                        self._prepare(data, lane_key)
                 lane.last_codes, lane.last_frame = codes, frame
             return list(lane.last_codes), self._clock.monotonic_ns() - begun_ns, is_repeat
 

@@ -57,7 +57,8 @@ STEP_RECORDS = 16
 STEP_PLAIN = 512
 _SLOW = STEP_PLAIN // STEP_RECORDS
 
-Passes = Sequence[bytes]  # payloads whose signatures are to be checked
+# Payloads whose signatures are to be checked, with the gateway and lane that showed them.
+Passes = Sequence[tuple[bytes, tuple[int, int]]]
 Tallies = defaultdict[tuple[int, int, str, int], int]  # (place, lane, reason, instant) -> how many
 
 
@@ -202,7 +203,7 @@ class Pipeline:
             if not count:
                 if at >= looked:
                     looked = min(size, at + STEP_RECORDS)
-                    if passes := _passes(entries, body, at, looked):
+                    if passes := _passes(origin, entries, body, at, looked):
                         self._judge_waiting(work)
                         yield passes
                 self._take_entry(work, entry_at(entries, at), body)
@@ -366,10 +367,11 @@ def _note_reports(details: bytes, count: int, reports: Mapping[int, Report]) -> 
     return pack_details(entries)
 
 
-def _passes(entries: bytes, body: bytes, at: int, last: int) -> Passes:
+def _passes(origin: Origin, entries: bytes, body: bytes, at: int, last: int) -> Passes:
     """The different payloads of entries [at, last) that look like passes."""
-    shown = (entry_at(entries, i).who(body) for i in range(at, last))
-    return list(dict.fromkeys(filter(is_signed, shown)))
+    shown = [entry_at(entries, i) for i in range(at, last)]
+    found = [(entry.who(body), (origin.gateway, entry.lane)) for entry in shown]
+    return list(dict.fromkeys(one for one in found if is_signed(one[0])))
 
 
 @lru_cache(maxsize=1)

@@ -280,6 +280,37 @@ def qr_image(text: str | bytes, path: Path) -> Path:
     return path
 
 
+def test_decode_hides_persons_if_asked(tmp_path: Path) -> None:
+    """Of whatever names somebody; what an unknown code holds may be somebody's as well."""
+    persons = {
+        "card": CARD,
+        "qr1405": "******999001|NGUYEN THI HONG ANH|1990-**-**|0|162999900000000001|<2<<0912999001",
+        "bhyt": f"HS4459900000001|{'Nguyễn Thị Hồng Ánh'.encode().hex()}|05/06/1990|2|"
+        f"{'Thôn Tân Hòa'.encode().hex()}|45 - 001|01/01/2021|31/12/2021|$",
+        "unknown": "Nguyễn Thị Hồng Ánh 0912999001",
+        "payment": "00020101021138990010A000000727",
+        "contact": "BEGIN:VCARD\nFN:Nguyễn Thị Hồng Ánh\nEND:VCARD",
+    }
+    places = {"venue": "HTTPS://QR.CHOT.VN/V/140000Z956X19PMDRM", "poster": "NZCOVIDTRACER:999"}
+    images = [
+        qr_image(text, tmp_path / f"{label}.png") for label, text in {**persons, **places}.items()
+    ]
+    lines = chot("decode", "--masked", *images).lines
+    shown = {Path(line["file"]).stem: line["codes"][0] for line in lines}
+    assert shown.keys() == persons.keys() | places.keys()
+    for label in persons:
+        assert (shown[label]["text"], shown[label]["bytes_b64"]) == ("***", "***"), label
+        assert len(shown[label]["corners"]) == 4
+    for label, text in places.items():
+        assert shown[label]["text"] == text
+        assert base64.b64decode(shown[label]["bytes_b64"]) == text.encode()
+    whole = chot("decode", "--unmasked", *images).lines
+    assert [line["codes"][0]["text"] for line in whole] == [*persons.values(), *places.values()]
+    assert chot("decode", *images).lines[0]["codes"] == whole[0]["codes"], "for a program"
+    refused = chot("decode", "--masked", "--unmasked", *images)
+    assert refused.status == 2 and "not allowed with" in refused.err
+
+
 def test_decode_files(tmp_path: Path) -> None:
     png = qr_image(CARD, tmp_path / "card.png")
     raw = qr_image(b"\xff\xfe", tmp_path / "raw.png")

@@ -146,7 +146,10 @@ def test_lanes_that_hold_parts_are_bounded(bench: Bench) -> None:
     one, _ = parts()
     for lane in range(LANES_MAX + 50):
         bench.cards.read(one, lane)
-    assert len(bench.cards._chunks) == LANES_MAX
+    assert len(bench.cards._parts) == LANES_MAX
+    for lane in range(LANES_MAX + 50):
+        bench.cards.prepare(one, lane)
+    assert len(bench.cards._seen) == LANES_MAX
 
 
 # ---- counted ------------------------------------------------------------------------------------
@@ -189,6 +192,33 @@ def test_signatures_are_checked_in_the_thread_that_read_the_frame(bench: Bench) 
 
     asyncio.run(show())
     assert name(bench.cards.read(payload, LANE)) == "Öberg Test Anna"
+    assert bench.trust.checks == 1
+
+
+def test_a_card_in_parts_is_checked_in_the_threads_too(bench: Bench) -> None:
+    """In one frame, in frames after one another, and what somebody left behind in between."""
+    left_behind, _ = parts(given="Left")
+    one, two = parts()
+    frames: list[list[bytes]] = [[left_behind], [two], [one, two], [one]]
+
+    class Reader:
+        def read(self, *frame: object) -> list[Code]:
+            corners = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
+            return [Code(data, corners) for data in frames.pop(0)]
+
+    async def show() -> None:
+        pool = DecodePool(1, new_reader=lambda *_: Reader(), prepare=bench.cards.prepare)
+        for number in range(4):
+            await pool.decode(LANE, 1, b"%d" % number)
+        await pool.prepare([(one, NEXT_LANE), (two, NEXT_LANE)])
+        pool.close()
+
+    asyncio.run(show())
+    # A part that was left and one of another card are no card, so there was one to check.
+    assert bench.trust.checks == 1
+    for lane in (LANE, NEXT_LANE):
+        assert name(bench.cards.read(one, lane)) == "incomplete"
+        assert name(bench.cards.read(two, lane)) == "Öberg Anna"
     assert bench.trust.checks == 1
 
 
