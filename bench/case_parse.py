@@ -41,6 +41,23 @@ class Ours(Contender):
         return "\n".join(self._found).encode()
 
 
+class ParseAlone(Contender):
+    """Without the identity, which is found outside of the time."""
+
+    name = "chot"
+    note = "engine.payloads.parse without engine.people.identify"
+
+    def __init__(self, codes: list[bytes]) -> None:
+        self._codes = codes
+        self._found: list[payloads.Outcome] = []
+
+    def work(self, repetition: int) -> None:
+        self._found = [payloads.parse(code, today_day=TODAY) for code in self._codes]
+
+    def answer(self) -> bytes:
+        return "\n".join(map(outcome_to_text, self._found)).encode()
+
+
 class JsonLoads(Contender):
     name = "json.loads"
     note = "of the same bytes as one JSON text; says nothing about them"
@@ -59,7 +76,10 @@ class JsonLoads(Contender):
 
 def read(code: bytes) -> str:
     """What a lane does with a code, as a text: who it is, or why it is refused."""
-    outcome = payloads.parse(code, today_day=TODAY)
+    return outcome_to_text(payloads.parse(code, today_day=TODAY))
+
+
+def outcome_to_text(outcome: payloads.Outcome) -> str:
     if isinstance(outcome, payloads.Refusal):
         return outcome.reason
     assert isinstance(outcome, payloads.Parsed)
@@ -69,7 +89,11 @@ def read(code: bytes) -> str:
 
 
 def make_case(
-    name: str, what: str, make: Callable[[random.Random], str], field: int | None
+    name: str,
+    what: str,
+    make: Callable[[random.Random], str],
+    field: int | None,
+    ours: type[Ours | ParseAlone] = Ours,
 ) -> Case:
     """field: of the payload, where its identity stands; None for codes that are refused."""
 
@@ -81,7 +105,7 @@ def make_case(
         codes = [make(r).encode() for _ in range(params["codes"])]
         expected = "\n".join(find(code.decode()) for code in codes).encode()
         facts: dict[str, int | str] = {"bytes_per_code": sum(map(len, codes)) // len(codes)}
-        return Round([Ours(codes), JsonLoads(codes, find)], len(codes), expected, facts)
+        return Round([ours(codes), JsonLoads(codes, find)], len(codes), expected, facts)
 
     return Case(name, what, "code", PARAMS, set_up)
 
@@ -89,5 +113,6 @@ def make_case(
 CASES: Final = (
     make_case("parse", "an ID card to who it is, against json.loads", texts.card, 0),
     make_case("parse_1405", "a national personal code, the same", texts.personal, 4),
+    make_case("parse_alone", "the same without the identity", texts.personal, 4, ParseAlone),
     make_case("parse_unknown", "a code of no known layout, refused", texts.token, None),
 )

@@ -77,6 +77,8 @@ def is_mine(fields: list[str], /) -> bool:
         return False
     birth, kind = fields[2].strip(), fields[3].strip()
     if kind in ("0", "1"):
+        if len(birth) == 10 and birth[4] == birth[7] == "-":
+            return True  # what text_to_date would say, which `parse` asks anyway
         return not birth or text_to_date(birth).layout != "none"
     return text_to_date(birth).layout == "iso" and text_to_sex(kind) is None
 

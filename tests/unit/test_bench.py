@@ -34,6 +34,7 @@ CHECKSUMS = {
     "lanes": "e1e550e3daf16534",
     "parse": "33fe1e19d72f71df",
     "parse_1405": "04ab8a87a15b4ca1",
+    "parse_alone": "04ab8a87a15b4ca1",
     "parse_unknown": "8fb601165b5ab2dd",
     "records": "dcd36498c96921ff",
     "dedup": "691ba91dd9aa9307",

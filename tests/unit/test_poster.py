@@ -134,8 +134,10 @@ def test_the_code_reads_back_from_two_pixels_a_module(size):
     assert read(small) == [CODE.encode()]
 
 
-def test_the_code_reads_back_blurred_and_at_a_slant():
-    image = Image.open(io.BytesIO(page_to_png(poster(), dpi=72)))
+@pytest.mark.parametrize("size", SIZES)
+def test_the_code_reads_back_blurred_and_at_a_slant(size):
+    page = poster(size=size)
+    image = Image.open(io.BytesIO(page_to_png(page, dpi=72 * SIZES["A4"][0] / page.width)))
     w, h = image.size
     # What a phone sees that is held low and to the left.
     corners = (-0.12 * w, -0.10 * h, 0.05 * w, 1.06 * h, 1.15 * w, 1.02 * h, 0.92 * w, -0.05 * h)
