@@ -19,6 +19,7 @@ from engine.visits import SCAN, SPAN_MAX_MS, VISIT, Array
 from native.index import VisitTable
 from native.numbers import PersonNumbers
 from native.scans import ScanRun
+from native.walks import visits_of_many
 
 ENDING: Final = np.dtype([("start_ms", "<i8"), ("person", "<u4"), ("place", "<u4")])
 
@@ -181,7 +182,7 @@ def alias_changes(
         one["person"] = person
         wanted = {visit.tobytes(): visit for visit in derive(ScanRun([one.data]))}
         span = -2 * SPAN_MAX_MS, 2 * SPAN_MAX_MS
-        packed = b"".join(table.of_person(person, *span, epoch) for table in visits)
+        packed = visits_of_many(visits, person.to_bytes(4, "little"), *span, epoch)
         for visit in np.frombuffer(packed, VISIT):
             if wanted.pop(visit.tobytes(), None) is None:
                 ended.append((visit["start_ms"], person, visit["place"]))

@@ -56,11 +56,12 @@ from engine.visits import (
     rule_spans,
 )
 from native.contacts import find_contacts
-from native.index import VisitTable, born_table, end_visits, visits_at, visits_of
+from native.index import VisitTable, born_table, end_visits, visits_at
 from native.numbers import PersonNumbers
 from native.scans import ScanRun, merge_runs
 from native.together import people_at, time_together, times_of
 from native.visits import Changes, derive_changes
+from native.walks import visits_of_many
 
 REFRESH_S: Final = 0.05  # the keeping thread lets so much time's scans come together
 FLOOD_SCANS: Final = 1 << 12  # where more come in that time, it waits on: that costs less each
@@ -225,9 +226,8 @@ class Snapshot:
         self, numbers: list[int], from_ms: int, to_ms: int, places: Collection[int] | None
     ) -> Array:
         span = clamped(from_ms), clamped(to_ms)
-        visits = joined(
-            (visits_of(self.tables, number, *span, self.epoch) for number in numbers), VISIT
-        )
+        persons = np.array(numbers, "<u4").data
+        visits = np.frombuffer(visits_of_many(self.tables, persons, *span, self.epoch), VISIT)
         if places is not None:
             allowed = np.array(sorted(places), np.int64)
             visits = visits.compress(np.isin(visits["place"], allowed))

@@ -61,6 +61,8 @@ cdef class DayColumns:
         for i in range(counts.place_count):
             if own.places[i].first != row or own.places[i].stop <= row:
                 raise ValueError("places of a day are no ranges")
+            if i and own.places[i].number <= own.places[i - 1].number:
+                raise ValueError("places of a day do not ascend")
             row = own.places[i].stop
         if row != counts.count or counts.shift > 32 or counts.scan_shift > 32:
             raise ValueError("places of a day do not cover its rows")

@@ -13,11 +13,10 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from native.checks cimport check_int
-from native.columns cimport Place
 from native.index cimport (
-    TIME_MAX, Span, Table, VisitTable, find_later, find_near, find_place, is_alive,
-    is_in_range, load_span, load_visit_of, may_overlap, whole,
+    TIME_MAX, Span, Table, VisitTable, is_alive, is_in_range, load_span, load_visit_of, whole,
 )
+from native.near cimport Near, Nears, Stay, forget, look_around
 from native.scans cimport Seat, room_for, sort_seats
 from native.visits cimport Visit
 
@@ -76,13 +75,6 @@ cdef struct Contact:           # 64 bytes, engine.contacts.CONTACT
     uint8_t spare[6]
 
 
-cdef struct Near:              # what may overlap one visit of the case in one table
-    const Table* table
-    size_t case
-    size_t low
-    size_t high
-
-
 cdef struct Person:
     Contact sums
     uint8_t key[16]
@@ -102,8 +94,8 @@ cdef struct Question:
     size_t alias_count
     Visit* case
     size_t case_count
-    Near* near
-    size_t near_count
+    Stay* stays                # of the case, as long as others may meet it there
+    Nears nears
     Pair* pairs
     size_t pair_count
     size_t pair_room
@@ -118,31 +110,19 @@ cdef struct Question:
 
 # ---- pairs (K1, K2) -----------------------------------------------------------------------------
 
-cdef size_t look_around(Question* question, const Table* table) noexcept nogil:
-    """Note for each visit of the case what is near it in the table; how many visits in all.
+cdef bint look(Question* question, const Table** tables, size_t table_count) noexcept nogil:
+    """What is near the visits of the case; False if memory is short.
 
     K1: a visit at the same venue that begins before the case has left for longer than linger.
     """
     cdef const Visit* mine
-    cdef const Place* place
-    cdef Near* near
-    cdef int64_t until
-    cdef size_t i, total = 0
+    cdef size_t i
     for i in range(question.case_count):
         mine = &question.case[i]
-        until = mine.end if mine.flags & PASSAGE else mine.end + question.linger
-        if not may_overlap(table, mine.start, until):
-            continue
-        place = find_place(table, mine.place)
-        if place is not NULL:
-            near = &question.near[question.near_count]
-            near.table = table
-            near.case = i
-            near.low = find_near(table, place, mine.start)
-            near.high = find_later(table, near.low, place.stop, until)
-            total += near.high - near.low
-            question.near_count += near.high > near.low
-    return total
+        question.stays[i] = Stay(
+            mine.start, mine.end if mine.flags & PASSAGE else mine.end + question.linger, mine.place
+        )
+    return look_around(&question.nears, tables, table_count, question.stays, question.case_count)
 
 
 cdef bint is_alias(const Question* question, uint32_t person) noexcept nogil:
@@ -164,9 +144,9 @@ cdef bint collect(Question* question) noexcept nogil:
     cdef Visit other
     cdef Pair* grown
     cdef size_t n, i
-    for n in range(question.near_count):
-        near = &question.near[n]
-        mine = &question.case[near.case]
+    for n in range(question.nears.count):
+        near = &question.nears.items[n]
+        mine = &question.case[near.stay]
         for i in range(near.low, near.high):
             span = load_span(near.table, i)
             if span.end <= mine.start or not is_alive(&span, question.epoch):
@@ -440,6 +420,7 @@ cdef int read_case(Question* question, const Py_buffer* view) except -1:
     cdef size_t i
     question.case_count = <size_t> whole(view, sizeof(Visit), "case")
     question.case = <Visit*> room_for(question.case_count, sizeof(Visit))
+    question.stays = <Stay*> room_for(question.case_count, sizeof(Stay))
     for i in range(question.case_count):
         memcpy(
             &question.case[i], <const uint8_t*> view.buf + i * sizeof(Visit), sizeof(Visit)
@@ -506,11 +487,12 @@ def find_contacts(
     Raises ValueError for a buffer of a broken size, for visits out of range, for numbers out of
     theirs; TypeError for what is no VisitTable; MemoryError.
     """
-    cdef tuple held_tables = tuple(tables)
+    cdef list held_tables = list(tables)
     cdef Py_buffer views[3]
     cdef int held = 0
     cdef Question question
-    cdef size_t near = 0, shown
+    cdef const Table** found_tables = NULL
+    cdef size_t shown, i
     cdef bint is_done
     memset(&question, 0, sizeof(Question))
     question.epoch = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
@@ -525,14 +507,14 @@ def find_contacts(
             held += 1
         read_case(&question, &views[0])
         read_people(&question, &views[1], &views[2])
-        question.near = <Near*> room_for(
-            question.case_count * <size_t> len(held_tables), sizeof(Near)
-        )
+        found_tables = <const Table**> room_for(<size_t> len(held_tables), sizeof(Table*))
+        for i in range(<size_t> len(held_tables)):
+            found_tables[i] = &(<VisitTable?> held_tables[i]).table
         question.pairs = <Pair*> room_for(ROOM_FIRST, sizeof(Pair))
         question.pair_room = ROOM_FIRST
-        for table in held_tables:
-            near += look_around(&question, &(<VisitTable?> table).table)
-        if near >= NOGIL_VISITS:
+        if not look(&question, found_tables, <size_t> len(held_tables)):
+            raise MemoryError
+        if question.nears.rows >= NOGIL_VISITS:
             with nogil:
                 is_done = answer(&question)
         else:
@@ -542,6 +524,7 @@ def find_contacts(
         return *listed(&question, shown), question.listed, question.below
     finally:
         close(&question)
+        free(<void*> found_tables)
         while held > 0:
             held -= 1
             PyBuffer_Release(&views[held])
@@ -549,7 +532,8 @@ def find_contacts(
 
 cdef void close(Question* question) noexcept:
     free(question.case)
-    free(question.near)
+    free(question.stays)
+    forget(&question.nears)
     free(question.pairs)
     free(question.seats)
     free(question.order)

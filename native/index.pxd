@@ -5,8 +5,9 @@ from libc.string cimport memcpy, memset
 
 from native.columns cimport (
     ALIVE, LENGTH_MAX, Columns, DayColumns, Place, find_door_seat, find_odd, load_relaxed,
-    open_seat, open_visit, open_whom, place_of, prefetch, store_relaxed,
+    open_seat, open_visit, open_whom, prefetch, store_relaxed,
 )
+from native.doors cimport Doors, door_of
 from native.scans cimport Seat
 from native.visits cimport Visit
 
@@ -43,6 +44,9 @@ cdef struct Table:             # either columns, or spans, rests and seats
     Rest* rests                # of the same visits
     Seat* seats                # of every visit, sorted by person, then as the spans are
     const Place* places        # ascending by number
+    Doors persons              # of the seats; columns have their own, sealed
+    Doors numbers              # of the places by their numbers
+    Doors rows                 # of the places by their last rows; only where there are columns
     size_t count
     size_t place_count
     size_t ended_count
@@ -106,9 +110,19 @@ cdef inline void end_at(Table* table, size_t at, uint32_t epoch) noexcept nogil:
 
 cdef inline uint32_t place_at(const Table* table, size_t at) noexcept nogil:
     """Number of the place of a visit."""
-    if table.columns is not NULL:
-        return place_of(table.columns, at)
-    return table.rests[at].place
+    cdef const uint32_t* door
+    cdef size_t low, high, middle
+    if table.columns is NULL:
+        return table.rests[at].place
+    door = door_of(&table.rows, at)
+    low, high = door[0], door[1]
+    while low < high:
+        middle = (low + high) // 2
+        if table.places[middle].stop <= at:
+            low = middle + 1
+        else:
+            high = middle
+    return table.places[low].number
 
 
 cdef inline size_t seat_at(const Table* table, size_t i) noexcept nogil:
@@ -145,7 +159,7 @@ cdef inline Visit load_visit(const Table* table, size_t at) noexcept nogil:
     cdef const Rest* rest
     cdef Visit visit
     if table.columns is not NULL:
-        return open_visit(table.columns, at, place_of(table.columns, at))
+        return open_visit(table.columns, at, place_at(table, at))
     span = &table.spans[at]
     rest = &table.rests[at]
     visit.start = span.start
@@ -180,7 +194,11 @@ cdef inline void store_visit(Table* table, size_t at, const Visit* visit) noexce
 
 cdef inline const Place* find_place(const Table* table, uint32_t number) noexcept nogil:
     """The place of that number, NULL where the table has none."""
-    cdef size_t low = 0, high = table.place_count, middle
+    cdef const uint32_t* door = door_of(&table.numbers, number)
+    cdef size_t low, high, middle
+    if door is NULL:
+        return NULL
+    low, high = door[0], door[1]
     while low < high:
         middle = (low + high) // 2
         if table.places[middle].number < number:
@@ -222,9 +240,15 @@ cdef inline size_t find_later(
 
 cdef inline size_t find_seat(const Table* table, size_t low, uint64_t person) noexcept nogil:
     """The first seat from `low` on of that person or of one behind."""
-    cdef size_t high = table.count, middle
+    cdef const uint32_t* door
+    cdef size_t high, middle
     if table.columns is not NULL:
         return max(low, find_door_seat(table.columns, person))
+    door = door_of(&table.persons, person)
+    if door is NULL:
+        # Behind all, or before them.
+        return table.count if person > table.persons.base else low
+    low, high = max(low, <size_t> door[0]), door[1]
     while low < high:
         middle = (low + high) // 2
         if person_at(table, middle) < person:

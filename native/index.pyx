@@ -1,8 +1,9 @@
-"""The search behind the co-location index: who was at a place, and where a person was.
+"""The search behind the co-location index: tables of visits, and who was at a place.
 
 Visits of a table stand sorted by place and start; with the longest stay of each place as the bound
 on how far back to look, an overlap is two binary searches and a short walk, at every CPU level
-alike: it waits for memory, and the machine walks ahead by itself.
+alike: it waits for memory, and the machine walks ahead by itself. native.trails finds where a
+person was.
 
 A visit that later scans have changed ends with an epoch and stays where it is: who asks names an
 epoch and sees the visits of that one, whatever happens meanwhile. Merging leaves the ended out.
@@ -16,11 +17,13 @@ from libc.string cimport memset
 
 from native.checks cimport check_int
 from native.columns cimport ALIVE, DayColumns, Place
+from native.doors cimport close_doors, make_doors, open_doors
 from native.scans cimport room_for, sort_seats
 from native.visits cimport Changes, Ending
 
 cdef enum:
     TABLES_MAX = 1024
+    SEATS_BEHIND = 8           # a door
 
 
 # ---- building -----------------------------------------------------------------------------------
@@ -133,6 +136,43 @@ cdef bint index_rows(Table* table) noexcept nogil:
         spare = table.seats
         table.seats = seats
     free(spare)
+    return number_seats(table) and number_places(table)
+
+
+cdef bint number_seats(Table* table) noexcept nogil:
+    """Doors into the seats; False if memory is short."""
+    cdef const Seat* seats = table.seats
+    cdef size_t count = table.count, opened = 0, i
+    cdef uint32_t base = seats[0].person if count else 0
+    cdef uint32_t last = seats[count - 1].person if count else 0
+    if not make_doors(&table.persons, base, last, count, SEATS_BEHIND):
+        return False
+    for i in range(count):
+        opened = open_doors(&table.persons, opened, seats[i].person, i)
+    close_doors(&table.persons, opened, count)
+    return True
+
+
+cdef bint number_places(Table* table) noexcept nogil:
+    """Doors into the places; False if memory is short."""
+    cdef const Place* places = table.places
+    cdef size_t count = table.place_count, opened = 0, i
+    cdef uint32_t base = places[0].number if count else 0
+    cdef uint32_t last = places[count - 1].number if count else 0
+    if not make_doors(&table.numbers, base, last, count, 1):
+        return False
+    for i in range(count):
+        opened = open_doors(&table.numbers, opened, places[i].number, i)
+    close_doors(&table.numbers, opened, count)
+    if table.columns is NULL:
+        return True
+    last = <uint32_t> (places[count - 1].stop - 1) if count else 0
+    if not make_doors(&table.rows, 0, last, count, 1):
+        return False
+    opened = 0
+    for i in range(count):
+        opened = open_doors(&table.rows, opened, <uint32_t> (places[i].stop - 1), i)
+    close_doors(&table.rows, opened, count)
     return True
 
 
@@ -157,6 +197,9 @@ cdef void free_table(Table* table) noexcept:
         free(table.rests)
         free(<void*> table.places)
         free(table.seats)
+    free(table.persons.first)
+    free(table.numbers.first)
+    free(table.rows.first)
     memset(table, 0, sizeof(Table))
 
 
@@ -202,10 +245,6 @@ cdef class VisitTable:
     def at_place(self, place, from_ms, to_ms, epoch) -> bytes:
         """As `visits_at` of this table alone."""
         return visits_at((self,), place, from_ms, to_ms, epoch)
-
-    def of_person(self, person, from_ms, to_ms, epoch) -> bytes:
-        """As `visits_of` of this table alone."""
-        return visits_of((self,), person, from_ms, to_ms, epoch)
 
     def begun(self, from_ms, to_ms, epoch) -> bytes:
         """Packed VISIT of all visits that begin within [from_ms, to_ms). Raises ValueError."""
@@ -265,47 +304,6 @@ cdef bytes visits_here(
     return found if count == high - low else found[:count * sizeof(Visit)]
 
 
-def visits_of(tables, person, from_ms, to_ms, epoch) -> bytes:
-    """Packed VISIT of a person (u32) that overlap [from_ms, to_ms).
-
-    Table by table, of each by place and start. Raises as `visits_at`.
-    """
-    cdef uint32_t number = <uint32_t> check_int(person, 0, UINT32_MAX, "person")
-    cdef int64_t start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
-    cdef int64_t end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
-    cdef uint32_t when = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
-    cdef list parts = []
-    cdef const Table* table
-    cdef size_t low, high
-    for one in tables:
-        table = &(<VisitTable?> one).table
-        if may_overlap(table, start, end):
-            low = find_seat(table, 0, number)
-            high = find_seat(table, low, <uint64_t> number + 1)
-            if low < high:
-                parts.append(visits_seated(table, low, high, start, end, when))
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-cdef bytes visits_seated(
-    const Table* table, size_t low, size_t high, int64_t start, int64_t end, uint32_t epoch
-):
-    cdef bytes found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> ((high - low) * sizeof(Visit)))
-    cdef uint8_t* packed = <uint8_t*> PyBytes_AS_STRING(found)
-    cdef Visit visit
-    cdef size_t count = 0, i, at
-    for i in range(low, high):
-        fetch_visit(table, seat_at(table, i))
-    for i in range(low, high):
-        at = seat_at(table, i)
-        if ended_at(table, at) > epoch:
-            visit = load_visit(table, at)
-            if visit.start < end and visit.end > start:
-                memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
-                count += 1
-    return found if count == high - low else found[:count * sizeof(Visit)]
-
-
 cdef size_t copy_begun(
     const Table* table, int64_t start, int64_t end, uint32_t epoch, uint8_t* found
 ) noexcept nogil:
@@ -332,7 +330,10 @@ def born_table(Changes changes not None) -> VisitTable:
 
 
 def table_of(DayColumns day not None) -> VisitTable:
-    """The visits of a day that lies in a file. One table of each day: it counts what ends."""
+    """The visits of a day that lies in a file. One table of each day: it counts what ends.
+
+    Raises MemoryError.
+    """
     cdef VisitTable made = VisitTable(b"")
     cdef Table* table = &made.table
     free_table(table)
@@ -343,6 +344,8 @@ def table_of(DayColumns day not None) -> VisitTable:
     table.place_count = day.columns.head.place_count
     table.least = day.columns.head.least if table.count else TIME_MAX
     table.greatest = day.columns.head.greatest if table.count else -TIME_MAX
+    if not number_places(table):
+        raise MemoryError
     return made
 
 

@@ -12,10 +12,11 @@ from libc.string cimport memcpy, memset
 from native.checks cimport check_int
 from native.columns cimport Place
 from native.index cimport (
-    TIME_MAX, Span, Table, VisitTable, find_later, find_near, find_place, find_seat,
-    is_alive, load_span, load_visit, may_overlap, person_at, place_at, seat_at, whole,
+    TIME_MAX, Span, Table, find_later, find_near, find_place, is_alive, load_span, load_visit_of,
+    may_overlap, whole,
 )
 from native.scans cimport room_for
+from native.trails cimport PERSONS_MAX, Scope, Step, Trail, follow, leave, read_scope
 from native.visits cimport Visit
 
 cdef extern from "machine.h":
@@ -28,7 +29,6 @@ cdef extern from "stdlib.h":
     ) noexcept nogil
 
 cdef enum:
-    TABLES_MAX = 1024
     PASSAGE = 1                # engine.visits.VisitFlag
     SAME_VEHICLE = 2           # engine.contacts.PairFlag
     BROKEN = 0
@@ -70,11 +70,7 @@ cdef struct Part:              # two visits that share time
 
 
 cdef struct Question:
-    const Table* tables[TABLES_MAX]
-    size_t table_count
-    uint32_t epoch
-    int64_t start
-    int64_t end
+    Scope scope                # of the sources
     int64_t linger
     int64_t latent
     size_t key_count
@@ -128,29 +124,33 @@ cdef int add_part(Question* question, const Part* part) noexcept nogil:
     return DONE
 
 
-cdef int meet(
-    Question* question, size_t row, const Table* table, size_t at, int64_t onset
-) noexcept nogil:
+cdef int meet(Question* question, const Step* step) noexcept nogil:
     """Parts of one visit of the person of a row, in all tables."""
+    cdef size_t row = question.positions[step.span.person] - 1
     cdef const Tiered* source = &question.rows[row]
     cdef const Tiered* target
-    cdef Visit mine = load_visit(table, at)
+    cdef int64_t onset = source.earliest + question.latent if source.tier else -TIME_MAX
+    cdef Visit mine
     cdef Visit theirs
     cdef Span span
     cdef const Place* place
     cdef const Table* other
-    cdef bint is_passage = mine.flags & PASSAGE
+    cdef bint is_passage
     cdef uint32_t found
-    cdef int64_t start = max(mine.start, onset)
-    cdef int64_t until = mine.end if is_passage else mine.end + question.linger
+    cdef int64_t start = max(step.span.start, onset), until
     cdef size_t t, i, low, high
     cdef bint is_together
     cdef Part part
     cdef int status
-    if start >= mine.end or (is_passage and not mine.vehicle):
+    if start >= step.span.end or not is_allowed(question, step.place):
         return DONE
-    for t in range(question.table_count):
-        other = question.tables[t]
+    mine = load_visit_of(step.table, step.at, step.place)
+    is_passage = mine.flags & PASSAGE
+    if is_passage and not mine.vehicle:
+        return DONE
+    until = mine.end if is_passage else mine.end + question.linger
+    for t in range(question.scope.table_count):
+        other = question.scope.tables[t]
         if not may_overlap(other, start, until):
             continue
         place = find_place(other, mine.place)
@@ -162,7 +162,7 @@ cdef int meet(
             span = load_span(other, i)
             if span.person >= question.key_count or not question.positions[span.person]:
                 continue
-            if span.end <= start or not is_alive(&span, question.epoch):
+            if span.end <= start or not is_alive(&span, question.scope.epoch):
                 continue
             found = question.positions[span.person] - 1
             target = &question.rows[found]
@@ -170,7 +170,7 @@ cdef int meet(
                 continue
             if source.tier >= target.tier and source.earliest >= target.earliest:
                 continue
-            theirs = load_visit(other, i)
+            theirs = load_visit_of(other, i, mine.place)
             is_together = (
                 mine.vehicle > 0 and mine.vehicle == theirs.vehicle
                 and min(mine.end, span.end) > max(start, span.start)
@@ -193,34 +193,25 @@ cdef int meet(
 
 cdef int collect(Question* question) noexcept nogil:
     """Parts of all rows."""
-    cdef const Table* table
-    cdef Span span
-    cdef size_t row, t, i, at
-    cdef int64_t onset
-    cdef int status
-    for row in range(question.row_count):
-        onset = -TIME_MAX
-        if question.rows[row].tier:
-            onset = question.rows[row].earliest + question.latent
-        for t in range(question.table_count):
-            table = question.tables[t]
-            if not may_overlap(table, question.start, question.end):
-                continue
-            i = find_seat(table, 0, question.rows[row].person)
-            while i < table.count and person_at(table, i) == question.rows[row].person:
-                at = seat_at(table, i)
-                span = load_span(table, at)
-                i += 1
-                if span.start >= question.end or span.end <= question.start:
-                    continue
-                if not is_alive(&span, question.epoch) or not is_allowed(
-                    question, place_at(table, at)
-                ):
-                    continue
-                status = meet(question, row, table, at, onset)
-                if status != DONE:
-                    return status
-    return DONE
+    cdef uint32_t persons[PERSONS_MAX]
+    cdef size_t first = 0, count, i
+    cdef Trail trail
+    cdef int status = DONE
+    memset(&trail, 0, sizeof(Trail))
+    while status == DONE and first < question.row_count:
+        count = min(question.row_count - first, <size_t> PERSONS_MAX)
+        for i in range(count):
+            persons[i] = question.rows[first + i].person
+        trail.count = 0
+        if not follow(&trail, &question.scope, persons, count):
+            status = BROKEN
+        i = 0
+        while status == DONE and i < trail.count:
+            status = meet(question, &trail.steps[i])
+            i += 1
+        first += count
+    leave(&trail)
+    return status
 
 
 # ---- adding up ----------------------------------------------------------------------------------
@@ -295,14 +286,9 @@ cdef bint add_up(Question* question) noexcept nogil:
     return True
 
 
-cdef int read_rows(Question* question, list tables, const Py_buffer* rows) except -1:
+cdef int read_rows(Question* question, const Py_buffer* rows) except -1:
     cdef size_t i
     cdef uint32_t person
-    if len(tables) > TABLES_MAX:
-        raise ValueError("tables are too many")
-    for table in tables:
-        question.tables[question.table_count] = &(<VisitTable?> table).table
-        question.table_count += 1
     question.row_count = <size_t> whole(rows, sizeof(Tiered), "rows")
     if question.row_count >= UINT32_MAX:
         raise ValueError("rows are too many")
@@ -342,9 +328,7 @@ def find_links(
     cdef bytes found
     memset(&question, 0, sizeof(Question))
     question.key_count = <size_t> check_int(count, 0, UINT32_MAX, "count")
-    question.epoch = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
-    question.start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
-    question.end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
+    read_scope(&question.scope, held, from_ms, to_ms, epoch)
     question.linger = check_int(linger_ms, 0, 1 << 40, "linger_ms")
     question.latent = check_int(latent_ms, 0, 1 << 40, "latent_ms")
     question.parts_max = <size_t> check_int(parts_max, 1, UINT32_MAX, "parts_max")
@@ -357,7 +341,7 @@ def find_links(
             question.is_bounded = True
             question.places = <const uint8_t*> views[1].buf
             question.place_count = <size_t> whole(&views[1], 4, "places")
-        read_rows(&question, held, &views[0])
+        read_rows(&question, &views[0])
         with nogil:
             status = collect(&question)
             if status != BROKEN:

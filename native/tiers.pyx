@@ -17,10 +17,13 @@ from libc.string cimport memset
 from native.checks cimport check_int
 from native.columns cimport Place
 from native.index cimport (
-    TIME_MAX, Span, Table, VisitTable, find_later, find_near, find_place, find_seat,
-    is_alive, load_span, load_visit, may_overlap, person_at, place_at, seat_at, whole,
+    TIME_MAX, Span, Table, find_later, find_near, find_place, is_alive, load_span, load_visit,
+    may_overlap, whole,
 )
 from native.scans cimport Seat, room_for, sort_seats
+from native.trails cimport (
+    PERSONS_MAX, TABLES_MAX, Scope, Step, Trail, follow, leave, read_scope,
+)
 from native.visits cimport Visit
 
 cdef extern from "machine.h":
@@ -33,7 +36,6 @@ cdef extern from "stdlib.h":
     ) noexcept nogil
 
 cdef enum:
-    TABLES_MAX = 1024
     DEPTH_MAX = 8
     SWEEP_SHARE = 32           # more infectious than one person in so many: read everything
     PASSAGE = 1                # engine.visits.VisitFlag
@@ -78,11 +80,7 @@ cdef struct List:              # of items of one size, owned
 
 
 cdef struct Question:
-    const Table* tables[TABLES_MAX]
-    size_t table_count
-    uint32_t epoch
-    int64_t start
-    int64_t end
+    Scope scope                # of the infectious
     int64_t linger
     int64_t least
     int64_t window
@@ -183,38 +181,39 @@ cdef bint note_presence(
 
 
 cdef bint look_up(Question* question) noexcept nogil:
-    """The presences of all who are infectious, one person after the other."""
+    """The presences of all who are infectious, some persons after the other."""
     cdef const Tiered* known = <const Tiered*> question.known.items
-    cdef const Table* table
-    cdef Span span
-    cdef size_t i, t, low, at
-    cdef int64_t onset
-    for t in range(question.table_count):
-        table = question.tables[t]
-        if not may_overlap(table, question.start, question.end):
-            continue
-        for i in range(question.known.count):
-            onset = onset_of(question, known[i].person)
-            low = find_seat(table, 0, known[i].person)
-            while low < table.count and person_at(table, low) == known[i].person:
-                at = seat_at(table, low)
-                span = load_span(table, at)
-                low += 1
-                if span.start >= question.end or span.end <= question.start:
-                    continue
-                if not is_alive(&span, question.epoch) or not is_allowed(
-                    question, place_at(table, at)
-                ):
-                    continue
-                if not note_presence(question, table, at, onset, question.stays.count):
-                    return False
-    return True
+    cdef uint32_t persons[PERSONS_MAX]
+    cdef size_t first = 0, count, i
+    cdef Trail trail
+    cdef bint is_done = True
+    memset(&trail, 0, sizeof(Trail))
+    while is_done and first < question.known.count:
+        count = min(question.known.count - first, <size_t> PERSONS_MAX)
+        for i in range(count):
+            persons[i] = known[first + i].person
+        trail.count = 0
+        is_done = follow(&trail, &question.scope, persons, count)
+        i = 0
+        while is_done and i < trail.count:
+            is_done = note_step(question, &trail.steps[i])
+            i += 1
+        first += count
+    leave(&trail)
+    return is_done
+
+
+cdef bint note_step(Question* question, const Step* step) noexcept nogil:
+    cdef int64_t onset = onset_of(question, step.span.person)
+    if onset >= step.span.end or not is_allowed(question, step.place):
+        return True
+    return note_presence(question, step.table, step.at, onset, question.stays.count)
 
 
 cdef bint read_place(Question* question, const Table* table, const Place* place) noexcept nogil:
     """The presences at a place of a table of all who are infectious, read in order of time."""
-    cdef size_t low = find_near(table, place, question.start)
-    cdef size_t high = find_later(table, low, place.stop, question.end)
+    cdef size_t low = find_near(table, place, question.scope.start)
+    cdef size_t high = find_later(table, low, place.stop, question.scope.end)
     cdef size_t i, joined = question.stays.count
     cdef Span span
     cdef int64_t onset
@@ -222,7 +221,7 @@ cdef bint read_place(Question* question, const Table* table, const Place* place)
         span = load_span(table, i)
         if span.person >= question.key_count or not question.dates[span.person]:
             continue
-        if span.end <= question.start or not is_alive(&span, question.epoch):
+        if span.end <= question.scope.start or not is_alive(&span, question.scope.epoch):
             continue
         onset = onset_of(question, span.person)
         if onset < span.end and not note_presence(question, table, i, onset, joined):
@@ -268,7 +267,7 @@ cdef void sort(Question* question) noexcept nogil:
 cdef inline bint is_looked_at(const Question* question, const Span* span) noexcept nogil:
     return (
         question.low <= span.person < question.high
-        and is_alive(span, question.epoch)
+        and is_alive(span, question.scope.epoch)
         and date_of(question, span.person) > span.start
     )
 
@@ -378,8 +377,8 @@ cdef int meet(Question* question) noexcept nogil:
         stop = first + 1
         while stop < question.stays.count and found[stop].place == found[first].place:
             stop += 1
-        for t in range(question.table_count):
-            status = expose(question, question.tables[t], found + first, stop - first)
+        for t in range(question.scope.table_count):
+            status = expose(question, question.scope.tables[t], found + first, stop - first)
             if status != DONE:
                 return status
         first = stop
@@ -389,8 +388,8 @@ cdef int meet(Question* question) noexcept nogil:
         stop = first + 1
         while stop < question.rides.count and found[stop].place == found[first].place:
             stop += 1
-        for t in range(question.table_count):
-            status = ride_along(question, question.tables[t], found + first, stop - first)
+        for t in range(question.scope.table_count):
+            status = ride_along(question, question.scope.tables[t], found + first, stop - first)
             if status != DONE:
                 return status
         first = stop
@@ -408,15 +407,15 @@ cdef int sweep(Question* question) noexcept nogil:
     memset(at, 0, sizeof(at))
     while True:
         number, is_any = UINT32_MAX, False
-        for t in range(question.table_count):
-            if at[t] < question.tables[t].place_count:
+        for t in range(question.scope.table_count):
+            if at[t] < question.scope.tables[t].place_count:
                 is_any = True
-                number = min(number, question.tables[t].places[at[t]].number)
+                number = min(number, question.scope.tables[t].places[at[t]].number)
         if not is_any:
             return DONE
         question.stays.count = question.rides.count = 0
-        for t in range(question.table_count):
-            table = question.tables[t]
+        for t in range(question.scope.table_count):
+            table = question.scope.tables[t]
             if at[t] < table.place_count and table.places[at[t]].number == number:
                 if is_allowed(question, number) and not read_place(
                     question, table, &table.places[at[t]]
@@ -628,16 +627,11 @@ cdef int run(Question* question, int depth, size_t most, int way) noexcept nogil
     return depth
 
 
-cdef int read_question(Question* question, list tables, const Py_buffer* persons) except -1:
+cdef int read_persons(Question* question, const Py_buffer* persons) except -1:
     cdef const uint8_t* at = <const uint8_t*> persons.buf
     cdef size_t i, count = <size_t> whole(persons, 4, "persons")
     cdef uint32_t person
     cdef Tiered* made
-    if len(tables) > TABLES_MAX:
-        raise ValueError("tables are too many")
-    for table in tables:
-        question.tables[question.table_count] = &(<VisitTable?> table).table
-        question.table_count += 1
     question.dates = <uint64_t*> room_for(question.key_count, sizeof(uint64_t))
     for i in range(count):
         person = load_u32(at + 4 * i)
@@ -677,9 +671,7 @@ def find_tiers(
     cdef Tiered* row
     memset(&question, 0, sizeof(Question))
     question.key_count = <size_t> check_int(count, 0, UINT32_MAX, "count")
-    question.epoch = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
-    question.start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
-    question.end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
+    read_scope(&question.scope, held, from_ms, to_ms, epoch)
     question.linger = check_int(linger_ms, 0, 1 << 40, "linger_ms")
     question.least = max(check_int(min_ms, 0, 1 << 40, "min_ms"), 1)
     question.window = check_int(window_ms, 1, TIME_MAX, "window_ms")
@@ -697,7 +689,7 @@ def find_tiers(
             question.is_bounded = True
             question.places = <const uint8_t*> views[1].buf
             question.place_count = <size_t> whole(&views[1], 4, "places")
-        read_question(&question, held, &views[0])
+        read_persons(&question, &views[0])
         with nogil:
             rounds = run(&question, deepest, limit, how)
         if rounds < 0:

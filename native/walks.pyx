@@ -1,6 +1,6 @@
-"""Walks over many visits at once, without the GIL: of a list of persons, of a vehicle, by hour.
+"""Walks over many visits at once: of a person or a list of them, of a vehicle, by hour.
 
-native.index answers for one place or one person; a thousand such answers would be a thousand calls.
+native.index answers for one place; a thousand such answers would be a thousand calls.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -15,16 +15,16 @@ from native.columns cimport (
     Columns, Place, stream,
 )
 from native.index cimport (
-    TIME_MAX, Span, Table, VisitTable, ended_at, find_later, find_near, find_seat, is_alive,
-    load_span, load_visit, may_overlap, person_at, seat_at, start_at, whole,
+    TIME_MAX, Span, Table, ended_at, find_later, find_near, load_span, load_visit, load_visit_of,
+    may_overlap, start_at, whole,
+)
+from native.trails cimport (
+    PERSONS_MAX, Scope, Step, Trail, follow, is_in_scope, leave, read_scope,
 )
 from native.visits cimport Visit
 
-cdef extern from "machine.h":
-    uint32_t load_u32(const uint8_t* at) noexcept nogil
-
 cdef enum:
-    TABLES_MAX = 1024
+    FEW = 16                   # persons whom it takes less to find than to get the GIL back
     PASSAGE = 1                # engine.visits.VisitFlag
     ODD_VEHICLE = 5            # the word of an Odd that has the vehicle in its low half
 
@@ -39,33 +39,10 @@ cdef struct Cell:              # 24 bytes, engine.counts.CELL
     uint32_t spare
 
 
-cdef struct Asked:
-    const Table* tables[TABLES_MAX]
-    size_t table_count
-    int64_t start
-    int64_t end
-    uint32_t epoch
-
-
 cdef struct Rows:              # owned
     uint8_t* items
     size_t count
     size_t room
-
-
-cdef int read_asked(
-    Asked* asked, list tables, object from_ms, object to_ms, object epoch
-) except -1:
-    memset(asked, 0, sizeof(Asked))
-    if len(tables) > TABLES_MAX:
-        raise ValueError("tables are too many")
-    for table in tables:
-        asked.tables[asked.table_count] = &(<VisitTable?> table).table
-        asked.table_count += 1
-    asked.start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
-    asked.end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
-    asked.epoch = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
-    return 0
 
 
 cdef void* push(Rows* rows, size_t size) noexcept nogil:
@@ -92,51 +69,62 @@ cdef bint take(Rows* rows, const Table* table, size_t at) noexcept nogil:
     return True
 
 
-cdef inline bint is_asked(const Asked* asked, const Span* span) noexcept nogil:
-    return span.start < asked.end and span.end > asked.start and is_alive(span, asked.epoch)
-
-
-cdef bint walk_persons(
-    const Asked* asked, const uint8_t* persons, size_t count, Rows* found
-) noexcept nogil:
-    cdef const Table* table
-    cdef Span span
-    cdef size_t t, i, seat
-    cdef uint32_t person
-    for t in range(asked.table_count):
-        table = asked.tables[t]
-        if not may_overlap(table, asked.start, asked.end):
-            continue
-        for i in range(count):
-            person = load_u32(persons + 4 * i)
-            seat = find_seat(table, 0, person)
-            while seat < table.count and person_at(table, seat) == person:
-                span = load_span(table, seat_at(table, seat))
-                if is_asked(asked, &span) and not take(found, table, seat_at(table, seat)):
-                    return False
-                seat += 1
+cdef bint take_trail(const Trail* trail, Rows* found) noexcept nogil:
+    cdef const Step* step
+    cdef Visit visit
+    cdef void* room
+    cdef size_t i
+    for i in range(trail.count):
+        step = &trail.steps[i]
+        visit = load_visit_of(step.table, step.at, step.place)
+        room = push(found, sizeof(Visit))
+        if room is NULL:
+            return False
+        memcpy(room, &visit, sizeof(Visit))
     return True
 
 
-def visits_of_many(tables, persons, from_ms, to_ms, epoch) -> bytes:
-    """Packed VISIT, in no order, of many persons (u32 each) that overlap [from_ms, to_ms).
+cdef bint walk_persons(
+    const Scope* scope, const uint8_t* persons, size_t count, Rows* found
+) noexcept nogil:
+    cdef uint32_t some[PERSONS_MAX]
+    cdef size_t first = 0, size
+    cdef Trail trail
+    cdef bint is_done = True
+    memset(&trail, 0, sizeof(Trail))
+    while is_done and first < count:
+        size = min(count - first, <size_t> PERSONS_MAX)
+        memcpy(some, persons + 4 * first, 4 * size)
+        trail.count = 0
+        is_done = follow(&trail, scope, some, size) and take_trail(&trail, found)
+        first += size
+    leave(&trail)
+    return is_done
 
-    tables: at most 1024 VisitTable. epoch: see VisitTable. Raises ValueError for numbers and sizes
-    out of range, TypeError for what is no VisitTable, MemoryError.
+
+def visits_of_many(tables, persons, from_ms, to_ms, epoch) -> bytes:
+    """Packed VISIT of many persons (u32 each) that overlap [from_ms, to_ms).
+
+    Person by person, table by table, of each by place and start. tables: at most 1024 VisitTable.
+    epoch: see VisitTable. Raises ValueError for numbers and sizes out of range, TypeError for what
+    is no VisitTable, MemoryError.
     """
     cdef list held = list(tables)
     cdef Py_buffer view
-    cdef Asked asked
+    cdef Scope scope
     cdef Rows found
     cdef size_t count
     cdef bint is_done
     memset(&found, 0, sizeof(Rows))
-    read_asked(&asked, held, from_ms, to_ms, epoch)
+    read_scope(&scope, held, from_ms, to_ms, epoch)
     PyObject_GetBuffer(persons, &view, PyBUF_SIMPLE)
     try:
         count = <size_t> whole(&view, 4, "persons")
-        with nogil:
-            is_done = walk_persons(&asked, <const uint8_t*> view.buf, count, &found)
+        if count > FEW:
+            with nogil:
+                is_done = walk_persons(&scope, <const uint8_t*> view.buf, count, &found)
+        else:
+            is_done = walk_persons(&scope, <const uint8_t*> view.buf, count, &found)
     finally:
         PyBuffer_Release(&view)
     return packed(&found, sizeof(Visit), is_done)
@@ -155,7 +143,7 @@ cdef bytes packed(Rows* found, size_t size, bint is_done):
 
 
 cdef bint walk_odds(
-    const Asked* asked, const Table* table, uint32_t vehicle, Rows* found
+    const Scope* scope, const Table* table, uint32_t vehicle, Rows* found
 ) noexcept nogil:
     """In a segment those with a vehicle are among the odd ones, so the others need no look."""
     cdef const Columns* columns = table.columns
@@ -169,32 +157,32 @@ cdef bint walk_odds(
         at = columns.odds[i] ^ stream(columns, OF_ODDS, i)
         if at < table.count:
             span = load_span(table, at)
-            if is_asked(asked, &span) and not take(found, table, at):
+            if is_in_scope(scope, &span) and not take(found, table, at):
                 return False
     return True
 
 
-cdef bint walk_vehicle(const Asked* asked, uint32_t vehicle, Rows* found) noexcept nogil:
+cdef bint walk_vehicle(const Scope* scope, uint32_t vehicle, Rows* found) noexcept nogil:
     cdef const Table* table
     cdef const Place* place
     cdef Span span
     cdef size_t t, p, i, low, high
-    for t in range(asked.table_count):
-        table = asked.tables[t]
-        if not may_overlap(table, asked.start, asked.end):
+    for t in range(scope.table_count):
+        table = scope.tables[t]
+        if not may_overlap(table, scope.start, scope.end):
             continue
         if table.columns is not NULL:
-            if not walk_odds(asked, table, vehicle, found):
+            if not walk_odds(scope, table, vehicle, found):
                 return False
             continue
         for p in range(table.place_count):
             place = &table.places[p]
-            low = find_near(table, place, asked.start)
-            high = find_later(table, low, place.stop, asked.end)
+            low = find_near(table, place, scope.start)
+            high = find_later(table, low, place.stop, scope.end)
             for i in range(low, high):
                 if table.rests[i].vehicle == vehicle:
                     span = load_span(table, i)
-                    if is_asked(asked, &span) and not take(found, table, i):
+                    if is_in_scope(scope, &span) and not take(found, table, i):
                         return False
     return True
 
@@ -206,13 +194,13 @@ def visits_in(tables, vehicle, from_ms, to_ms, epoch) -> bytes:
     """
     cdef list held = list(tables)
     cdef uint32_t number = <uint32_t> check_int(vehicle, 1, UINT32_MAX, "vehicle")
-    cdef Asked asked
+    cdef Scope scope
     cdef Rows found
     cdef bint is_done
     memset(&found, 0, sizeof(Rows))
-    read_asked(&asked, held, from_ms, to_ms, epoch)
+    read_scope(&scope, held, from_ms, to_ms, epoch)
     with nogil:
-        is_done = walk_vehicle(&asked, number, &found)
+        is_done = walk_vehicle(&scope, number, &found)
     return packed(&found, sizeof(Visit), is_done)
 
 
@@ -247,26 +235,26 @@ cdef inline Cell cell_of(const Table* table, size_t at, int64_t low, int64_t wid
 
 
 cdef bint walk_cells(
-    const Asked* asked, int64_t width, bint is_ended, Rows* found
+    const Scope* scope, int64_t width, bint is_ended, Rows* found
 ) noexcept nogil:
     cdef const Table* table
     cdef const Place* place
     cdef Cell* cell
     cdef Cell made
     cdef size_t t, p, i, low, high
-    for t in range(asked.table_count):
-        table = asked.tables[t]
-        if not may_overlap(table, asked.start, asked.end):
+    for t in range(scope.table_count):
+        table = scope.tables[t]
+        if not may_overlap(table, scope.start, scope.end):
             continue
         for p in range(table.place_count):
             place = &table.places[p]
-            low = find_later(table, place.first, place.stop, asked.start)
-            high = find_later(table, low, place.stop, asked.end)
+            low = find_later(table, place.first, place.stop, scope.start)
+            high = find_later(table, low, place.stop, scope.end)
             cell = NULL
             for i in range(low, high):
-                if (ended_at(table, i) <= asked.epoch) != is_ended:
+                if (ended_at(table, i) <= scope.epoch) != is_ended:
                     continue
-                made = cell_of(table, i, asked.start, width)
+                made = cell_of(table, i, scope.start, width)
                 if cell is not NULL and cell.start == made.start and cell.lane == made.lane and (
                     cell.direction == made.direction and cell.is_passage == made.is_passage
                 ):
@@ -289,11 +277,11 @@ def count_begun(tables, from_ms, to_ms, width_ms, epoch, bint is_ended=False) ->
     """
     cdef list held = list(tables)
     cdef int64_t width = check_int(width_ms, 1, TIME_MAX, "width_ms")
-    cdef Asked asked
+    cdef Scope scope
     cdef Rows found
     cdef bint is_done
     memset(&found, 0, sizeof(Rows))
-    read_asked(&asked, held, from_ms, to_ms, epoch)
+    read_scope(&scope, held, from_ms, to_ms, epoch)
     with nogil:
-        is_done = walk_cells(&asked, width, is_ended, &found)
+        is_done = walk_cells(&scope, width, is_ended, &found)
     return packed(&found, sizeof(Cell), is_done)

@@ -22,6 +22,7 @@ from native.packing import pack_day
 from native.scans import ScanRun, merge_runs, run_of
 from native.together import people_at, time_together, times_of
 from native.visits import derive_changes
+from native.walks import visits_of_many
 
 STAYS = {1: 3, 2: 7, 3: 6, 4: 12, 5: 45}
 PLACES = PlaceRules({n: PlaceRule(n in (1, 2), stay) for n, stay in STAYS.items()})
@@ -78,6 +79,10 @@ def sorted_visits(packed: bytes) -> list[Any]:
     return np.sort(np.frombuffer(packed, VISIT), order=["start_ms", "place", "person"]).tolist()
 
 
+def of_person(tables: list[VisitTable], person: int, *question: int) -> bytes:
+    return visits_of_many(tables, person.to_bytes(4, "little"), *question)
+
+
 def answers(tables: list[VisitTable], epoch: int) -> list[Any]:
     found: list[Any] = []
     for low, high in ((0, 200), (20, 60), (-50, 30), (100, 101)):
@@ -86,7 +91,7 @@ def answers(tables: list[VisitTable], epoch: int) -> list[Any]:
             found.append(sorted_visits(packed))
             found.append(sorted(people_at(tables, place, low, high, KEYS, epoch)))
         for person in range(7):
-            packed = b"".join(table.of_person(person, low, high, epoch) for table in tables)
+            packed = of_person(tables, person, low, high, epoch)
             found.append(sorted_visits(packed))
             found.append(sorted(times_of(tables, person, low, high, epoch)))
             found.append(time_together(tables, person, low, high, KEYS, epoch))
@@ -188,8 +193,8 @@ def test_a_large_day() -> None:
     table, run = table_of(day), run_of(day)
     assert scans_in([run]) == scans_in(runs)
     for number in rng.sample(range(5000), 200):
-        packed = b"".join(t.of_person(number, 0, FAR, 2) for t in tables)
-        assert sorted_visits(table.of_person(number, 0, FAR, 2)) == sorted_visits(packed)
+        packed = of_person(tables, number, 0, FAR, 2)
+        assert sorted_visits(of_person([table], number, 0, FAR, 2)) == sorted_visits(packed)
     _, made = pack_day(tables, runs, 2, -FAR, FAR, KEY)
     told = sum(map(len, made.values())) / len(day)
     assert told < 60
@@ -320,3 +325,41 @@ def test_what_is_no_layer_in_memory_is_not_split() -> None:
         split_days(runs[0], DAY_MS + 1, None)
     with pytest.raises(ValueError, match="floor_day is out of range"):
         count_days(tables[0], 0, 0, 1 << 63)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_waves_over_many_days_find_what_is_there(seed: int) -> None:
+    """More searches than a wave has, persons with many visits and none, numbers far apart."""
+    rng = random.Random(seed)
+    numbers = np.array([0, 1, 2, 3, 900, 901, 2**31, 2**32 - 2, 2**32 - 1], "<u4")
+    visits = np.zeros(1500, VISIT)
+    for row in visits:
+        row["start_ms"] = rng.randrange(4000)
+        row["end_ms"] = row["start_ms"] + rng.choice([1, 5, 90])
+        row["person"] = rng.choice([1, 1, 1, *numbers.tolist()])
+        row["place"] = rng.choice([1, 2, 3, 500, 2**32 - 1])
+    visits["ref"] = np.arange(1, len(visits) + 1)
+    whole = VisitTable(visits.tobytes())
+    days: list[VisitTable] = []
+    for first in range(0, 4000, 100):
+        run = ScanRun(())
+        days.append(table_of(opened([whole], [run], 0, first, first + 100)))
+        if rng.random() < 0.2:
+            mine = visits[(visits["start_ms"] >= first) & (visits["start_ms"] < first + 100)]
+            days[-1] = VisitTable(mine.tobytes())
+    for low, high in ((-FAR, FAR), (1000, 1700), (3999, 5000)):
+        meant = visits[(visits["start_ms"] < high) & (visits["end_ms"] > low)]
+        for tables in ([whole], days):
+            found = visits_of_many(tables, numbers.data, low, high, 0)
+            assert sorted_visits(found) == sorted_visits(meant.tobytes())
+            for person in numbers.tolist():
+                mine = meant[meant["person"] == person]
+                assert sorted_visits(of_person(tables, person, low, high, 0)) == sorted_visits(
+                    mine.tobytes()
+                )
+                assert len(times_of(tables, person, low, high, 0)) == len(mine)
+        for person in (1, 2**31 - 1, 900):
+            keys = b"".join(number.to_bytes(16, "big") for number in range(902))
+            assert time_together(days, person, low, high, keys, 0) == time_together(
+                [whole], person, low, high, keys, 0
+            )

@@ -21,6 +21,7 @@ from native.contacts import find_contacts
 from native.index import VisitTable, born_table, end_visits, merge_tables
 from native.together import people_at, time_together, times_of
 from native.visits import Changes
+from native.walks import visits_of_many
 from tests.reference import native_index as twin
 
 TIME_MAX = 2**62 - 1
@@ -46,6 +47,10 @@ def visits_of(rows: list[dict[str, Any]]) -> np.ndarray:
 def tight(data: np.ndarray | bytes) -> memoryview:
     # numpy allocates no byte behind the last one, so ASan sees a step too far.
     return np.frombuffer(bytes(data), np.uint8).copy().data
+
+
+def of_person(tables: list[VisitTable], person: int, *question: int) -> bytes:
+    return visits_of_many(tables, person.to_bytes(4, "little"), *question)
 
 
 Ending = tuple[int, int, int]  # start, person, place
@@ -176,13 +181,13 @@ def test_visits_of_places_and_persons_equal_the_twin(
             assert table.at_place(*question) == slow.at_place(*question)
         for person in (*range(PEOPLE + 2), 2**32 - 1):
             question = (person, start, start + span, epoch)
-            assert table.of_person(*question) == slow.of_person(*question)
+            assert of_person([table], *question) == slow.of_person(*question)
     merged = merge_tables(tables)
     alive = sorted(row.tobytes() for slow in twins for row, _ in slow.alive(2**32 - 2))
     found = merged.begun(-TIME_MAX, TIME_MAX, 0)
     assert len(merged) == len(alive)
     assert sorted(row.tobytes() for row in np.frombuffer(found, VISIT)) == alive
-    assert merged.of_person(1, -50, 90, 0) == VisitTable(found).of_person(1, -50, 90, 0)
+    assert of_person([merged], 1, -50, 90, 0) == of_person([VisitTable(found)], 1, -50, 90, 0)
 
 
 @settings(deadline=None)
@@ -245,8 +250,9 @@ def test_numbers_of_every_width_are_told_apart(people: int) -> None:
     assert (found["pairs"] == 2).all()
     assert (np.diff(found["overlap_ms"]) <= 0).all()
     table = VisitTable(visits_of(rows).tobytes())
-    assert all(len(table.of_person(number, 0, 60, 0)) == 2 * VISIT.itemsize for number in numbers)
-    assert table.of_person(0, 0, 60, 0) == b""
+    trails = [of_person([table], number, 0, 60, 0) for number in numbers]
+    assert {len(trail) for trail in trails} == {2 * VISIT.itemsize}
+    assert of_person([table], 0, 0, 60, 0) == b""
     assert np.frombuffer(pairs, PAIR)["contact"].tolist() == np.repeat(range(total), 2).tolist()
 
 
@@ -316,7 +322,7 @@ def test_no_table_and_no_case() -> None:
     assert ask([visits[:0]], visits, [0]) == nothing
     assert ask([visits], visits[:0], [0]) == nothing
     table = VisitTable(b"")
-    assert table.at_place(3, 0, 10, 0) == table.of_person(0, 0, 10, 0) == b""
+    assert table.at_place(3, 0, 10, 0) == of_person([table], 0, 0, 10, 0) == b""
     assert table.begun(-TIME_MAX, TIME_MAX, 0) == b""
     assert len(merge_tables([])) == len(merge_tables([table, table])) == 0
     assert (people_at([], 3, 0, 10, b"", 0), times_of([], 3, 0, 10, 0)) == (set(), [])
@@ -410,7 +416,7 @@ def test_numbers_of_a_table_out_of_range_are_refused() -> None:
             with pytest.raises(ValueError, match=r"^place is out of range$"):
                 ask_place(place)
         for ask_person in (
-            lambda n: table.of_person(n, 0, 1, 0), lambda n: times_of([], n, 0, 1, 0),
+            lambda n: times_of([], n, 0, 1, 0),
             lambda n: time_together([], n, 0, 1, b"", 0),
         ):  # fmt: skip
             with pytest.raises(ValueError, match=r"^person is out of range$"):
@@ -424,7 +430,7 @@ def test_numbers_of_a_table_out_of_range_are_refused() -> None:
             end_visits([], b"", epoch)
     for instant in (-(2**62), 2**62):
         for asked in (
-            lambda *span: table.at_place(0, *span, 0), lambda *span: table.of_person(0, *span, 0),
+            lambda *span: table.at_place(0, *span, 0), lambda *span: of_person([], 0, *span, 0),
             lambda *span: table.begun(*span, 0), lambda *span: times_of([], 0, *span, 0),
             lambda *span: people_at([], 0, *span, b"", 0),
         ):  # fmt: skip
@@ -487,7 +493,7 @@ def test_any_bytes_are_read_within_their_bounds(
         except ValueError:
             continue
         tables[-1].at_place(rng.randrange(2**32), -TIME_MAX, TIME_MAX, rng.randrange(2**32))
-        tables[-1].of_person(rng.randrange(2**32), -TIME_MAX, TIME_MAX, 0)
+        of_person(tables[-1:], rng.randrange(2**32), -TIME_MAX, TIME_MAX, 0)
     end_visits(tables, tight(rng.randbytes(16 * rng.randrange(5))), 1)
     merge_tables(tables)
     people_at(tables, 3, -TIME_MAX, TIME_MAX, tight(bytes(16)), 0)

@@ -1,0 +1,261 @@
+"""A trail: where persons were, the rows of their visits in all tables a question looks at.
+
+The search goes in waves. A person's rows lie scattered over every table, and each step to them (a
+door, the seats behind it, the visit of a seat) misses the cache. So a step is done for many
+searches at once, after the memory of each was asked for: the misses overlap.
+"""
+
+from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from native.checks cimport check_int
+from native.columns cimport (
+    LENGTH_MAX, OF_DOORS, OF_SEATS, Columns, open_whom, open_word, prefetch, stream,
+)
+from native.doors cimport door_of
+from native.index cimport (
+    TIME_MAX, Span, Table, VisitTable, ended_at, fetch_visit, is_alive, load_span, may_overlap,
+    person_at, place_at, seat_at,
+)
+
+cdef enum:
+    TABLES_MAX = 1024
+    PERSONS_MAX = 256          # of whom a trail is asked for at a time
+    WAVE = 32                  # searches
+    READ_AHEAD = 16            # seats of a search; a bucket has some ten
+
+
+cdef struct Scope:             # what a question looks at
+    const Table* tables[TABLES_MAX]
+    size_t table_count
+    int64_t start              # visits that overlap [start, end)
+    int64_t end
+    uint32_t epoch             # and count in it
+
+
+cdef struct Step:              # a visit on a trail
+    Span span
+    const Table* table
+    size_t at
+    uint32_t place
+
+
+cdef struct Trail:
+    Step* steps                # owned
+    size_t count
+    size_t room
+
+
+cdef struct Search:            # of one person in one table
+    const Table* table
+    size_t low                 # seats [low, stop) are to be read
+    size_t stop
+    size_t ahead               # of these so many rows are known
+    uint32_t person
+    uint32_t rows[READ_AHEAD]
+
+
+cdef inline int read_scope(
+    Scope* scope, list tables, object from_ms, object to_ms, object epoch
+) except -1:
+    """The tables live as long as the list. Raises ValueError, TypeError."""
+    scope.table_count = 0
+    if len(tables) > TABLES_MAX:
+        raise ValueError("tables are too many")
+    for table in tables:
+        scope.tables[scope.table_count] = &(<VisitTable?> table).table
+        scope.table_count += 1
+    scope.start = check_int(from_ms, -TIME_MAX, TIME_MAX, "from_ms")
+    scope.end = check_int(to_ms, -TIME_MAX, TIME_MAX, "to_ms")
+    scope.epoch = <uint32_t> check_int(epoch, 0, UINT32_MAX, "epoch")
+    return 0
+
+
+cdef inline bint is_in_scope(const Scope* scope, const Span* span) noexcept nogil:
+    return span.start < scope.end and span.end > scope.start and is_alive(span, scope.epoch)
+
+
+cdef inline void approach(const Search* search) noexcept nogil:
+    """First wave: the door is on its way."""
+    cdef const Columns* columns = search.table.columns
+    if columns is not NULL:
+        prefetch(&columns.doors[<uint64_t> search.person >> columns.head.shift])
+    else:
+        prefetch(door_of(&search.table.persons, search.person))
+
+
+cdef inline void enter(Search* search) noexcept nogil:
+    """Second wave: the seats behind the door are known, and on their way."""
+    cdef const Columns* columns = search.table.columns
+    cdef const uint32_t* doors
+    cdef size_t door, high, middle
+    search.low = search.stop = search.ahead = 0
+    if columns is not NULL:
+        door = <uint64_t> search.person >> columns.head.shift
+        if door >= columns.head.door_count:
+            return
+        search.low = open_word(columns, OF_DOORS, columns.doors, door)
+        search.stop = open_word(columns, OF_DOORS, columns.doors, door + 1)
+    else:
+        doors = door_of(&search.table.persons, search.person)
+        if doors is NULL:
+            return
+        search.low, search.stop = doors[0], doors[1]
+    high = search.stop
+    while high - search.low > READ_AHEAD:
+        # Seldom: somebody was scanned a hundred times a day.
+        middle = (search.low + high) // 2
+        if person_at(search.table, middle) < search.person:
+            search.low = middle + 1
+        else:
+            high = middle
+    if columns is not NULL:
+        prefetch(&columns.seats[search.low])
+        prefetch(&columns.seats[high])
+    elif search.low < search.stop:
+        prefetch(&search.table.seats[search.low])
+        prefetch(&search.table.seats[(search.low + high) // 2])
+        prefetch(&search.table.seats[high - 1])
+
+
+cdef inline void look_ahead(Search* search) noexcept nogil:
+    """Third wave: the rows of the seats are known, and who they are of is on its way."""
+    cdef const Columns* columns = search.table.columns
+    cdef uint64_t mask = 0
+    cdef size_t i, count
+    if columns is NULL:
+        return
+    count = min(search.stop - search.low, <size_t> READ_AHEAD)
+    for i in range(search.low, search.low + count):
+        if i == search.low or i & 1 == 0:
+            mask = stream(columns, OF_SEATS, i >> 1)
+        search.rows[i - search.low] = columns.seats[i] ^ <uint32_t> (mask >> (32 * (i & 1)))
+        prefetch(&columns.whom[search.rows[i - search.low]])
+    search.ahead = count
+
+
+cdef inline bint add_step(
+    Trail* trail, const Table* table, size_t at, const Span* span
+) noexcept nogil:
+    """False if memory is short."""
+    cdef Step* step
+    cdef Step* grown
+    cdef size_t room
+    if trail.count == trail.room:
+        room = 2 * trail.room + 64
+        grown = <Step*> realloc(trail.steps, room * sizeof(Step))
+        if grown is NULL:
+            return False
+        trail.steps = grown
+        trail.room = room
+    step = &trail.steps[trail.count]
+    step.span = span[0]
+    step.table = table
+    step.at = at
+    trail.count += 1
+    return True
+
+
+cdef inline bint read_seats(const Search* search, Trail* trail) noexcept nogil:
+    """Fourth wave: the person's seats are steps, their visits on their way.
+
+    False if memory is short.
+    """
+    cdef const Table* table = search.table
+    cdef Span span = Span(0, 0, search.person, 0)
+    cdef uint64_t whom
+    cdef uint32_t person
+    cdef size_t i, at = 0
+    for i in range(search.low, search.stop):
+        if table.columns is not NULL:
+            at = search.rows[i - search.low] if i - search.low < search.ahead else (
+                seat_at(table, i)
+            )
+            whom = open_whom(table.columns, at)
+            person = <uint32_t> whom
+            # Its length, until the start is there.
+            span.end = <int64_t> (whom >> 32)
+        else:
+            person = table.seats[i].person
+        if person > search.person:
+            break
+        if person == search.person:
+            if table.columns is not NULL:
+                prefetch(&table.columns.starts[at])
+                prefetch(&table.columns.ended[at])
+                prefetch(door_of(&table.rows, at))
+            else:
+                at = table.seats[i].at
+                fetch_visit(table, at)
+            if not add_step(trail, table, at, &span):
+                return False
+    return True
+
+
+cdef inline void take_steps(Trail* trail, size_t first, const Scope* scope) noexcept nogil:
+    """Last wave: steps from `first` on get their times, and those out of scope go."""
+    cdef Step* step
+    cdef const Table* table
+    cdef size_t i, kept = first
+    for i in range(first, trail.count):
+        step = &trail.steps[i]
+        table = step.table
+        if table.columns is NULL or step.span.end == LENGTH_MAX:
+            step.span = load_span(table, step.at)
+        else:
+            step.span.start = table.columns.head.base + table.columns.starts[step.at]
+            step.span.end += step.span.start
+            step.span.ended = ended_at(table, step.at)
+        if is_in_scope(scope, &step.span):
+            if table.columns is not NULL:
+                prefetch(&table.places[door_of(&table.rows, step.at)[0]])
+            trail.steps[kept] = step[0]
+            kept += 1
+    trail.count = kept
+    for i in range(first, kept):
+        trail.steps[i].place = place_at(trail.steps[i].table, trail.steps[i].at)
+
+
+cdef inline bint search_all(
+    Trail* trail, Search* searches, size_t count, const Scope* scope
+) noexcept nogil:
+    cdef size_t first = trail.count, i
+    for i in range(count):
+        enter(&searches[i])
+    for i in range(count):
+        look_ahead(&searches[i])
+    for i in range(count):
+        if not read_seats(&searches[i], trail):
+            return False
+    take_steps(trail, first, scope)
+    return True
+
+
+cdef inline bint follow(
+    Trail* trail, const Scope* scope, const uint32_t* persons, size_t count
+) noexcept nogil:
+    """Adds the visits of persons; person by person, table by table, by place and start.
+
+    False if memory is short. A trail begins as zeros; `leave` frees it.
+    """
+    cdef Search searches[WAVE]
+    cdef size_t made = 0, i, t
+    for i in range(count):
+        for t in range(scope.table_count):
+            if not may_overlap(scope.tables[t], scope.start, scope.end):
+                continue
+            searches[made].table = scope.tables[t]
+            searches[made].person = persons[i]
+            approach(&searches[made])
+            made += 1
+            if made == WAVE:
+                if not search_all(trail, searches, made, scope):
+                    return False
+                made = 0
+    return search_all(trail, searches, made, scope)
+
+
+cdef inline void leave(Trail* trail) noexcept nogil:
+    free(trail.steps)
+    memset(trail, 0, sizeof(Trail))
