@@ -59,6 +59,11 @@ cdef class VisitTable:
     cdef DayColumns day
 
 
+# A table begins as zeros, and is freed by free_table whatever came of it.
+cdef bint fill_table(Table* table, const Visit* visits, size_t count) noexcept nogil
+cdef void free_table(Table* table) noexcept nogil
+
+
 cdef inline bint is_alive(const Span* span, uint32_t epoch) noexcept nogil:
     """Whether a visit counts in that epoch. It may end meanwhile, in a later one."""
     return span.ended > epoch

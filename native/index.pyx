@@ -191,7 +191,7 @@ cdef VisitTable make_table(const Visit* visits, size_t count):
     return made
 
 
-cdef void free_table(Table* table) noexcept:
+cdef void free_table(Table* table) noexcept nogil:
     if table.columns is NULL:
         free(table.spans)
         free(table.rests)

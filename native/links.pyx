@@ -6,16 +6,16 @@ The rules stand in engine.tiers (L), who is infectious and from when on as in na
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 from native.checks cimport check_int
 from native.columns cimport Place
 from native.index cimport (
-    TIME_MAX, Span, Table, find_later, find_near, find_place, is_alive, load_span, load_visit_of,
-    may_overlap, whole,
+    TIME_MAX, Span, Table, fetch_visit, fill_table, find_later, find_near, find_place, free_table,
+    load_span, load_visit, load_visit_of, whole,
 )
-from native.scans cimport room_for
+from native.scans cimport Seat, room_for, sort_seats
 from native.trails cimport PERSONS_MAX, Scope, Step, Trail, follow, leave, read_scope
 from native.visits cimport Visit
 
@@ -29,6 +29,7 @@ cdef extern from "stdlib.h":
     ) noexcept nogil
 
 cdef enum:
+    AHEAD = 16                 # visits that are on their way while one is read
     PASSAGE = 1                # engine.visits.VisitFlag
     SAME_VEHICLE = 2           # engine.contacts.PairFlag
     BROKEN = 0
@@ -81,6 +82,7 @@ cdef struct Question:
     size_t row_count
     uint32_t cases             # rows of tier 0, which all are position 0
     uint32_t* positions        # by person: row + 1, 0 for who is not listed
+    Table listed               # the visits of all rows
     Part* parts
     size_t part_count
     size_t part_room
@@ -124,92 +126,144 @@ cdef int add_part(Question* question, const Part* part) noexcept nogil:
     return DONE
 
 
-cdef int meet(Question* question, const Step* step) noexcept nogil:
-    """Parts of one visit of the person of a row, in all tables."""
-    cdef size_t row = question.positions[step.span.person] - 1
+cdef int meet(Question* question, const Visit* mine) noexcept nogil:
+    """Parts of one visit of the person of a row, with the visits of all of them."""
+    cdef size_t row = question.positions[mine.person] - 1
     cdef const Tiered* source = &question.rows[row]
     cdef const Tiered* target
+    cdef const Table* listed = &question.listed
     cdef int64_t onset = source.earliest + question.latent if source.tier else -TIME_MAX
-    cdef Visit mine
     cdef Visit theirs
     cdef Span span
     cdef const Place* place
-    cdef const Table* other
-    cdef bint is_passage
+    cdef bint is_passage = mine.flags & PASSAGE
     cdef uint32_t found
-    cdef int64_t start = max(step.span.start, onset), until
-    cdef size_t t, i, low, high
+    cdef int64_t start = max(mine.start, onset)
+    cdef int64_t until = mine.end if is_passage else mine.end + question.linger
+    cdef size_t i, low, high
     cdef bint is_together
     cdef Part part
     cdef int status
-    if start >= step.span.end or not is_allowed(question, step.place):
+    if start >= mine.end or (is_passage and not mine.vehicle):
         return DONE
-    mine = load_visit_of(step.table, step.at, step.place)
-    is_passage = mine.flags & PASSAGE
-    if is_passage and not mine.vehicle:
+    if not is_allowed(question, mine.place):
         return DONE
-    until = mine.end if is_passage else mine.end + question.linger
-    for t in range(question.scope.table_count):
-        other = question.scope.tables[t]
-        if not may_overlap(other, start, until):
+    place = find_place(listed, mine.place)
+    if place is NULL:
+        return DONE
+    low = find_near(listed, place, start)
+    high = find_later(listed, low, place.stop, until)
+    for i in range(low, high):
+        span = load_span(listed, i)
+        if span.end <= start:
             continue
-        place = find_place(other, mine.place)
-        if place is NULL:
+        found = question.positions[span.person] - 1
+        target = &question.rows[found]
+        if found == row or target.tier == 0:
             continue
-        low = find_near(other, place, start)
-        high = find_later(other, low, place.stop, until)
-        for i in range(low, high):
-            span = load_span(other, i)
-            if span.person >= question.key_count or not question.positions[span.person]:
-                continue
-            if span.end <= start or not is_alive(&span, question.scope.epoch):
-                continue
-            found = question.positions[span.person] - 1
-            target = &question.rows[found]
-            if found == row or target.tier == 0:
-                continue
-            if source.tier >= target.tier and source.earliest >= target.earliest:
-                continue
-            theirs = load_visit_of(other, i, mine.place)
-            is_together = (
-                mine.vehicle > 0 and mine.vehicle == theirs.vehicle
-                and min(mine.end, span.end) > max(start, span.start)
-            )
-            if is_passage and not is_together:
-                continue
-            part.start = max(start, span.start)
-            part.end = min(until, span.end)
-            part.source_ref = mine.ref
-            part.target_ref = theirs.ref
-            part.source = position_of(question, row)
-            part.target = position_of(question, found)
-            part.place = mine.place
-            part.flags = SAME_VEHICLE if is_together else 0
-            status = add_part(question, &part)
-            if status != DONE:
-                return status
+        if source.tier >= target.tier and source.earliest >= target.earliest:
+            continue
+        theirs = load_visit(listed, i)
+        is_together = (
+            mine.vehicle > 0 and mine.vehicle == theirs.vehicle
+            and min(mine.end, span.end) > max(start, span.start)
+        )
+        if is_passage and not is_together:
+            continue
+        part.start = max(start, span.start)
+        part.end = min(until, span.end)
+        part.source_ref = mine.ref
+        part.target_ref = theirs.ref
+        part.source = position_of(question, row)
+        part.target = position_of(question, found)
+        part.place = mine.place
+        part.flags = SAME_VEHICLE if is_together else 0
+        status = add_part(question, &part)
+        if status != DONE:
+            return status
     return DONE
 
 
-cdef int collect(Question* question) noexcept nogil:
-    """Parts of all rows."""
+cdef bint follow_rows(const Question* question, const Scope* scope, Trail* trail) noexcept nogil:
+    """Adds the trail of all rows, in their order; False if memory is short."""
     cdef uint32_t persons[PERSONS_MAX]
     cdef size_t first = 0, count, i
-    cdef Trail trail
-    cdef int status = DONE
-    memset(&trail, 0, sizeof(Trail))
-    while status == DONE and first < question.row_count:
+    cdef bint is_done = True
+    while is_done and first < question.row_count:
         count = min(question.row_count - first, <size_t> PERSONS_MAX)
         for i in range(count):
             persons[i] = question.rows[first + i].person
-        trail.count = 0
-        if not follow(&trail, &question.scope, persons, count):
-            status = BROKEN
-        i = 0
-        while status == DONE and i < trail.count:
-            status = meet(question, &trail.steps[i])
-            i += 1
+        is_done = follow(trail, scope, persons, count)
         first += count
+    return is_done
+
+
+cdef bint follow_targets(const Question* question, Trail* trail) noexcept nogil:
+    """Adds what visits of the trail may touch outside of the span; False if memory is short."""
+    cdef const Step* step
+    cdef Scope edge = question.scope
+    cdef int64_t low = question.scope.start, high = question.scope.end
+    cdef size_t sources = trail.count, kept = sources, early, i
+    for i in range(sources):
+        step = &trail.steps[i]
+        low = min(low, step.span.start)
+        high = max(high, step.span.end + question.linger)
+    edge.start, edge.end = low, question.scope.start
+    if low < edge.end and not follow_rows(question, &edge, trail):
+        return False
+    early = trail.count
+    edge.start, edge.end = question.scope.end, high
+    if edge.start < high and not follow_rows(question, &edge, trail):
+        return False
+    for i in range(sources, trail.count):
+        step = &trail.steps[i]
+        # Each once, even where the span ends before it begins.
+        if step.span.end <= question.scope.start if i < early else (
+            step.span.start >= question.scope.end and step.span.end > question.scope.start
+        ):
+            trail.steps[kept] = step[0]
+            kept += 1
+    trail.count = kept
+    return True
+
+
+cdef Visit* list_visits(const Trail* trail) noexcept nogil:
+    """The visits of a trail, NULL if memory is short."""
+    cdef Visit* visits = NULL
+    cdef const Step* step
+    cdef size_t i
+    if trail.count <= UINT32_MAX:
+        visits = <Visit*> calloc(trail.count + 1, sizeof(Visit))
+    if visits is not NULL:
+        for i in range(trail.count):
+            step = &trail.steps[min(i + AHEAD, trail.count - 1)]
+            fetch_visit(step.table, step.at)
+            step = &trail.steps[i]
+            visits[i] = load_visit_of(step.table, step.at, step.place)
+    return visits
+
+
+cdef int collect(Question* question) noexcept nogil:
+    """Parts of all rows.
+
+    Those listed are few beside all who were there, so their visits become a table of their own.
+    """
+    cdef Trail trail
+    cdef Visit* visits = NULL
+    cdef size_t sources, i
+    cdef int status = BROKEN
+    memset(&trail, 0, sizeof(Trail))
+    if follow_rows(question, &question.scope, &trail):
+        sources = trail.count
+        if follow_targets(question, &trail):
+            visits = list_visits(&trail)
+        if visits is not NULL and fill_table(&question.listed, visits, trail.count):
+            status = DONE
+            for i in range(sources):
+                status = meet(question, &visits[i])
+                if status != DONE:
+                    break
+    free(visits)
     leave(&trail)
     return status
 
@@ -221,12 +275,10 @@ cdef inline int sign(int64_t a, int64_t b) noexcept nogil:
 
 
 cdef int compare_parts(const void* a, const void* b) noexcept nogil:
-    """By target and source, then as they are added up; refs last, so that no two are alike."""
+    """Of one source and target as they are added up; refs last, so that no two are alike."""
     cdef const Part* x = (<const Part**> a)[0]
     cdef const Part* y = (<const Part**> b)[0]
-    cdef int found = sign(x.target, y.target)
-    found = found or sign(x.source, y.source)
-    found = found or sign(x.place, y.place)
+    cdef int found = sign(x.place, y.place)
     found = found or sign(x.start, y.start)
     found = found or sign(x.end, y.end)
     found = found or (x.target_ref > y.target_ref) - (x.target_ref < y.target_ref)
@@ -234,10 +286,52 @@ cdef int compare_parts(const void* a, const void* b) noexcept nogil:
 
 
 cdef int compare_links(const void* a, const void* b) noexcept nogil:
-    """By target, most time first."""
+    """Of one target, most time first."""
     cdef const Link* x = <const Link*> a
     cdef const Link* y = <const Link*> b
-    return sign(x.target, y.target) or sign(y.time, x.time) or sign(x.source, y.source)
+    return sign(y.time, x.time) or sign(x.source, y.source)
+
+
+cdef bint sort_parts(Question* question) noexcept nogil:
+    """By target, source, and as they are added up; False if memory is short."""
+    cdef size_t count = question.part_count, first = 0, stop, i
+    cdef const Part** order
+    cdef Seat* seats = <Seat*> calloc(2 * count + 1, sizeof(Seat))
+    cdef const Seat* sorted_seats
+    question.order = order = <const Part**> calloc(count + 1, sizeof(Part*))
+    if seats is NULL or order is NULL:
+        free(seats)
+        return False
+    for i in range(count):
+        seats[i] = Seat(question.parts[i].target, <uint32_t> i)
+    # They were found source by source, so sources ascend as well.
+    sorted_seats = sort_seats(seats, seats + count, count, <uint32_t> question.row_count)
+    for i in range(count):
+        order[i] = &question.parts[sorted_seats[i].at]
+    free(seats)
+    while first < count:
+        stop = first + 1
+        while stop < count and order[stop].target == order[first].target and (
+            order[stop].source == order[first].source
+        ):
+            stop += 1
+        if stop - first > 1:
+            qsort(order + first, stop - first, sizeof(Part*), compare_parts)
+        first = stop
+    return True
+
+
+cdef void sort_links(Question* question) noexcept nogil:
+    """They are in order of targets; of each the most time first."""
+    cdef Link* links = question.links
+    cdef size_t first = 0, stop
+    while first < question.link_count:
+        stop = first + 1
+        while stop < question.link_count and links[stop].target == links[first].target:
+            stop += 1
+        if stop - first > 1:
+            qsort(links + first, stop - first, sizeof(Link), compare_links)
+        first = stop
 
 
 cdef bint add_up(Question* question) noexcept nogil:
@@ -246,20 +340,14 @@ cdef bint add_up(Question* question) noexcept nogil:
     cdef const Part* part
     cdef Link* link = NULL
     cdef int64_t reach = 0
-    question.order = <const Part**> realloc(NULL, (count + 1) * sizeof(Part*))
-    question.links = <Link*> realloc(NULL, (count + 1) * sizeof(Link))
-    if question.order is NULL or question.links is NULL:
+    question.links = <Link*> calloc(count + 1, sizeof(Link))
+    if question.links is NULL or not sort_parts(question):
         return False
-    for i in range(count):
-        question.order[i] = &question.parts[i]
-    if count > 1:
-        qsort(question.order, count, sizeof(Part*), compare_parts)
     for i in range(count):
         part = question.order[i]
         if link is NULL or link.target != part.target or link.source != part.source:
             link = &question.links[question.link_count]
             question.link_count += 1
-            memset(link, 0, sizeof(Link))
             link.source = part.source
             link.target = part.target
             link.first = part.start
@@ -281,8 +369,7 @@ cdef bint add_up(Question* question) noexcept nogil:
         if part.end > max(reach, part.start):
             link.time += min(part.end - max(reach, part.start), TIME_MAX - link.time)
             reach = part.end
-    if question.link_count > 1:
-        qsort(question.links, question.link_count, sizeof(Link), compare_links)
+    sort_links(question)
     return True
 
 
@@ -356,6 +443,7 @@ def find_links(
     finally:
         free(question.rows)
         free(question.positions)
+        free_table(&question.listed)
         free(question.parts)
         free(question.order)
         free(question.links)

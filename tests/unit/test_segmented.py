@@ -21,12 +21,15 @@ from engine.aliases import Aliases
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms, ms_to_day
 from engine.counts import DayCells, count
 from engine.errors import StorageFull, StorageUnavailable
-from engine.index import CoLocationIndex
+from engine.index import CoLocationIndex, Snapshot
 from engine.keys import FileKeyRing
 from engine.rows import ROW, Kind
 from engine.segmented import SegmentedIndex
 from engine.segments_lmdb import MANIFEST, LmdbSegments, check_folder
+from engine.tiers import LINK, TIERED
 from engine.visits import VISIT, PlaceRule, PlaceRules, VisitRules
+from native.links import find_links
+from native.tiers import find_tiers
 from native.walks import visits_in
 from tests.unit.test_index import Group
 
@@ -89,6 +92,9 @@ def answers(index: CoLocationIndex) -> list[object]:
         met = snapshot.contacts([key], *SPAN, linger_ms=MINUTE_MS, min_overlap_ms=5 * MINUTE_MS)
         found += [met.contacts.tolist(), met.pairs.tolist(), met.persons.tolist(), met.below]
         found.append(snapshot.last_details_ref(key))
+        found += tiers_of(snapshot, key)
+    packed = visits_in(snapshot.tables, 5, *SPAN, snapshot.epoch)
+    found.append(sorted(visit.tolist()[:2] for visit in np.frombuffer(packed, VISIT)))
     for day in range(DAY, DAY + 5):
         figures = snapshot.figures(day)
         found += [figures.places.tolist(), figures.passages.tolist(), figures.persons]
@@ -107,6 +113,34 @@ def answers(index: CoLocationIndex) -> list[object]:
         assert counted[0] == counted[1]
         found += counted[0]
     return found
+
+
+def tiers_of(snapshot: Snapshot, key: bytes) -> list[object]:
+    """Tiers and links of a case, by keys, found in both ways."""
+    case = np.array(snapshot.persons_of([key]), "<u4").data
+    span = {"from_ms": SPAN[0] + DAY_MS, "to_ms": SPAN[1] - 8 * DAY_MS, "linger_ms": MINUTE_MS}
+    more = {"latent_ms": HOUR_MS, "depth": 3, "most": 1 << 20}
+    found: list[object] = []
+    for way in (1, 2):
+        packed, _ = find_tiers(
+            snapshot.tables, case, snapshot.count, snapshot.epoch, **span, **more,
+            min_ms=5 * MINUTE_MS, window_ms=DAY_MS, way=way,
+        )  # fmt: skip
+        keys = [snapshot.keys[row["person"]].tobytes() for row in np.frombuffer(packed, TIERED)]
+        rows = np.frombuffer(packed, TIERED)
+        found.append(sorted(
+            (key, int(row["tier"]), int(row["infected_ms"]), int(row["earliest_ms"]))
+            for key, row in zip(keys, rows, strict=True)
+        ))  # fmt: skip
+    made, is_whole = find_links(
+        snapshot.tables, packed, snapshot.count, snapshot.epoch, **span, latent_ms=HOUR_MS
+    )
+    people = keys[max(len(snapshot.persons_of([key])), 1) - 1 :]
+    found.append(sorted(
+        (people[link["source"]], people[link["target"]], *link.tolist()[:3], *link.tolist()[7:10])
+        for link in np.frombuffer(made, LINK)
+    ))  # fmt: skip
+    return [*found, is_whole]
 
 
 class Stand:

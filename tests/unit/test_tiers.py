@@ -77,23 +77,31 @@ def bounds(places):
 def test_tiers_and_links_equal_the_oracle(
     scans, span, case, places, linger, least, window, latent, depth, most, rng
 ):
-    visits = reference_visits(scans, POSTS, STAYS, RULES)
-    expected, rounds = reference_tiers(
-        visits, case, *span, linger=linger, least=least, window=window, latent=latent,
-        depth=depth, most=most, places=places,
-    )  # fmt: skip
     arrived = scans + rng.choices(scans, k=len(scans) // 2) if scans else []
     rng.shuffle(arrived)
-    snapshot = index_of(arrived, rng).snapshot()
+    check_tiers(
+        index_of(arrived, rng).snapshot(), scans, span, case, places, linger=linger, least=least,
+        window=window, latent=latent, depth=depth, most=most,
+    )  # fmt: skip
+
+
+def check_tiers(snapshot, scans, span, case, places, *, shift=0, **asked):
+    """Tiers and links of a snapshot are the oracle's. shift: what it adds to each time."""
+    visits = reference_visits(scans, POSTS, STAYS, RULES)
+    expected, rounds = reference_tiers(visits, case, *span, places=places, **asked)
     numbers = np.array(snapshot.persons_of(case), "<u4")
-    asked = {"from_ms": span[0], "to_ms": span[1], "linger_ms": linger, "latent_ms": latent}
+    question = {
+        "from_ms": span[0] + shift, "to_ms": span[1] + shift, "linger_ms": asked["linger"],
+        "latent_ms": asked["latent"], "places": bounds(places),
+    }  # fmt: skip
     # Looked up or read whole, a few persons at a time or all: one answer.
     for way in (1, 2):
         for room in (1 << 20, 3):
             packed, made = find_tiers(
-                snapshot.tables, numbers.data, snapshot.count, snapshot.epoch, **asked,
-                min_ms=least, window_ms=window, depth=depth, most=most, places=bounds(places),
-                way=way, exposures_max=max(room, len(visits)) if room > 3 else 40,
+                snapshot.tables, numbers.data, snapshot.count, snapshot.epoch, **question,
+                min_ms=asked["least"], window_ms=asked["window"], depth=asked["depth"],
+                most=asked["most"], way=way,
+                exposures_max=max(room, len(visits)) if room > 3 else 40,
             )  # fmt: skip
             found = np.frombuffer(packed, TIERED)
             assert made == rounds
@@ -102,28 +110,28 @@ def test_tiers_and_links_equal_the_oracle(
             assert (np.diff(found["tier"].astype(int)) >= 0).all()
             rows = {
                 snapshot.keys[row["person"]].tobytes(): (
-                    int(row["tier"]), int(row["infected_ms"]), int(row["earliest_ms"])
+                    int(row["tier"]), int(row["infected_ms"]) - shift,
+                    int(row["earliest_ms"]) - shift,
                 )
                 for row in found[len(numbers) :]
             }  # fmt: skip
             assert rows == {p: (n.tier, n.infected, n.earliest) for p, n in expected.items()}
-    made, is_whole = find_links(
-        snapshot.tables, packed, snapshot.count, snapshot.epoch, **asked, places=bounds(places)
-    )
+    made, is_whole = find_links(snapshot.tables, packed, snapshot.count, snapshot.epoch, **question)
     known = [snapshot.keys[n].tobytes() for n in numbers]
     people = [min(case), *(snapshot.keys[row["person"]].tobytes() for row in found[len(known) :])]
     links = {
         (people[link["source"]], people[link["target"]]): (
-            int(link["first_ms"]), int(link["last_ms"]), int(link["time_ms"]),
+            int(link["first_ms"]) - shift, int(link["last_ms"]) - shift, int(link["time_ms"]),
             int(link["meetings"]),
         )
         for link in np.frombuffer(made, LINK)
     }  # fmt: skip
     assert is_whole
     assert links == reference_links(
-        visits, expected, case, *span, linger=linger, latent=latent, places=places
-    )
-    if most > 1 and latent == 0:
+        visits, expected, case, *span, linger=asked["linger"], latent=asked["latent"],
+        places=places,
+    )  # fmt: skip
+    if asked["most"] > 1 and asked["latent"] == 0:
         # Everybody in a tier came there through somebody of a lower one.
         reached = {target for (_, target) in links}
         assert reached == set(expected)
