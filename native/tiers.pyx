@@ -4,8 +4,8 @@ A round finds who met those that an earlier round found, and when at the earlies
 What the infectious cover of a place's time is joined first, so that a round reads each visit there
 once, however many of them met: its work grows with the visits and not with the pairs of them.
 
-The infectious are looked up one by one while they are few (their visits lie scattered). When they
-are many, the tables are read once from end to end, with a date a person beside them.
+The infectious are looked up one by one while they are few (their visits lie scattered). When that
+costs more, the tables are read once from end to end, with a date a person beside them.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -37,7 +37,9 @@ cdef extern from "stdlib.h":
 
 cdef enum:
     DEPTH_MAX = 8
-    SWEEP_SHARE = 32           # more infectious than one person in so many: read everything
+    ROW_NS = 4                 # to read a row where it lies in memory, and in a file
+    SEALED_ROW_NS = 18
+    LOOK_UP_NS = 300           # to look a person up in a table, and for each visit found
     PASSAGE = 1                # engine.visits.VisitFlag
     BROKEN = 0                 # of a round: no memory, no room, done
     FULL = 1
@@ -96,6 +98,8 @@ cdef struct Question:
     List exposures             # Exposure
     List hits                  # Hit
     List known                 # Tiered, in order of tiers
+    double look_up_ns          # one person
+    double sweep_ns            # all rows
     uint32_t low               # persons [low, high) are looked at in this pass
     uint32_t high
 
@@ -610,15 +614,49 @@ cdef bint take_hits(Question* question, uint8_t tier) noexcept nogil:
     return True
 
 
+cdef double rows_in_span(const Question* question, const Table* table) noexcept nogil:
+    """About how many rows of a table the span covers, of the places that may be looked at."""
+    cdef double length = <double> (table.greatest - table.least) + 1
+    cdef int64_t start = max(question.scope.start, table.least)
+    cdef int64_t end = min(question.scope.end, table.greatest)
+    cdef const Place* place
+    cdef size_t rows = table.count, i
+    if question.is_bounded:
+        rows = 0
+        for i in range(question.place_count):
+            place = find_place(table, load_u32(question.places + 4 * i))
+            if place is not NULL:
+                rows += place.stop - place.first
+    return rows * min((<double> end - <double> start + 1) / length, 1.0)
+
+
+cdef void weigh(Question* question) noexcept nogil:
+    """What it costs to look one person up, and to read everything."""
+    cdef const Table* table
+    cdef double visits = 0, rows
+    cdef size_t t, tables = 0
+    question.sweep_ns = 0
+    for t in range(question.scope.table_count):
+        table = question.scope.tables[t]
+        if not may_overlap(table, question.scope.start, question.scope.end):
+            continue
+        rows = rows_in_span(question, table)
+        question.sweep_ns += rows * (ROW_NS if table.columns is NULL else SEALED_ROW_NS)
+        visits += table.count
+        tables += 1
+    question.look_up_ns = LOOK_UP_NS * (tables + visits / max(question.key_count, <size_t> 1))
+
+
 cdef int run(Question* question, int depth, size_t most, int way) noexcept nogil:
     """How many rounds were made, -1 if memory is short."""
     cdef size_t before
     cdef int tier
     cdef bint is_sweep
+    weigh(question)
     for tier in range(1, depth + 1):
         before = question.known.count
         is_sweep = way == SWEEP or (
-            way == AUTO and before * SWEEP_SHARE > question.key_count
+            way == AUTO and before * question.look_up_ns > question.sweep_ns
         )
         if not run_round(question, is_sweep) or not take_hits(question, <uint8_t> tier):
             return -1

@@ -95,7 +95,7 @@ def check_tiers(snapshot, scans, span, case, places, *, shift=0, **asked):
         "latent_ms": asked["latent"], "places": bounds(places),
     }  # fmt: skip
     # Looked up or read whole, a few persons at a time or all: one answer.
-    for way in (1, 2):
+    for way in (0, 1, 2):
         for room in (1 << 20, 3):
             packed, made = find_tiers(
                 snapshot.tables, numbers.data, snapshot.count, snapshot.epoch, **question,
