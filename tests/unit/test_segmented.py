@@ -93,8 +93,6 @@ def answers(index: CoLocationIndex) -> list[object]:
         found += [met.contacts.tolist(), met.pairs.tolist(), met.persons.tolist(), met.below]
         found.append(snapshot.last_details_ref(key))
         found += tiers_of(snapshot, key)
-    packed = visits_in(snapshot.tables, 5, *SPAN, snapshot.epoch)
-    found.append(sorted(visit.tolist()[:2] for visit in np.frombuffer(packed, VISIT)))
     for day in range(DAY, DAY + 5):
         figures = snapshot.figures(day)
         found += [figures.places.tolist(), figures.passages.tolist(), figures.persons]
