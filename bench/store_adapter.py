@@ -26,6 +26,12 @@ from engine.segmented import MEMORY_SCANS, SegmentedIndex
 from engine.segments_lmdb import LmdbSegments
 from engine.visits import SPAN_MAX_MS, Array, PlaceRules, VisitRules
 
+# A row's person as two numbers.
+HALVES: Final = np.dtype(
+    {"names": ["ph", "pl"], "formats": [">u8", ">u8"], "offsets": [0, 8], "itemsize": ROW.itemsize}
+)
+assert ROW.fields is not None and ROW.fields["person"][1] == 0
+
 GATEWAY: Final = 1
 EPOCH: Final = 1
 
@@ -134,13 +140,14 @@ class ChotStore:
 def scans_to_parts(scans: Array) -> list[Part]:
     """Check-ins with a told stay, by civil day."""
     rows = np.zeros(len(scans), ROW)
-    keys = np.empty((len(scans), 2), ">u8")
-    keys[:, 0], keys[:, 1] = scans["ph"], scans["pl"]
-    rows["person"] = keys.view("V16").ravel()
+    halves = rows.view(HALVES)
+    halves["ph"], halves["pl"] = scans["ph"], scans["pl"]
     rows["time_ms"], rows["place"] = scans["t0"], scans["venue"]
     rows["lane"], rows["temperature_cc"] = scans["lane"], scans["temp"]
     rows["stay_ms"] = scans["dur"]
     rows["direction"], rows["kind"] = Direction.IN, Kind.CHECKIN
     rows["n"] = np.arange(len(rows))
     days = (scans["t0"] - day_to_ms(0)) // DAY_MS
+    if len(days) and days.min() == days.max():
+        return [Part(int(days[0]), rows.tobytes())]
     return [Part(int(day), rows[days == day].tobytes()) for day in np.unique(days)]

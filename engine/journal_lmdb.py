@@ -235,9 +235,11 @@ class LmdbJournal:
         with self._lock:
             last = self._last_lsn
             if self._tail and self._tail[0][0].lsn <= after + 1 <= last:
+                # By position, which a deque finds from its nearer end: an islice would pass all
+                # that was read before, and small groups are many.
                 start = after + 1 - self._tail[0][0].lsn
-                part = itertools.islice(self._tail, start, start + READ_GROUPS)
-                return [group for group, _ in part]
+                stop = min(start + READ_GROUPS, len(self._tail))
+                return [self._tail[at][0] for at in range(start, stop)]
         if after >= last or self._is_closed:
             return ()
         first = max(after + 1, self._log.first_lsn)
