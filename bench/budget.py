@@ -32,9 +32,9 @@ from bench.harness import (
     run_trial,
 )
 from bench.tables import of_ns, table
-from engine import wire
-from engine.keys import encrypt
-from engine.rows import ROW_SIZE
+from engine.identity.keys import encrypt
+from engine.scans.rows import ROW_SIZE
+from engine.wire import frames as wire
 from native.dedup import SeenRules, SeenTable
 from native.hmac import Hmac
 from native.jpeg.luma import DONE, Luma

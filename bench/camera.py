@@ -20,7 +20,7 @@ import simplejpeg
 from PIL import Image
 
 from bench.harness import ROOT
-from engine.images import split_mjpeg
+from engine.decoding.images import split_mjpeg
 from native.jpeg.luma import DONE, Luma
 
 Picture = npt.NDArray[np.uint8]

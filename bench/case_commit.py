@@ -30,10 +30,10 @@ from bench.row_stores import (
 )
 from bench.workload import FIRST_DAY, Array, busy_day
 from engine.clock import SystemClock
-from engine.journal import Part, RecordBatch, Run
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.rows import ROW_SIZE
+from engine.identity.keys import FileKeyRing
+from engine.scans.rows import ROW_SIZE
+from engine.storage.journal import Part, RecordBatch, Run
+from engine.storage.journal_lmdb import LmdbJournal
 
 
 class Ours(Store):

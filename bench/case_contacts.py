@@ -20,10 +20,10 @@ from bench.harness import Case, Contender, Params, Place, Round
 from bench.visit_stores import VisitStore
 from bench.workload import FIRST_DAY, Array, Province, people_for
 from engine.clock import DAY_MS, MINUTE_MS, day_to_ms
-from engine.contacts import Tier
-from engine.found import Met
-from engine.index import CoLocationIndex
-from engine.visits import PlaceRules
+from engine.colocation.found import Met
+from engine.colocation.index import CoLocationIndex
+from engine.presence.contacts import Tier
+from engine.presence.visits import PlaceRules
 
 MIN_TOGETHER_MS: Final = 15 * MINUTE_MS
 GROUP_ROWS: Final = 4000

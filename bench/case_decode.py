@@ -21,9 +21,9 @@ from bench import decoders, peers
 from bench.case_lanes import compare
 from bench.decoders import Door
 from bench.harness import ROOT, Case, Contender, Params, Place, Round, UsageError
-from engine.decode import JpegLaneReader
-from engine.held import HeldCodes
-from engine.images import split_mjpeg
+from engine.decoding.decode import JpegLaneReader
+from engine.decoding.held import HeldCodes
+from engine.decoding.images import split_mjpeg
 
 LANES: Final = ROOT / "tests" / "data" / "lanes"
 FRAME_MS: Final = 100

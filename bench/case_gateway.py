@@ -18,9 +18,9 @@ from bench.harness import Case, Contender, Params, Place, Round
 from engine.clock import ManualClock
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
-from engine.keys import FileKeyRing, seal
-from engine.records import encode_scans
-from engine.wire import FrameType, seal_aad
+from engine.identity.keys import FileKeyRing, seal
+from engine.scans.records import encode_scans
+from engine.wire.frames import FrameType, seal_aad
 
 GATEWAY: Final = "bench"
 EPOCH: Final = 7

@@ -18,9 +18,9 @@ from bench.case_contacts import GROUP_ROWS, Group
 from bench.harness import Case, Contender, Params, Place, Round
 from bench.row_stores import chop
 from bench.workload import FIRST_PLACE, Array, Province, people_for
-from engine.index import CoLocationIndex
-from engine.rows import Direction
-from engine.visits import PlaceRules
+from engine.colocation.index import CoLocationIndex
+from engine.presence.visits import PlaceRules
+from engine.scans.rows import Direction
 
 PAIRED: Final = (
     "SELECT person, place, time_ms AS start_ms, end_ms FROM (SELECT person, place, time_ms,"

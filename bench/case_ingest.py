@@ -20,24 +20,24 @@ import numpy as np
 
 from bench.harness import Case, Contender, Params, Place, Round
 from bench.workload import FIRST_DAY, FIRST_PLACE
-from engine import wire
-from engine.access import make_token
-from engine.candidates import Origin
 from engine.clock import HOUR_MS, ManualClock, day_to_ms
-from engine.dedup import SeenWindow
-from engine.group import split_details
-from engine.ingest import IngestServer
-from engine.ingest_link import Link
-from engine.journal_lmdb import LmdbJournal
-from engine.judge import Judge
-from engine.keys import DeskKeys, FileKeyRing, seal
-from engine.pipeline import Pipeline
-from engine.records import Credential, encode_checkin, encode_scan, encode_scans
-from engine.registry import Category, Gateway, Post, Registry, Venue
-from engine.rows import Direction
+from engine.identity.keys import DeskKeys, FileKeyRing, seal
+from engine.identity.watch import WatchList
+from engine.ingest.candidates import Origin
+from engine.ingest.judge import Judge
+from engine.ingest.link import Link
+from engine.ingest.pipeline import Pipeline
+from engine.ingest.server import IngestServer
+from engine.registry.access import make_token
+from engine.registry.registry import Category, Gateway, Post, Registry, Venue
+from engine.scans.dedup import SeenWindow
+from engine.scans.records import Credential, encode_checkin, encode_scan, encode_scans
+from engine.scans.rows import Direction
 from engine.settings import Settings
+from engine.storage.group import split_details
+from engine.storage.journal_lmdb import LmdbJournal
 from engine.telemetry import Metrics
-from engine.watch import WatchList
+from engine.wire import frames as wire
 
 Group = tuple[int, bytes]  # last sequence number, frames
 
@@ -236,7 +236,7 @@ class Ours(Contender):
 
 class InPython(Ours):
     name = "python"
-    note = "the same engine with every record read by engine.candidates"
+    note = "the same engine with every record read by engine.ingest.candidates"
     is_native = False
 
 

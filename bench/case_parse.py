@@ -14,8 +14,9 @@ from typing import Final
 
 from bench import texts
 from bench.harness import SEED, Case, Contender, Params, Place, Round
-from engine import payloads, people
+from engine import payloads
 from engine.clock import date_to_day
+from engine.scans import people
 
 TODAY: Final = date_to_day("2021-07-01")
 
@@ -28,7 +29,7 @@ PARAMS: Final[dict[str, Params]] = {
 
 class Ours(Contender):
     name = "chot"
-    note = "engine.payloads.parse, then engine.people.identify; Python, one thread"
+    note = "engine.payloads.parse, then engine.scans.people.identify; Python, one thread"
 
     def __init__(self, codes: list[bytes]) -> None:
         self._codes = codes
@@ -45,7 +46,7 @@ class ParseAlone(Contender):
     """Without the identity, which is found outside of the time."""
 
     name = "chot"
-    note = "engine.payloads.parse without engine.people.identify"
+    note = "engine.payloads.parse without engine.scans.people.identify"
 
     def __init__(self, codes: list[bytes]) -> None:
         self._codes = codes

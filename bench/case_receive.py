@@ -20,9 +20,9 @@ import uvloop
 from bench import case_ingest, peers
 from bench.case_ingest import Group, checkin, messages
 from bench.harness import Case, Contender, Params, Place, Round
-from engine import wire
-from engine.address import Address
-from engine.ingest_link import Link
+from engine.ingest.link import Link
+from engine.wire import frames as wire
+from engine.wire.address import Address
 from native.wire import split_frames
 
 _HEADS: Final = struct.Struct("<BBHIQQQ")  # what split_frames gives for each frame

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.case_ingest import NOW_MS, card, checkin
 from bench.harness import Case, Contender, Params, Place, Round
-from engine.records import ENTRY, Credential, Extras, decode_scans, encode_scans
+from engine.scans.records import ENTRY, Credential, Extras, decode_scans, encode_scans
 
 
 class Scan(msgspec.Struct, array_like=True, tag=1):

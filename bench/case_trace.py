@@ -12,7 +12,7 @@ from bench.case_contacts import World, invite_stores, make_world, to_index
 from bench.harness import Case, Contender, Params, Place, Round
 from bench.visit_stores import Visits, VisitStore
 from engine.clock import HOUR_MS
-from engine.index import CoLocationIndex
+from engine.colocation.index import CoLocationIndex
 
 Question = tuple[bytes, int, int]  # person, a place of theirs, when
 Answers = list[tuple[set[bytes], Visits]]

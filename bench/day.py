@@ -34,9 +34,9 @@ from bench.harness import ROOT, Outcome, Params, Place, Trial
 from bench.links import ComingLink
 from bench.live import waits
 from bench.relay import Heard, Relay
-from engine import client
+from engine.client import api_client as client
 from engine.clock import DAY_MS, ms_to_day
-from engine.images import split_mjpeg
+from engine.decoding.images import split_mjpeg
 
 BACK_END: Final = "venue-app"
 BACK_END_EPOCH: Final = 1

@@ -20,13 +20,13 @@ from bench.case_ingest import number
 from bench.day_world import LANES, Checkins, Loop, identity_of, person_of
 from bench.live import waits
 from bench.workload import Array
-from engine import client
+from engine.client import api_client as client
 from engine.clock import HOUR_MS, MINUTE_MS, SystemClock, day_to_ms, ms_to_day
 from engine.errors import EngineError
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.people import VIETNAM, Identity
-from engine.rows import ROW, Kind
+from engine.identity.keys import FileKeyRing
+from engine.scans.people import VIETNAM, Identity
+from engine.scans.rows import ROW, Kind
+from engine.storage.journal_lmdb import LmdbJournal
 
 WHY: Final = {"purpose": "case", "case": "BN-1901"}
 ASKED: Final = 20  # of each question, at the end

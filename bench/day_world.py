@@ -23,11 +23,14 @@ from bench import clips
 from bench.case_ingest import number
 from bench.engine_process import TABLES, Pass
 from bench.workload import FIRST_PLACE, Array, Province, people_for
-from engine import keys, payloads, people, wire
+from engine import payloads
 from engine.clock import MINUTE_MS, date_to_day, ms_to_day
-from engine.people import Identity
-from engine.records import Credential, encode_checkin, encode_scans
-from engine.rows import Direction
+from engine.identity import keys
+from engine.scans import people
+from engine.scans.people import Identity
+from engine.scans.records import Credential, encode_checkin, encode_scans
+from engine.scans.rows import Direction
+from engine.wire import frames as wire
 
 FPS: Final = 15
 BODY: Final = 64  # records of a SCANS message

@@ -21,7 +21,7 @@ import zxingcpp
 
 from bench import peers
 from bench.harness import no_collector
-from engine import decode
+from engine.decoding import decode
 
 Reader = Callable[[Any], list[bytes]]
 
@@ -117,7 +117,7 @@ DOORS: Final = {
 
 
 def door(name: str) -> Door | None:
-    """A door of engine.decode; None where this engine has none of that name."""
+    """A door of engine.decoding.decode; None where this engine has none of that name."""
     found: Any = getattr(decode, name, None)
     if found is None:
         return None

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from bench.harness import ROOT
-from engine import admin
+from engine.client import admin
 from engine.clock import SystemClock
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
+from engine.identity.keys import FileKeyRing
+from engine.storage.journal_lmdb import LmdbJournal
 
 TABLES: Final = ROOT / "docs" / "examples" / "registry"
 WAIT_S: Final = 120.0

@@ -28,7 +28,7 @@ from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.store_adapter import ChotStore
 from bench.workload import Province, people_for
 from engine.clock import HOUR_MS, MINUTE_MS
-from engine.visits import Array
+from engine.presence.visits import Array
 
 GAP_MS: Final = 15 * MINUTE_MS
 SAMPLE: Final = 300

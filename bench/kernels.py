@@ -22,20 +22,22 @@ from bench.case_decode import clips_of_lanes
 from bench.case_ingest import NOW_MS, VENUES, card, checkin, messages
 from bench.harness import SEED
 from bench.workload import FIRST_PLACE
-from engine import payloads, people, wire
-from engine.candidates import Origin
+from engine import payloads
 from engine.clock import DAY_MS, ManualClock, date_to_day
-from engine.dedup import SeenWindow
-from engine.index import CoLocationIndex
-from engine.judge import Judge
-from engine.keys import FileKeyRing
-from engine.pipeline import Pipeline
-from engine.records import decode_scans, encode_scans
-from engine.registry import Category, Post, Registry, Venue
+from engine.colocation.index import CoLocationIndex
+from engine.identity.keys import FileKeyRing
+from engine.identity.watch import WatchList
+from engine.ingest.candidates import Origin
+from engine.ingest.judge import Judge
+from engine.ingest.pipeline import Pipeline
+from engine.presence.visits import PlaceRules
+from engine.registry.registry import Category, Post, Registry, Venue
+from engine.scans import people
+from engine.scans.dedup import SeenWindow
+from engine.scans.records import decode_scans, encode_scans
 from engine.settings import Settings
 from engine.telemetry import Metrics
-from engine.visits import PlaceRules
-from engine.watch import WatchList
+from engine.wire import frames as wire
 from native.dedup import SeenRules, SeenTable
 from native.jpeg.luma import DONE, Luma
 from native.qr.lane import Lane

@@ -13,7 +13,7 @@ import time
 from typing import Any, Final
 
 from bench.engine_process import Pass
-from engine import wire
+from engine.wire import frames as wire
 from native.wire import split_frames
 
 DURABLE: Final = 0

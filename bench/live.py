@@ -29,9 +29,10 @@ from bench.engine_process import EngineProcess, Pass, count_rows
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.links import LaneLink, Link, RecordLink, connect
 from bench.receipt import floor
-from engine import keys, wire
-from engine.records import Credential, encode_checkin, encode_scan, encode_scans
-from engine.rows import Direction
+from engine.identity import keys
+from engine.scans.records import Credential, encode_checkin, encode_scan, encode_scans
+from engine.scans.rows import Direction
+from engine.wire import frames as wire
 
 LANES: Final = ("vl-1a-1", "vl-1a-2", "vl-1a-3")
 POSTS: Final = (*LANES, "hl-1a-1", "hl-1a-2", "hl-1a-3", "vl-hcm-1")

@@ -28,7 +28,7 @@ from PIL import Image
 from bench import clips, texts
 from bench.clips import Luma
 from bench.harness import ROOT, UsageError
-from engine.images import JPEG, image_to_luma, split_mjpeg
+from engine.decoding.images import JPEG, image_to_luma, split_mjpeg
 
 IMAGES: Final = ROOT / "tests" / "data" / "images"
 LANES: Final = ROOT / "tests" / "data" / "lanes"

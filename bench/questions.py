@@ -1,9 +1,10 @@
 """`python -m bench questions`: p50 and p99 of each of a tracer's questions over so many visits.
 
-Questions go to engine.tracing as the desk puts them, answers are packed as they leave the engine;
-sockets, audit and JSON are not on the clock. Visits are those of bench.workload, each one scan that
-tells its stay; the busiest places are posts, and whoever goes by bus names a plate. The index is
-one layer. Tiers are asked for in both ways of native.tiers: another answer is exit status 1.
+Questions go to engine.tracing.tracer as the desk puts them, answers are packed as they leave the
+engine; sockets, audit and JSON are not on the clock. Visits are those of bench.workload, each one
+scan that tells its stay; the busiest places are posts, and whoever goes by bus names a plate. The
+index is one layer. Tiers are asked for in both ways of native.tiers: another answer is exit status
+1.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ import numpy as np
 from bench.case_contacts import Group
 from bench.harness import SEED, commit, machine, versions
 from bench.workload import CATEGORIES, FIRST_DAY, FIRST_PLACE, Province, people_for
-from engine import counts
+from engine.api.csv_rows import rows_to_csv
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, SystemClock, day_to_ms
-from engine.csv_rows import rows_to_csv
-from engine.index import CoLocationIndex, Snapshot
-from engine.notice import Mark, NoticeQuestion
-from engine.pages import visits_at
-from engine.passed import PassedQuestion
-from engine.riders import VehicleQuestion
-from engine.roll import Entry, RollQuestion
-from engine.rows import ROW, Direction, Kind
-from engine.tiers import TiersQuestion
-from engine.tracing import (
+from engine.colocation.index import CoLocationIndex, Snapshot
+from engine.presence.visits import Array, PlaceRule, PlaceRules
+from engine.scans.rows import ROW, Direction, Kind
+from engine.tracing import counts
+from engine.tracing.notice import Mark, NoticeQuestion
+from engine.tracing.pages import visits_at
+from engine.tracing.passed import PassedQuestion
+from engine.tracing.riders import VehicleQuestion
+from engine.tracing.roll import Entry, RollQuestion
+from engine.tracing.tiers import TiersQuestion
+from engine.tracing.tracer import (
     ContactsQuestion,
     HistoryQuestion,
     Question,
     Tracer,
     VenueQuestion,
 )
-from engine.visits import Array, PlaceRule, PlaceRules
 from native.tiers import find_tiers
 
 GROUP_ROWS: Final = 1 << 16

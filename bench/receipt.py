@@ -29,11 +29,11 @@ from bench import results
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.workload import FIRST_DAY, busy_day
 from engine.clock import SystemClock
-from engine.commit_thread import SWITCH_INTERVAL_S, CommitThread, Job
-from engine.journal import Part, RecordBatch, Run
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.rows import ROW_SIZE
+from engine.identity.keys import FileKeyRing
+from engine.scans.rows import ROW_SIZE
+from engine.storage.commit_thread import SWITCH_INTERVAL_S, CommitThread, Job
+from engine.storage.journal import Part, RecordBatch, Run
+from engine.storage.journal_lmdb import LmdbJournal
 
 ROWS: Final = 64  # of a batch, as gateways send them under load
 TURN_NS: Final = 300_000  # what one callback of a busy loop takes

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from engine import wire
+from engine.wire import frames as wire
 
 LIVE_NS: Final = 500_000_000  # a frame older than that when it passes is of a backlog
 _HEADER: Final = struct.Struct(">BBHIQ")

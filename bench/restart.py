@@ -27,7 +27,7 @@ from bench.growth import GAP_MS, SAMPLE, ask, current_rss_bytes, to_scans
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.store_adapter import ChotStore
 from bench.workload import Province, people_for
-from engine.visits import Array
+from engine.presence.visits import Array
 
 
 def add_parser(actions: Any) -> None:

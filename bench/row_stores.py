@@ -21,7 +21,7 @@ from bench import peers
 from bench.harness import Contender
 from bench.servers import PG_NOTE, REDIS_NOTE, Servers
 from bench.workload import Array
-from engine.rows import ROW
+from engine.scans.rows import ROW
 
 Facts = dict[str, int | str]
 

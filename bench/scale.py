@@ -30,7 +30,7 @@ from bench.engine_process import EngineProcess, count_rows
 from bench.harness import ROOT, SEED, Outcome, Params, Place, Trial
 from bench.links import RecordLink, connect
 from bench.live import messages, ms_of
-from engine.records import encode_scan
+from engine.scans.records import encode_scan
 
 SIZES: Final = ((640, 360), (960, 540), (1280, 720), (1920, 1080))
 KINDS: Final = ("token", "venue", "card", "1405", "dense")

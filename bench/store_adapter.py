@@ -17,14 +17,14 @@ from typing import Final, Protocol
 import numpy as np
 
 from engine.clock import DAY_MS, SystemClock, day_to_ms
-from engine.index import CoLocationIndex
-from engine.journal import Part, RecordBatch, Run
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.rows import ROW, Direction, Kind
-from engine.segmented import MEMORY_SCANS, SegmentedIndex
-from engine.segments_lmdb import LmdbSegments
-from engine.visits import SPAN_MAX_MS, Array, PlaceRules, VisitRules
+from engine.colocation.index import CoLocationIndex
+from engine.colocation.segmented import MEMORY_SCANS, SegmentedIndex
+from engine.colocation.segments_lmdb import LmdbSegments
+from engine.identity.keys import FileKeyRing
+from engine.presence.visits import SPAN_MAX_MS, Array, PlaceRules, VisitRules
+from engine.scans.rows import ROW, Direction, Kind
+from engine.storage.journal import Part, RecordBatch, Run
+from engine.storage.journal_lmdb import LmdbJournal
 
 # A row's person as two numbers.
 HALVES: Final = np.dtype(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.clock import HOUR_MS, MINUTE_MS, date_to_day, day_to_ms
-from engine.rows import NO_TEMPERATURE, ROW, Direction, Kind, Source
+from engine.scans.rows import NO_TEMPERATURE, ROW, Direction, Kind, Source
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -33,7 +33,8 @@ VISIT: Final = np.dtype(
 )
 FIRST_DAY: Final = date_to_day("2021-07-01")
 FIRST_PLACE: Final = 1000
-# Longer than any gap that joins two scans to one visit (engine.visits), so that none is joined.
+# Longer than any gap that joins two scans to one visit (engine.presence.visits), so that none is
+# joined.
 REST_MS: Final = 20 * MINUTE_MS
 CELL_PEOPLE: Final = 2000
 PEOPLE_PER_VENUE: Final = 16

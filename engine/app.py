@@ -23,43 +23,45 @@ import uvloop
 
 import engine
 import native.cpu
-from engine import admin, api, generation
-from engine.address import Address, parse_address, parse_addresses
-from engine.card_reader import CardReader
-from engine.clerk import Clerk
+from engine.api import server as api
+from engine.client import admin
 from engine.clock import Clock, SystemClock
-from engine.commit_thread import SWITCH_INTERVAL_S
-from engine.control_lmdb import ControlLog
-from engine.correction_desk import CorrectionDesk
-from engine.decode_pool import DecodePool
-from engine.dedup import SeenWindow
-from engine.deliveries import GROUPS_KEPT, Deliveries, PastLights
+from engine.colocation.segmented import SegmentedIndex
+from engine.colocation.segments_lmdb import LmdbSegments
+from engine.decoding.decode_pool import DecodePool
 from engine.derivation import Derivation
-from engine.desk import Desk, infos_of
-from engine.eraser import Derived
+from engine.desk.clerk import Clerk
+from engine.desk.correction_desk import CorrectionDesk
+from engine.desk.deliveries import GROUPS_KEPT, Deliveries, PastLights
+from engine.desk.desk import Desk, infos_of
+from engine.desk.hold_desk import HoldDesk
+from engine.desk.person_desk import PersonDesk
+from engine.desk.question_socket import Handler, QuestionServer
+from engine.desk.questions import Kit, PlaceInfo, RegistryTaken
 from engine.errors import EngineError, EngineUnreachable
-from engine.hold_desk import HoldDesk
-from engine.holds import days_seen
-from engine.ingest import IngestServer
-from engine.journal_lmdb import LmdbJournal
-from engine.judge import Judge
-from engine.keeping import Keeping
-from engine.keys import DESK_DIR, FileKeyRing
-from engine.person_desk import PersonDesk
-from engine.pipeline import Pipeline
-from engine.question_socket import Handler, QuestionServer
-from engine.questions import Kit, PlaceInfo, RegistryTaken
-from engine.registry import Registry, Venue
-from engine.registry_files import read_tables
-from engine.segmented import SegmentedIndex
-from engine.segments_lmdb import LmdbSegments
+from engine.identity.keys import DESK_DIR, FileKeyRing
+from engine.ingest.card_reader import CardReader
+from engine.ingest.judge import Judge
+from engine.ingest.pipeline import Pipeline
+from engine.ingest.server import IngestServer
+from engine.ingest.trust import load_trust
+from engine.keeping.eraser import Derived
+from engine.keeping.holds import days_seen
+from engine.keeping.knowledge import Keeping
+from engine.keeping.verify import CONTROL_DIR, INDEX_DIR, JOURNAL_DIR
+from engine.presence.visits import SPAN_MAX_MS, Array, PlaceRules
+from engine.registry.files import read_tables
+from engine.registry.registry import Registry, Venue
+from engine.registry.venue_codes import VenueCodes
+from engine.scans.dedup import SeenWindow
 from engine.settings import Settings
+from engine.storage import generation
+from engine.storage.commit_thread import SWITCH_INTERVAL_S
+from engine.storage.control_lmdb import ControlLog
+from engine.storage.journal_lmdb import LmdbJournal
 from engine.telemetry import Log, Metrics, Sample, log_faults, setup_logging
-from engine.tracing import Completeness, GatewayState, Tracer
-from engine.trust import load_trust
-from engine.venue_codes import VenueCodes
-from engine.verify import CONTROL_DIR, INDEX_DIR, JOURNAL_DIR
-from engine.visits import SPAN_MAX_MS, Array, PlaceRules
+from engine.tracing.tracer import Completeness, GatewayState, Tracer
+from engine.wire.address import Address, parse_address, parse_addresses
 
 API_RESTART_S = 1.0
 API_STOP_S = 2 * api.STOP_S

@@ -1,4 +1,5 @@
-"""A record of the control log, as whoever applies one reads it; engine.control_lmdb has them."""
+"""A record of the control log, as whoever applies one reads it; engine.storage.control_lmdb has
+them."""
 
 from __future__ import annotations
 

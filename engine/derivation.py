@@ -14,14 +14,14 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 
-from engine.alerts import Alerts
 from engine.clock import HOUR_MS, Clock, ms_to_day
-from engine.dedup import KEPT_MS, SeenWindow
-from engine.group import Group
-from engine.journal import Journal
-from engine.reviews import new_reviews
-from engine.segmented import Notes, SegmentedIndex
-from engine.tallies import Tallies
+from engine.colocation.alerts import Alerts
+from engine.colocation.reviews import new_reviews
+from engine.colocation.segmented import Notes, SegmentedIndex
+from engine.colocation.tallies import Tallies
+from engine.scans.dedup import KEPT_MS, SeenWindow
+from engine.storage.group import Group
+from engine.storage.journal import Journal
 from engine.telemetry import Log, Sample
 
 PROGRESS_S: Final = 5  # between two words on how far a replay is

@@ -54,7 +54,7 @@ cdef enum:                     # bits of a kind
     SCANS_MAX = 31
 
 
-cdef struct Visit:             # 48 bytes, engine.visits.VISIT
+cdef struct Visit:             # 48 bytes, engine.presence.visits.VISIT
     int64_t start
     int64_t end
     uint64_t ref

@@ -1,7 +1,8 @@
-"""Who met whom and for how long: rules K1 to K4 of engine.contacts over the visits of the index.
+"""Who met whom and for how long: rules K1 to K4 of engine.presence.contacts over the visits of the
+index.
 
-The layouts are those of engine.visits and engine.contacts. A question has some hundred pairs, which
-lie scattered over memory: plain loops do, at every CPU level alike.
+The layouts are those of engine.presence.visits and engine.presence.contacts. A question has some
+hundred pairs, which lie scattered over memory: plain loops do, at every CPU level alike.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -32,17 +33,17 @@ cdef extern from "stdlib.h":
 cdef enum:
     NOGIL_VISITS = 4096        # 0.3 ms or so; for less, getting the GIL back may take longer
     ROOM_FIRST = 256
-    PASSAGE = 1                # engine.visits.VisitFlag
-    QUEUE = 1                  # engine.contacts.PairFlag
+    PASSAGE = 1                # engine.presence.visits.VisitFlag
+    QUEUE = 1                  # engine.presence.contacts.PairFlag
     SAME_VEHICLE = 2
     SAME_ROOM = 4
     AFTER = 8
-    BELOW = 0                  # engine.contacts.Tier
+    BELOW = 0                  # engine.presence.contacts.Tier
     CANDIDATE = 1
     QUEUED = 2
 
 
-cdef struct Pair:              # 80 bytes, engine.contacts.PAIR
+cdef struct Pair:              # 80 bytes, engine.presence.contacts.PAIR
     uint32_t contact           # the person's number until the contacts are ranked
     uint32_t place
     int64_t case_start
@@ -61,7 +62,7 @@ cdef struct Pair:              # 80 bytes, engine.contacts.PAIR
     uint8_t spare
 
 
-cdef struct Contact:           # 64 bytes, engine.contacts.CONTACT
+cdef struct Contact:           # 64 bytes, engine.presence.contacts.CONTACT
     int64_t overlap
     int64_t linger
     int64_t best

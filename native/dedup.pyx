@@ -1,7 +1,7 @@
 """The seen table: where was this person a moment ago? Exact keys, whole batches.
 
-Policy (which spans, what an answer means for the light) is engine.dedup's; the table's layout and
-its invariants stand in src/seen.h.
+Policy (which spans, what an answer means for the light) is engine.scans.dedup's; the table's layout
+and its invariants stand in src/seen.h.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Opening hours of a place, the week of engine.hours."""
+"""Opening hours of a place, the week of engine.presence.hours."""
 
 from libc.stdint cimport int64_t, uint16_t
 

@@ -1,6 +1,6 @@
 """Who can have infected whom: the meetings between persons of which tier and date are known.
 
-The rules stand in engine.tiers (L), who is infectious and from when on as in native.tiers.
+The rules stand in engine.tracing.tiers (L), who is infectious and from when on as in native.tiers.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -30,14 +30,14 @@ cdef extern from "stdlib.h":
 
 cdef enum:
     AHEAD = 16                 # visits that are on their way while one is read
-    PASSAGE = 1                # engine.visits.VisitFlag
-    SAME_VEHICLE = 2           # engine.contacts.PairFlag
+    PASSAGE = 1                # engine.presence.visits.VisitFlag
+    SAME_VEHICLE = 2           # engine.presence.contacts.PairFlag
     BROKEN = 0
     FULL = 1
     DONE = 2
 
 
-cdef struct Tiered:            # engine.tiers.TIERED
+cdef struct Tiered:            # engine.tracing.tiers.TIERED
     int64_t infected
     int64_t earliest
     uint32_t person
@@ -45,7 +45,7 @@ cdef struct Tiered:            # engine.tiers.TIERED
     uint8_t spare[3]
 
 
-cdef struct Link:              # 64 bytes, engine.tiers.LINK
+cdef struct Link:              # 64 bytes, engine.tracing.tiers.LINK
     int64_t first
     int64_t last
     int64_t time

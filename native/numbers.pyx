@@ -34,9 +34,9 @@ cdef extern from *:
 cdef enum:
     ROOM_FIRST = 1 << 10
     KEY_SIZE = 16
-    READING = 4                # engine.rows.Kind
+    READING = 4                # engine.scans.rows.Kind
     ERASED = 5
-    REF_ROW_BITS = 20          # engine.visits
+    REF_ROW_BITS = 20          # engine.presence.visits
     AHEAD = 12                 # rows that are looked up before their turn
 
 

@@ -1,9 +1,10 @@
-"""C face of native.people: somebody as slices of text, and what engine.people makes of them."""
+"""C face of native.people: somebody as slices of text, and what engine.scans.people makes of
+them."""
 
 from libc.stdint cimport uint8_t, uint32_t
 
 
-cdef enum:                     # positions in engine.people.Details
+cdef enum:                     # positions in engine.scans.people.Details
     NAME = 0
     DOC_KIND
     DOC_NO
@@ -20,7 +21,7 @@ cdef enum:                     # positions in engine.people.Details
     OLD_DOC_NO
     FIELDS                     # those behind it are empty for everybody who is read here
 
-cdef enum:                     # engine.rows.Source
+cdef enum:                     # engine.scans.rows.Source
     SOURCE_CCCD = 1
     SOURCE_QR1405 = 2
     SOURCE_BHYT = 3

@@ -1,7 +1,8 @@
-"""People, as engine.people defines them: numbers that are well-formed, details as bytes, masks.
+"""People, as engine.scans.people defines them: numbers that are well-formed, details as bytes,
+masks.
 
-Only for those about whom nothing is odd; engine.people is the definition, and a test holds both
-side by side.
+Only for those about whom nothing is odd; engine.scans.people is the definition, and a test holds
+both side by side.
 """
 
 from libc.string cimport memcpy, strlen
@@ -12,7 +13,7 @@ cdef enum:
     ARRAY_16 = 0xDC
     ARRAY_EMPTY = 0x90
     STR_EMPTY = 0xA0
-    DETAILS_FIELDS = 26        # engine.people.Details, warnings (an array) at WARNINGS
+    DETAILS_FIELDS = 26        # engine.scans.people.Details, warnings (an array) at WARNINGS
     WARNINGS = 17
     WORD_SHOWN_MAX = 12
     PROVINCE_MAX = 96
@@ -144,7 +145,7 @@ cdef size_t write_str(const Slice* text, uint8_t* room) noexcept nogil:
 
 
 cdef size_t write_details(const Person* person, uint8_t* room) noexcept nogil:
-    """engine.people.details_to_bytes; how many bytes."""
+    """engine.scans.people.details_to_bytes; how many bytes."""
     cdef size_t size = 3
     cdef int i
     room[0] = ARRAY_16
@@ -170,7 +171,7 @@ cdef size_t skip(const Slice* text, size_t at, size_t count) noexcept nogil:
 
 
 cdef size_t mask_name(const Person* person, uint8_t* room) noexcept nogil:
-    """engine.people.mask_name, of a name whose words have one blank between them.
+    """engine.scans.people.mask_name, of a name whose words have one blank between them.
 
     room: MASK_MAX bytes; how many were written.
     """

@@ -19,8 +19,8 @@ cdef class PlaceTable:
     rules: (number u32, is_post, default stay in ms, 1 or more, until, weeks, from ms); those of one
     place in the order of their beginning, and the first of them holds since ever. until: 0 for the
     default stay, 1 to noon, 2 to the end of a trip. weeks: of a place that closes the week of
-    engine.hours, of a vehicle one for each trip of a day. unknown: (is_post, default stay) of all
-    others. Raises ValueError.
+    engine.presence.hours, of a vehicle one for each trip of a day. unknown: (is_post, default stay)
+    of all others. Raises ValueError.
     """
 
     def __cinit__(self, rules, unknown):

@@ -1,8 +1,8 @@
 """Plain records: the entries of a SCANS body that nothing is odd about, to rows and details.
 
 For a record of the common form the bytes of its row, its details and the name that a lane shows
-come out without a Python object in between. engine.candidates is the definition: whatever is not
-plainly right is left to it, and a test holds both side by side.
+come out without a Python object in between. engine.ingest.candidates is the definition: whatever is
+not plainly right is left to it, and a test holds both side by side.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -405,7 +405,7 @@ cdef class PlainReader:
     cdef bint set_vehicle(self, const Person* person, Row* row) noexcept nogil:
         """The number of the plate, or else of the trip; False for one that is not ASCII.
 
-        engine.people.vehicle_to_canonical: without blanks, dots and hyphens, in upper case.
+        engine.scans.people.vehicle_to_canonical: without blanks, dots and hyphens, in upper case.
         """
         cdef uint8_t text[VEHICLE_MAX]
         cdef uint8_t digest[DIGEST]

@@ -1,4 +1,4 @@
-"""The row writer: packed rows of 48 bytes (engine.rows.ROW), no Python object a scan."""
+"""The row writer: packed rows of 48 bytes (engine.scans.rows.ROW), no Python object a scan."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -20,7 +20,7 @@ cdef enum:
 cdef class RowBuffer:
     """Rows of one batch. One owner at a time: not for two threads at once.
 
-    A value must fit its field of engine.rows.ROW; what the values mean is checked above.
+    A value must fit its field of engine.scans.rows.ROW; what the values mean is checked above.
     """
 
     def __dealloc__(self):

@@ -15,11 +15,11 @@ cdef extern from *:
 
 cdef enum:
     RUNS_MAX = 1024
-    OUT = 2                    # engine.rows.Direction
-    OBSERVED = 0               # engine.visits.EndRule
+    OUT = 2                    # engine.scans.rows.Direction
+    OBSERVED = 0               # engine.presence.visits.EndRule
 
 
-cdef packed struct Scan:       # 36 bytes, engine.visits.SCAN
+cdef packed struct Scan:       # 36 bytes, engine.presence.visits.SCAN
     int64_t time
     uint64_t ref
     uint32_t person

@@ -1,4 +1,5 @@
-"""Who can have been infected by a chain of few meetings: rules T of engine.tiers over the visits.
+"""Who can have been infected by a chain of few meetings: rules T of engine.tracing.tiers over the
+visits.
 
 A round finds who met those that an earlier round found, and when at the earliest. It goes by place.
 What the infectious cover of a place's time is joined first, so that a round reads each visit there
@@ -40,7 +41,7 @@ cdef enum:
     ROW_NS = 4                 # to read a row where it lies in memory, and in a file
     SEALED_ROW_NS = 18
     LOOK_UP_NS = 300           # to look a person up in a table, and for each visit found
-    PASSAGE = 1                # engine.visits.VisitFlag
+    PASSAGE = 1                # engine.presence.visits.VisitFlag
     BROKEN = 0                 # of a round: no memory, no room, done
     FULL = 1
     DONE = 2
@@ -67,7 +68,7 @@ cdef struct Hit:               # a person can have been infected at `date`
     uint32_t person
 
 
-cdef struct Tiered:            # 24 bytes, engine.tiers.TIERED
+cdef struct Tiered:            # 24 bytes, engine.tracing.tiers.TIERED
     int64_t infected
     int64_t earliest
     uint32_t person
@@ -694,9 +695,9 @@ def find_tiers(
     tables: at most 1024 VisitTable. persons: numbers of the case (u32, each once, below `count`);
     the first rows, in tier 0. count: of persons; who has a number beyond is not there. epoch: see
     VisitTable. from_ms, to_ms: visits of the infectious overlap this span. linger_ms, window_ms,
-    min_ms, latent_ms: see engine.tiers; min_ms at most 2**40. depth: 1 .. 8. most: no further round
-    after one that found more than that. places: u32 ascending, only these. way: 1 looks the
-    infectious up, 2 reads everything, 0 decides by itself; the answer is the same.
+    min_ms, latent_ms: see engine.tracing.tiers; min_ms at most 2**40. depth: 1 .. 8. most: no
+    further round after one that found more than that. places: u32 ascending, only these. way: 1
+    looks the infectious up, 2 reads everything, 0 decides by itself; the answer is the same.
     exposures_max: held in memory at once. Rows of one tier come in no order.
     Raises ValueError for numbers and sizes out of range, TypeError, MemoryError.
     """

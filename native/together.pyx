@@ -1,7 +1,8 @@
 """Plain answers out of the visits of the index: keys and milliseconds, no evidence, no ranks.
 
 For whoever wants nothing but who was there, where a person was, and how long others were with a
-person. engine.contacts has the rules for what counts as a contact; here every overlap counts.
+person. engine.presence.contacts has the rules for what counts as a contact; here every overlap
+counts.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer

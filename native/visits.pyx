@@ -1,4 +1,4 @@
-"""Visits out of scans, person by person: the rules D to C of engine.visits.
+"""Visits out of scans, person by person: the rules D to C of engine.presence.visits.
 
 A run holds distinct scans sorted by person and time. What new scans change is found by deriving a
 person twice, without and with them, and only around them: between two scans that no rule can
@@ -37,12 +37,12 @@ cdef extern from *:
 
 cdef enum:
     SHORT = 64                 # up to so many are sorted by insertion
-    OBSERVED = 0               # engine.visits.EndRule
+    OBSERVED = 0               # engine.presence.visits.EndRule
     INFERRED_NEXT = 1
     CLOSING = 2
     DEFAULT = 3
     CAPPED = 4
-    PASSAGE = 1                # engine.visits.VisitFlag
+    PASSAGE = 1                # engine.presence.visits.VisitFlag
     START_INFERRED = 2
     ROOM_FIRST = 64
     LOOSE_FIRST = 4096         # hardly anybody has more in a few days

@@ -25,11 +25,11 @@ from native.visits cimport Visit
 
 cdef enum:
     FEW = 16                   # persons whom it takes less to find than to get the GIL back
-    PASSAGE = 1                # engine.visits.VisitFlag
+    PASSAGE = 1                # engine.presence.visits.VisitFlag
     ODD_VEHICLE = 5            # the word of an Odd that has the vehicle in its low half
 
 
-cdef struct Cell:              # 24 bytes, engine.counts.CELL
+cdef struct Cell:              # 24 bytes, engine.tracing.counts.CELL
     int64_t start
     uint32_t place
     uint32_t count

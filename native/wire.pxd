@@ -13,7 +13,7 @@ cdef struct FrameHead:       # 32 bytes
     uint64_t pad
 
 
-cdef struct Entry:           # 64 bytes; engine.wire.ENTRY reads it
+cdef struct Entry:           # 64 bytes; engine.wire.frames.ENTRY reads it
     uint8_t kind             # 1 SCAN, 2 CHECKIN, 3 MANUAL
     uint8_t direction        # 0 none, 1 in, 2 out
     uint8_t who_form         # FORM_*

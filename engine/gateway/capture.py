@@ -23,9 +23,9 @@ from engine.gateway.sources import Codes, Picture, Reading, Records, RecordSourc
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.status import GatewayStats, SourceStatus
 from engine.gateway.ties import ScanRef, Ties
-from engine.records import ENTRY, LOCAL_VERDICT, decode_scans, encode_scan, encode_scans
-from engine.rows import Kind
-from engine.wire import FrameType, Policy, Report, report_to_body
+from engine.scans.records import ENTRY, LOCAL_VERDICT, decode_scans, encode_scan, encode_scans
+from engine.scans.rows import Kind
+from engine.wire.frames import FrameType, Policy, Report, report_to_body
 
 READINGS_MAX: Final = 64  # that wait for their scan
 _LONG_AGO_NS: Final = -(1 << 62)

@@ -9,12 +9,12 @@ from typing import Final, Protocol
 
 import aiohttp
 
-from engine import tls
-from engine.address import Address
 from engine.errors import EngineUnreachable, SettingInvalid, WireMalformed, WireTls
 from engine.gateway.config import GatewayConfig
-from engine.websocket import LOW_WATER, SUBPROTOCOL, Outbox
-from engine.wire import BODY_MAX, HEADER_SIZE
+from engine.wire import tls
+from engine.wire.address import Address
+from engine.wire.frames import BODY_MAX, HEADER_SIZE
+from engine.wire.websocket import LOW_WATER, SUBPROTOCOL, Outbox
 
 READ_SIZE: Final = 65_536
 CLOSE_S: Final = 1.0

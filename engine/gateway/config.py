@@ -15,7 +15,7 @@ from engine.gateway.gear.officer import OfficerDesk
 from engine.gateway.gear.readers import LineReaders
 from engine.gateway.gear.thermal import Fields, ThermalTerminals
 from engine.gateway.sources import STDIN, FrameSource, RecordSource, Source
-from engine.wire import GatewayName
+from engine.wire.frames import GatewayName
 
 
 def _help(text: str) -> Meta:

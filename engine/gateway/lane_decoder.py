@@ -1,7 +1,7 @@
 """The decoder of a gateway: camera frames of its lanes to the codes that came into view.
 
-The same reader and the same hold as in the engine (engine.decode_pool, engine.held), so that a lane
-gives the same scans whoever decodes.
+The same reader and the same hold as in the engine (engine.decoding.decode_pool,
+engine.decoding.held), so that a lane gives the same scans whoever decodes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from engine.decode_pool import DecodePool
+from engine.decoding.decode_pool import DecodePool
+from engine.decoding.held import HeldCodes
 from engine.errors import InputError
 from engine.gateway.sources import Codes, Picture
 from engine.gateway.status import GatewayStats
-from engine.held import HeldCodes
 
 WAITING_MAX: Final = 4  # frames of a lane; a slow box looks at the newest ones
 

@@ -17,16 +17,17 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from engine import payloads, people
+from engine import payloads
 from engine.clock import Clock, ms_to_day
-from engine.dedup import HERE, SeenWindow, Spans
 from engine.errors import WireClock, WireMalformed
 from engine.gateway.sources import Records
 from engine.gateway.status import GatewayStats
-from engine.people import Identity
-from engine.records import ENTRY, decode_manual, decode_scans
-from engine.rows import Kind
-from engine.wire import Nack, Result
+from engine.scans import people
+from engine.scans.dedup import HERE, SeenWindow, Spans
+from engine.scans.people import Identity
+from engine.scans.records import ENTRY, decode_manual, decode_scans
+from engine.scans.rows import Kind
+from engine.wire.frames import Nack, Result
 
 SILENCE_S: Final = 0.08
 LATE_MS: Final = 10_000  # a verdict that comes later belongs to nobody at the barrier any more

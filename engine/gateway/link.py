@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from engine import wire
 from engine.errors import EngineUnreachable
 from engine.gateway.carriers import Carrier
+from engine.wire import frames as wire
 
 
 class Link:

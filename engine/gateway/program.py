@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, TypeVar
 
-from engine import wire
 from engine.clock import Clock, SystemClock
 from engine.errors import StorageError
 from engine.gateway.capture import Capture, Outgoing
@@ -32,6 +31,7 @@ from engine.gateway.status import Ages, EpochStatus, GatewayStats, GatewayStatus
 from engine.gateway.status_socket import StatusSocket
 from engine.gateway.uplink import Uplink
 from engine.telemetry import Log
+from engine.wire import frames as wire
 
 STORE_RETRY_S: Final = 1.0
 STOP_S: Final = 2.0  # for what came in before we were stopped

@@ -18,10 +18,10 @@ from typing import BinaryIO, Final, Protocol
 
 from engine.clock import Clock
 from engine.errors import LineInvalid, SettingInvalid
-from engine.record_lines import line_to_record
-from engine.records import encode_scans
+from engine.scans.record_lines import line_to_record
+from engine.scans.records import encode_scans
 from engine.telemetry import Log
-from engine.wire import Codec
+from engine.wire.frames import Codec
 
 STDIN: Final = "-"
 IMAGE_MAX: Final = 4_000_000  # bytes of one image; more is skipped as damaged

@@ -13,7 +13,7 @@ from typing import Final
 import lmdb
 import msgspec
 
-from engine.wire import LossReason
+from engine.wire.frames import LossReason
 
 RECORD_COST: Final = 64  # key, head and B-tree entry of a record, bytes
 

@@ -3,7 +3,7 @@
 Rules 1, 6 and 7 of CKP/1: a message gets its number and is committed before it is sent, and what
 was captured keeps its (gateway, epoch, seq) for ever. Bodies are sealed to the engine's ingest key
 before they touch the disk, bound to that identity, so that a stolen box holds nothing readable and
-a sealed body cannot be replayed under another number (engine.wire.seal_aad).
+a sealed body cannot be replayed under another number (engine.wire.frames.seal_aad).
 
 A spool holds several epochs and numbers what comes in one of them, the current one. It continues
 its epochs only while its file is surely the one it wrote last (the imprint); else all that it holds
@@ -56,8 +56,8 @@ from engine.gateway.spool_epoch import (
     lost_range,
     record_cost,
 )
-from engine.keys import seal
-from engine.wire import FLAG_SEALED, LossReason, seal_aad
+from engine.identity.keys import seal
+from engine.wire.frames import FLAG_SEALED, LossReason, seal_aad
 
 SCHEMA: Final = 2
 SIZE_MAX: Final = 512 * 1024 * 1024  # bytes of sealed bodies: weeks of a three-lane post

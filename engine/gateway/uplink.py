@@ -13,8 +13,7 @@ from contextlib import suppress
 from random import Random
 from typing import Final, Protocol
 
-from engine import faults, wire
-from engine.address import Address, parse_address
+from engine import faults
 from engine.clock import Clock
 from engine.errors import (
     EngineError,
@@ -35,9 +34,11 @@ from engine.gateway.link import Link
 from engine.gateway.spool_epoch import Epoch
 from engine.gateway.spool_lmdb import Spool
 from engine.gateway.status import GatewayStats
-from engine.offsets import OffsetFilter
 from engine.telemetry import Log
-from engine.wire import CLASS_DURABLE, CLASS_VOLATILE, HEADER_SIZE, FrameType
+from engine.wire import frames as wire
+from engine.wire.address import Address, parse_address
+from engine.wire.frames import CLASS_DURABLE, CLASS_VOLATILE, HEADER_SIZE, FrameType
+from engine.wire.offsets import OffsetFilter
 
 CONNECT_S: Final = 10.0  # for the connection, and again for WELCOME
 BACKOFF_FIRST_S: Final = 0.2

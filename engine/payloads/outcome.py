@@ -115,8 +115,8 @@ class VenueCode(msgspec.Struct, frozen=True):
 
     number: the venue's place number, u32. issue: counts reprints (VE-7). tag: 5 bytes that only the
     holder of the province's key can make or check (is_venue_tag). room: 0 for the whole venue.
-    direction: engine.rows.Direction, 0 where one code hangs for coming and going. key: number of
-    the province's key that made the tag.
+    direction: engine.scans.rows.Direction, 0 where one code hangs for coming and going. key: number
+    of the province's key that made the tag.
     """
 
     number: int
@@ -175,7 +175,7 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 class Trust(Protocol):
-    """Whose signatures count (engine.trust)."""
+    """Whose signatures count (engine.ingest.trust)."""
 
     def check(self, signed: Signed, /) -> Signature: ...
 

@@ -31,7 +31,7 @@ ROOM_MAX: Final = 0xFFFF
 NUMBER_MAX: Final = (1 << 32) - 1
 PATH: Final = "/V/"
 
-_OUT: Final = 2  # engine.rows.Direction: 0 none, 1 in, 2 out
+_OUT: Final = 2  # engine.scans.rows.Direction: 0 none, 1 in, 2 out
 _ISSUE_MAX_V1: Final = 7
 _NUMBER_SIZES: Final = {1: 7, 2: 12}  # characters of N by version
 _TAG_CHARS: Final = 8

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from engine.clock import DAY_MS, ManualClock, day_to_ms
 from engine.errors import KeyDestroyed, KeyMissing, NotFound, StorageUnavailable
-from engine.group import (
+from engine.identity.keys import DeskKeys, FileKeyRing
+from engine.scans.rows import ROW, Kind
+from engine.storage.group import (
     amend_bytes,
     details_aad,
     expire_bytes,
@@ -20,10 +22,8 @@ from engine.group import (
     pack_details,
     split_details,
 )
-from engine.journal import MemoryJournal, Part, RecordBatch, Run
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import DeskKeys, FileKeyRing
-from engine.rows import ROW, Kind
+from engine.storage.journal import MemoryJournal, Part, RecordBatch, Run
+from engine.storage.journal_lmdb import LmdbJournal
 from tests.reference.batches import DAY, count_identities, identities, make_batch, make_rows
 
 AFTER_DAY_MS = day_to_ms(DAY + 1)

@@ -20,8 +20,8 @@ import pytest
 
 from bench.decoders import read_all
 from bench.qr_sets import Text
-from engine.decode import LaneReader, read_codes
-from engine.images import JPEG, PNG, Plane, image_to_luma
+from engine.decoding.decode import LaneReader, read_codes
+from engine.decoding.images import JPEG, PNG, Plane, image_to_luma
 from native.qr.reader import Reader
 
 IMAGES = Path(__file__).resolve().parent.parent / "data" / "images"

@@ -17,7 +17,7 @@ from bench import clips, texts
 from bench.decoders import Reading, read_all
 from bench.qr_score import Score, score
 from bench.qr_sets import Shot, frames_to_shots
-from engine.decode import JpegLaneReader, LaneReader
+from engine.decoding.decode import JpegLaneReader, LaneReader
 
 # Rows are eight apart and alternate, so cores of a few pixels may be met by the next frame only;
 # and motion smears one frame for one reader and another for the other: 4 passages in MANY clips.

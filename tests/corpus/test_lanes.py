@@ -19,9 +19,9 @@ import pytest
 from bench import cast, lanes
 from engine import payloads
 from engine.clock import date_to_day
-from engine.decode import Code, JpegLaneReader, LaneReader
-from engine.held import HeldCodes
-from engine.images import JPEG, image_to_luma, split_mjpeg
+from engine.decoding.decode import Code, JpegLaneReader, LaneReader
+from engine.decoding.held import HeldCodes
+from engine.decoding.images import JPEG, image_to_luma, split_mjpeg
 
 CLIPS = Path(__file__).resolve().parent.parent / "data" / "lanes"
 CAST: dict[str, Any] = json.loads((CLIPS / "cast.json").read_text(encoding="utf-8"))

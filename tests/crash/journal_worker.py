@@ -17,9 +17,9 @@ import signal
 import sys
 
 from engine.clock import ManualClock, SystemClock, day_to_ms
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.store_lmdb import Store
+from engine.identity.keys import FileKeyRing
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.storage.store_lmdb import Store
 from tests.reference.batches import DAY, make_batch
 
 SEQS_PER_RUN = 3

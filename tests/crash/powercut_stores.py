@@ -24,21 +24,21 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from engine import generation, generations, zero_fill
 from engine.clock import ManualClock, day_to_ms
-from engine.control_lmdb import ControlLog
+from engine.colocation.index import CoLocationIndex
+from engine.colocation.segmented import SegmentedIndex
+from engine.colocation.segments_lmdb import LmdbSegments, check_folder
 from engine.errors import EngineError, KeyMissing, StorageError, StorageUnavailable
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
-from engine.index import CoLocationIndex
-from engine.journal import RecordBatch
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import DESK_DIR, DeskKeys, FileKeyRing, open_sealed, private_to_public
-from engine.segmented import SegmentedIndex
-from engine.segments_lmdb import LmdbSegments, check_folder
-from engine.store_lmdb import Store
-from engine.verify import verify_store
-from engine.wire import FrameType, seal_aad
+from engine.identity.keys import DESK_DIR, DeskKeys, FileKeyRing, open_sealed, private_to_public
+from engine.keeping.verify import verify_store
+from engine.storage import generation, generations, zero_fill
+from engine.storage.control_lmdb import ControlLog
+from engine.storage.journal import RecordBatch
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.storage.store_lmdb import Store
+from engine.wire.frames import FrameType, seal_aad
 from tests.reference.batches import DAY, count_identities, make_batch, read_groups
 from tests.unit import test_segmented as segmented
 from tests.unit.test_index import Group

@@ -46,16 +46,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import faults, wire
-from engine.address import parse_address
+from engine import faults
+from engine.cli.story import Person
 from engine.clock import SystemClock
 from engine.gateway.spool_epoch import HEAD, KEY
-from engine.keys import FileKeyRing
+from engine.identity.keys import FileKeyRing
 from engine.payloads import Refusal
-from engine.people import Identity, credential_to_identity
-from engine.records import ENTRY, decode_scans
-from engine.rows import Kind
-from engine.story import Person
+from engine.scans.people import Identity, credential_to_identity
+from engine.scans.records import ENTRY, decode_scans
+from engine.scans.rows import Kind
+from engine.wire import frames as wire
+from engine.wire.address import parse_address
 from tests.crash.wiretap import Way, Wiretap
 from tests.e2e.rig import (
     ROOT,

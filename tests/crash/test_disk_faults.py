@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import wire
-from engine.keys import FileKeyRing
+from engine.identity.keys import FileKeyRing
+from engine.wire import frames as wire
 from tests.crash.powercut import build
 from tests.e2e.rig import (
     BACK_END,

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from engine import client, wire
+from engine.cli.story import COACH, MARKET
+from engine.client import api_client as client
 from engine.clock import SystemClock
-from engine.record_lines import line_to_record
-from engine.story import COACH, MARKET
+from engine.scans.record_lines import line_to_record
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     BACK_END,
     WHY,

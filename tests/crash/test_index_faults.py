@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import client, wire
+from engine.cli.story import Person
+from engine.client import api_client as client
 from engine.clock import HOUR_MS, day_to_ms
-from engine.story import Person
+from engine.wire import frames as wire
 from tests.crash.powercut import build
 from tests.crash.test_disk_faults import SmallDisk, mounted
 from tests.e2e.rig import (

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from engine import generation
 from engine.clock import SystemClock, day_to_ms
 from engine.errors import StorageFull
 from engine.faults import ENGINE_STEPS
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.verify import verify_store
+from engine.identity.keys import FileKeyRing
+from engine.keeping.verify import verify_store
+from engine.storage import generation
+from engine.storage.journal_lmdb import LmdbJournal
 from tests.crash.journal_worker import day_of
 from tests.reference.batches import DAY, count_identities, make_batch, read_groups
 
@@ -170,10 +170,10 @@ async def check_readable(journal, last: int, rows_per_seq: int) -> None:
 
 FILE_LIMIT = """
 import asyncio, resource, sys
-from engine import generation
+from engine.storage import generation
 from engine.clock import SystemClock
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.identity.keys import FileKeyRing
 from tests.crash.test_journal_crash import check_readable, fill_until_full, refused
 from tests.crash.journal_worker import day_of
 from tests.reference.batches import make_batch

@@ -20,8 +20,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine import wire
 from engine.errors import InputError
+from engine.wire import frames as wire
 
 FAULTS = ("none", "delay", "cut", "cut", "late", "replay", "replay", "silence")
 

@@ -32,18 +32,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from engine import admin, client, wire
+from engine.cli.story import MARKET, Person, Story, make_person, make_story
+from engine.client import admin
+from engine.client import api_client as client
 from engine.clock import HOUR_MS, SystemClock, date_to_day, day_to_date, day_to_ms, iso_to_ms
-from engine.control_lmdb import ControlLog
-from engine.group import Group
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.records import encode_scan, encode_scans
-from engine.registry import Registry
-from engine.rows import ROW, Kind
-from engine.story import MARKET, Person, Story, make_person, make_story
-from engine.verify import verify_store
-from engine.visits import SCAN, PlaceRules, derive
+from engine.identity.keys import FileKeyRing
+from engine.keeping.verify import verify_store
+from engine.presence.visits import SCAN, PlaceRules, derive
+from engine.registry.registry import Registry
+from engine.scans.records import encode_scan, encode_scans
+from engine.scans.rows import ROW, Kind
+from engine.storage.control_lmdb import ControlLog
+from engine.storage.group import Group
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.wire import frames as wire
 from tests.reference.batches import read_groups
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import access, client
-from engine.access import ALLOWED, Role
+from engine.api.openapi import ROUTES, document
+from engine.client import api_client as client
+from engine.desk.questions import AskHealth, AskVenue, FetchDetails, Traced
 from engine.errors import (
     AccessDenied,
     EngineUnreachable,
@@ -23,9 +24,9 @@ from engine.errors import (
     StorageFull,
     TokenInvalid,
 )
-from engine.openapi import ROUTES, document
-from engine.questions import AskHealth, AskVenue, FetchDetails, Traced
-from engine.tracing import unpack
+from engine.registry import access
+from engine.registry.access import ALLOWED, Role
+from engine.tracing.tracer import unpack
 from tests.reference import json_schema
 from tests.reference.stand import (
     BINH,
@@ -495,7 +496,7 @@ def test_of_a_forgotten_day_no_name_is_left() -> None:
 
 
 def test_the_api_serves_this_machine_only() -> None:
-    from engine.api import run_api
+    from engine.api.server import run_api
     from engine.errors import SettingInvalid
 
     with pytest.raises(SettingInvalid):

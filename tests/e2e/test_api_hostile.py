@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import access, client
+from engine.api.http_shape import BODY_SIZE_MAX
+from engine.client import api_client as client
 from engine.errors import EngineError
-from engine.http_shape import BODY_SIZE_MAX
+from engine.registry import access
 from tests.reference.stand import (
     BINH,
     BODIES,

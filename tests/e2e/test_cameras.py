@@ -15,7 +15,7 @@ from engine.clock import SystemClock
 from engine.errors import SettingInvalid
 from engine.gateway.gear.cameras import MjpegCamera, SnapshotCamera
 from engine.gateway.sources import Picture
-from engine.wire import Codec
+from engine.wire.frames import Codec
 from tests.reference.camera_peer import PASSWORD, USER, image
 from tests.reference.gateway_rig import ROOT
 

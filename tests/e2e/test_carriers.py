@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from engine import wire
-from engine.address import parse_address
 from engine.app import Engine
 from engine.errors import SettingInvalid
 from engine.settings import Settings
+from engine.wire import frames as wire
+from engine.wire.address import parse_address
 from tests.e2e.rig import (
     EngineProcess,
     GatewayProcess,

@@ -1,7 +1,7 @@
 """The command `chot` at work: streams and signals, files in and out, and an engine to speak to.
 
-Most calls go through `engine.cli.main` in this process, with standard streams of their own; what
-only a process can show (pipes that close, signals, servers) is one.
+Most calls go through `engine.cli.main.main` in this process, with standard streams of their own;
+what only a process can show (pipes that close, signals, servers) is one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import pytest
 import segno
 import simplejpeg
 
-from engine import cli_registry
+from engine.cli import registry as cli_registry
 from engine.clock import ms_to_iso
 from engine.gateway import config as gateway_config
-from engine.keys import FileKeyRing
+from engine.identity.keys import FileKeyRing
 from tests.reference.command import (
     ROOT,
     SECRET,

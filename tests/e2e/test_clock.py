@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine import wire
-from engine.rows import Flag
+from engine.scans.rows import Flag
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     EngineProcess,
     RawLink,

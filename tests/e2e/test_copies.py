@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from engine import client, wire
-from engine.rows import Flag
-from engine.story import Person
+from engine.cli.story import Person
+from engine.client import api_client as client
+from engine.scans.rows import Flag
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     KEPT_FOR_EVER,
     EngineProcess,

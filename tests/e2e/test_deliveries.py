@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from engine import wire
+from engine.api.http_shape import BODY_TIMEOUT_S
+from engine.cli.story import Person
 from engine.errors import WireReplaced
-from engine.http_shape import BODY_TIMEOUT_S
-from engine.story import Person
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     BACK_END,
     KEPT_FOR_EVER,

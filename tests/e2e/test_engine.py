@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from engine.questions import key_to_handle
-from engine.rows import REASONS, Kind
-from engine.story import COACH, EATERY, MARKET
-from engine.visits import EndRule
+from engine.cli.story import COACH, EATERY, MARKET
+from engine.desk.questions import key_to_handle
+from engine.presence.visits import EndRule
+from engine.scans.rows import REASONS, Kind
 from tests.e2e.rig import (
     BACK_END,
     LANES,

@@ -20,18 +20,19 @@ from typing import Any
 
 import pytest
 
-from engine import admin, wire
+from engine.cli.story import MARKET, Person
+from engine.client import admin
 from engine.clock import DAY_MS, HOUR_MS, ManualClock, day_to_date, day_to_ms, ms_to_day, ms_to_iso
-from engine.control_lmdb import ControlLog
 from engine.faults import ENGINE_STEPS
-from engine.group import split_details
-from engine.journal_lmdb import LmdbJournal
-from engine.keeping import Keeping
-from engine.keys import DeskKeys, FileKeyRing
-from engine.records import Credential, encode_checkin
-from engine.rows import Direction
-from engine.story import MARKET, Person
-from engine.verify import verify_store
+from engine.identity.keys import DeskKeys, FileKeyRing
+from engine.keeping.knowledge import Keeping
+from engine.keeping.verify import verify_store
+from engine.scans.records import Credential, encode_checkin
+from engine.scans.rows import Direction
+from engine.storage.control_lmdb import ControlLog
+from engine.storage.group import split_details
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     BACK_END,
     KEPT_FOR_EVER,

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from engine import wire
 from engine.clock import ManualClock
 from engine.errors import (
     SettingInvalid,
@@ -34,7 +33,8 @@ from engine.gateway.lights import Light
 from engine.gateway.program import DRAIN_LOOK_S, Gateway, run_gateway
 from engine.gateway.sources import Picture, Records
 from engine.gateway.spool_lmdb import Spool
-from engine.records import encode_scan, encode_scans
+from engine.scans.records import encode_scan, encode_scans
+from engine.wire import frames as wire
 from tests.reference.ckp_server import HUGE, Peer, Server
 from tests.reference.gateway_rig import (
     NAME,

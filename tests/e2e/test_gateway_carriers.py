@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from engine import wire
 from engine.errors import SettingInvalid
 from engine.gateway.program import Gateway
+from engine.wire import frames as wire
 from tests.reference.certificates import Authority
 from tests.reference.ckp_carriers import CarrierServer
 from tests.reference.ckp_server import Peer

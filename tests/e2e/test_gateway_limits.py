@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from engine import wire
 from engine.gateway import uplink
 from engine.gateway.frame_buffer import FrameFlight, FrameQueue
 from engine.gateway.sources import Records
 from engine.gateway.spool_epoch import Draft
-from engine.records import encode_scan, encode_scans
+from engine.scans.records import encode_scan, encode_scans
+from engine.wire import frames as wire
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.gateway_rig import (
     Feed,

@@ -10,11 +10,11 @@ from random import Random
 
 import pytest
 
-from engine import wire
 from engine.clock import ManualClock
 from engine.gateway import uplink
 from engine.gateway.program import Gateway, GatewayStats
 from engine.gateway.spool_epoch import Draft
+from engine.wire import frames as wire
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.gateway_rig import (
     Feed,

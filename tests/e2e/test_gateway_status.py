@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
-from engine import wire
 from engine.gateway.status import GatewayStatus
 from engine.gateway.status_socket import NAME
+from engine.wire import frames as wire
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.command import chot
 from tests.reference.gateway_rig import PUBLIC, ROOT, free_port, welcome_all

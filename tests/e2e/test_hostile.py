@@ -24,14 +24,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine import client, wire
+from engine.client import api_client as client
 from engine.clock import DAY_MS, SystemClock
-from engine.images import split_mjpeg
-from engine.ingest_link import LINKS_MAX
-from engine.keys import FileKeyRing, seal
-from engine.records import encode_checkin, encode_manual, encode_scan, encode_scans
-from engine.rows import Direction
-from engine.wire import Codec, FrameType
+from engine.decoding.images import split_mjpeg
+from engine.identity.keys import FileKeyRing, seal
+from engine.ingest.link import LINKS_MAX
+from engine.scans.records import encode_checkin, encode_manual, encode_scan, encode_scans
+from engine.scans.rows import Direction
+from engine.wire import frames as wire
+from engine.wire.frames import Codec, FrameType
 from tests.e2e.rig import (
     BACK_END,
     CLIPS,

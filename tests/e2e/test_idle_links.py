@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import wire
-from engine.access import token_to_hash
-from engine.address import parse_address
-from engine.ingest_link import LINKS_MAX
+from engine.ingest.link import LINKS_MAX
+from engine.registry.access import token_to_hash
+from engine.wire import frames as wire
+from engine.wire.address import parse_address
 from tests.e2e.rig import (
     ROOT,
     EngineProcess,

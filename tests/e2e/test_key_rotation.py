@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engine import wire
 from engine.clock import ms_to_iso
-from engine.control_lmdb import ControlLog
-from engine.keys import FileKeyRing, seal
-from engine.records import encode_scan, encode_scans
+from engine.identity.keys import FileKeyRing, seal
+from engine.scans.records import encode_scan, encode_scans
+from engine.storage.control_lmdb import ControlLog
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     KEPT_FOR_EVER,
     EngineProcess,

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import wire
 from engine.clock import SystemClock
-from engine.decode_pool import DecodePool
+from engine.decoding.decode_pool import DecodePool
+from engine.decoding.held import HeldCodes
+from engine.decoding.images import split_mjpeg
 from engine.gateway.config import FrameConfig, ReaderConfig, make_sources
 from engine.gateway.program import Gateway
-from engine.held import HeldCodes
-from engine.images import split_mjpeg
-from engine.records import ENTRY, LOCAL_VERDICT, decode_scans
+from engine.scans.records import ENTRY, LOCAL_VERDICT, decode_scans
+from engine.wire import frames as wire
 from tests.reference.ckp_server import Peer, Server
 from tests.reference.gateway_rig import ROOT, Rig, free_port, go, opened, welcome_all
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from engine import wire
-from engine.access import AUDIT_KIND, body_to_entry
 from engine.clock import ms_to_iso
-from engine.control_lmdb import ControlLog
-from engine.keys import DeskKeys
-from engine.questions import handle_to_key
-from engine.records import encode_manual, encode_scan
+from engine.desk.questions import handle_to_key
+from engine.identity.keys import DeskKeys
+from engine.registry.access import AUDIT_KIND, body_to_entry
+from engine.scans.records import encode_manual, encode_scan
+from engine.storage.control_lmdb import ControlLog
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     KEPT_FOR_EVER,
     EngineProcess,

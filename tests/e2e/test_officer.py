@@ -15,7 +15,6 @@ from urllib.request import urlopen
 import msgspec
 import pytest
 
-from engine import wire
 from engine.clock import ManualClock, SystemClock
 from engine.errors import SettingInvalid, StorageUnavailable
 from engine.gateway.config import OfficerConfig, ReaderConfig
@@ -24,9 +23,10 @@ from engine.gateway.gear.officer import LISTENERS_MAX, REASONS, VERDICTS, Office
 from engine.gateway.lights import Light
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
-from engine.judge import ALERTS
-from engine.rows import REASONS as ALL_REASONS
-from engine.wire import Verdict
+from engine.ingest.judge import ALERTS
+from engine.scans.rows import REASONS as ALL_REASONS
+from engine.wire import frames as wire
+from engine.wire.frames import Verdict
 from tests.reference.ckp_server import Peer
 from tests.reference.gateway_rig import HttpPeer, Rig, free_port, open_box, opened
 

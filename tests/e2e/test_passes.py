@@ -10,9 +10,9 @@ import numpy as np
 import segno
 import simplejpeg
 
-from engine import wire
-from engine.images import JPEG
-from engine.records import encode_scan
+from engine.decoding.images import JPEG
+from engine.scans.records import encode_scan
+from engine.wire import frames as wire
 from tests.e2e.rig import KEPT_FOR_EVER, EngineProcess, RawLink, enrolment, hello, run_chot, scans
 from tests.reference.payload_vectors import FOLDER, load
 

@@ -23,13 +23,13 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from engine import wire
-from engine.admin import SOCKET_NAME
+from engine.client.admin import SOCKET_NAME
 from engine.clock import SystemClock, ms_to_iso
-from engine.keys import FileKeyRing
-from engine.questions import key_to_handle
-from engine.records import Credential, encode_checkin, encode_manual, encode_scan
-from engine.rows import Direction
+from engine.desk.questions import key_to_handle
+from engine.identity.keys import FileKeyRing
+from engine.scans.records import Credential, encode_checkin, encode_manual, encode_scan
+from engine.scans.rows import Direction
+from engine.wire import frames as wire
 from tests.e2e.rig import BACK_END, Job, RawLink, enrolment, hello, job, scans
 from tests.reference.pass_maker import (
     BUNDLE,

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from engine import access, client, csv_stream
+from engine.api import csv_stream
+from engine.api.roll_answers import BODY_SIZE_MAX
+from engine.client import api_client as client
 from engine.errors import (
     AccessDenied,
     BodyTooLarge,
@@ -18,7 +20,7 @@ from engine.errors import (
     QuestionInvalid,
     StorageFull,
 )
-from engine.roll_answers import BODY_SIZE_MAX
+from engine.registry import access
 from tests.reference.stand import (
     BINH,
     BODIES,

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from engine import client, wire
-from engine.rows import NO_TEMPERATURE, NOBODY, Flag, Kind
+from engine.client import api_client as client
+from engine.scans.rows import NO_TEMPERATURE, NOBODY, Flag, Kind
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     KEPT_FOR_EVER,
     EngineProcess,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import wire
-from engine.address import parse_address
 from engine.clock import SystemClock
 from engine.gateway.config import load_config, make_sources
+from engine.wire import frames as wire
+from engine.wire.address import parse_address
 from tests.e2e.rig import (
     CLIPS,
     EngineProcess,

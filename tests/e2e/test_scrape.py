@@ -11,16 +11,16 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from engine import wire
 from engine.app import Engine
-from engine.ingest_link import Link
-from engine.journal import Receipt, RecordBatch
-from engine.question_socket import Peer
-from engine.questions import AskMetrics, MetricsText
-from engine.registry import Gateway
-from engine.session import Stream
+from engine.desk.question_socket import Peer
+from engine.desk.questions import AskMetrics, MetricsText
+from engine.ingest.link import Link
+from engine.ingest.streams import StreamState
+from engine.registry.registry import Gateway
 from engine.settings import Settings
-from engine.streams import StreamState
+from engine.storage.journal import Receipt, RecordBatch
+from engine.wire import frames as wire
+from engine.wire.session import Stream
 from tests.e2e.rig import WAIT_S, RawLink, enrolment, fresh_person, person_scan, scans
 
 GATEWAYS, EPOCHS = 500, 10  # of each

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine import client
+from engine.client import api_client as client
 from engine.clock import iso_to_ms
 from tests.e2e.rig import (
     BACK_END,

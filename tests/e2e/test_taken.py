@@ -13,19 +13,20 @@ import aiohttp
 import msgspec
 import pytest
 
-from engine import admin, wire
-from engine.api import run_api
+from engine.api.server import run_api
 from engine.app import Engine
-from engine.deliveries import Deliveries
+from engine.client import admin
+from engine.desk.deliveries import Deliveries
+from engine.desk.questions import Deliver
 from engine.errors import WireEpochUsed, WireMalformed
-from engine.ingest_link import LINKS_MAX, TURN_MESSAGES, Link
-from engine.journal import Receipt, RecordBatch
-from engine.keys import DESK_DIR
-from engine.pipeline import STEP_PLAIN
-from engine.questions import Deliver
-from engine.records import Credential, encode_checkin, encode_scans
-from engine.rows import Direction
+from engine.identity.keys import DESK_DIR
+from engine.ingest.link import LINKS_MAX, TURN_MESSAGES, Link
+from engine.ingest.pipeline import STEP_PLAIN
+from engine.scans.records import Credential, encode_checkin, encode_scans
+from engine.scans.rows import Direction
 from engine.settings import Settings
+from engine.storage.journal import Receipt, RecordBatch
+from engine.wire import frames as wire
 from tests.e2e.rig import BACK_END, WAIT_S, enrolment, fresh_person, hello
 
 MARKET = 1013

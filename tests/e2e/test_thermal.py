@@ -15,11 +15,11 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from engine import wire
 from engine.clock import SystemClock, ms_to_iso
 from engine.gateway.config import AnySource, ReaderConfig, ThermalConfig
 from engine.gateway.gear.http_door import CONNECTIONS_MAX, HttpDoor
 from engine.gateway.gear.thermal import Fields, _unit
+from engine.wire import frames as wire
 from tests.reference.ckp_server import Peer
 from tests.reference.gateway_rig import HttpPeer, Rig, free_port, open_box, opened, welcome_all
 

@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 
-from engine import admin, client, wire
-from engine.access import AUDIT_KIND, body_to_entry
+from engine.cli.story import Person
+from engine.client import admin
+from engine.client import api_client as client
 from engine.clock import DAY_MS, ms_to_iso
-from engine.control_lmdb import ControlLog
+from engine.desk.questions import handle_to_key
 from engine.errors import AccessDenied, NotFound, QuestionInvalid
-from engine.keys import DeskKeys, FileKeyRing
-from engine.questions import handle_to_key
-from engine.story import Person
+from engine.identity.keys import DeskKeys, FileKeyRing
+from engine.registry.access import AUDIT_KIND, body_to_entry
+from engine.storage.control_lmdb import ControlLog
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     KEPT_FOR_EVER,
     ROOT,

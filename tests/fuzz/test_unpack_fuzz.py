@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from engine.ingest.trust import TrustList
 from engine.payloads import PAYLOAD_MAX, Chunk, Parsed, Refusal, base45, cose, join_chunks, parse
 from engine.payloads.passes import decode_base64
-from engine.trust import TrustList
 from tests.reference.pass_maker import (
     BUNDLE,
     HEALTH,

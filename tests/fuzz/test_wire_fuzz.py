@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from engine import wire
 from engine.errors import InputError, WireTooLarge
-from engine.keys import FileKeyRing, seal
-from engine.records import decode_scans
+from engine.identity.keys import FileKeyRing, seal
+from engine.scans.records import decode_scans
+from engine.wire import frames as wire
 from tests.e2e.rig import (
     BACK_END,
     EngineProcess,

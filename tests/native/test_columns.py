@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.aliases import ENDING
 from engine.clock import DAY_MS
-from engine.visits import SCAN, VISIT, PlaceRule, PlaceRules, VisitRules, rule_spans
+from engine.identity.aliases import ENDING
+from engine.presence.visits import SCAN, VISIT, PlaceRule, PlaceRules, VisitRules, rule_spans
 from native.columns import COLUMNS, DayColumns
 from native.contacts import find_contacts
 from native.days import count_days, split_days

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.contacts import CONTACT, PAIR
-from engine.visits import VISIT
+from engine.presence.contacts import CONTACT, PAIR
+from engine.presence.visits import VISIT
 from native.contacts import find_contacts
 from native.index import VisitTable, born_table, end_visits, merge_tables
 from native.together import people_at, time_together, times_of

@@ -13,7 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from engine.images import split_mjpeg
+from engine.decoding.images import split_mjpeg
 from native.jpeg import luma as door
 from native.jpeg.luma import DONE, LARGE, OTHER, Luma
 from tests.reference.native_jpeg import (

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.index import NEWEST
-from engine.rows import ROW, Kind
-from engine.visits import SCAN
+from engine.colocation.index import NEWEST
+from engine.presence.visits import SCAN
+from engine.scans.rows import ROW, Kind
 from native.numbers import PersonNumbers
 from native.scans import ScanRun
 

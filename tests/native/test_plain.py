@@ -1,4 +1,4 @@
-"""native.plain beside engine.candidates: the same messages come to the same, byte for byte.
+"""native.plain beside engine.ingest.candidates: the same messages come to the same, byte for byte.
 
 Two pipelines get the same messages one after the other; one of them has a key ring that keeps its
 key to itself, so that it reads everything in Python.
@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.candidates import CandidateReader, Origin
 from engine.clock import DAY_MS, day_to_ms, ms_to_day
-from engine.pipeline import STEP_PLAIN, STEP_RECORDS, Outcome
-from engine.records import (
+from engine.identity.watch import WatchEntry, WatchKind
+from engine.ingest.candidates import CandidateReader, Origin
+from engine.ingest.pipeline import STEP_PLAIN, STEP_RECORDS, Outcome
+from engine.scans.records import (
     ENTRY,
     Credential,
     Extras,
@@ -29,9 +30,8 @@ from engine.records import (
     encode_scan,
     encode_scans,
 )
-from engine.rows import NO_TEMPERATURE, ROW, Direction, Flag
-from engine.watch import WatchEntry, WatchKind
-from engine.wire import Report
+from engine.scans.rows import NO_TEMPERATURE, ROW, Direction, Flag
+from engine.wire.frames import Report
 from native.hmac import Hmac
 from native.plain import PlainReader, PlainRules
 from tests.reference.payload_vectors import load

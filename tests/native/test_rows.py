@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.group import pack_details, walk_details
-from engine.rows import ROW, ROW_SIZE
+from engine.scans.rows import ROW, ROW_SIZE
+from engine.storage.group import pack_details, walk_details
 from native.rows import RowBuffer, longest_details
 from tests.reference.native_rows import FIELDS, row_bytes
 

@@ -11,8 +11,8 @@ import random
 import numpy as np
 import pytest
 
-from engine.tiers import LINK, TIERED
-from engine.visits import VISIT, VisitFlag
+from engine.presence.visits import VISIT, VisitFlag
+from engine.tracing.tiers import LINK, TIERED
 from native.index import VisitTable, end_visits
 from native.links import find_links
 from native.tiers import find_tiers

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import DAY_MS, HOUR_MS
-from engine.visits import SCAN, VISIT, PlaceRule, PlaceRules, VisitRules, rule_spans
+from engine.presence.visits import SCAN, VISIT, PlaceRule, PlaceRules, VisitRules, rule_spans
 from native.places import PlaceTable
 from native.scans import ScanRun, merge_runs
 from native.visits import derive_changes

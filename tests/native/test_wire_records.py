@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.records import ENTRY
+from engine.scans.records import ENTRY
 from native.wire import read_records
 from tests.reference import native_wire as twin
 

@@ -11,9 +11,9 @@ from collections import Counter
 import numpy as np
 
 from engine.clock import ManualClock, day_to_ms, ms_to_day
-from engine.group import Group, pack_details
-from engine.journal import TALLY, Journal, Part, RecordBatch, Run
-from engine.rows import ROW
+from engine.scans.rows import ROW
+from engine.storage.group import Group, pack_details
+from engine.storage.journal import TALLY, Journal, Part, RecordBatch, Run
 
 NOON_MS = ManualClock().now_ms()
 DAY = ms_to_day(NOON_MS)

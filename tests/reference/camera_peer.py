@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from engine.images import split_mjpeg
+from engine.decoding.images import split_mjpeg
 
 LANES = Path(__file__).resolve().parents[1] / "data/lanes"
 USER, PASSWORD = "chốt", "mật khẩu: 1"

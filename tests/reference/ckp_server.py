@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
-from engine import wire
+from engine.wire import frames as wire
 
 HUGE = 1 << 60
 M = TypeVar("M")

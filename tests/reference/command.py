@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from engine import cli
+from engine.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0  # for anything that must happen; a busy box is no failure

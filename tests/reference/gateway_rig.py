@@ -16,16 +16,16 @@ from typing import Any
 
 import msgspec
 
-from engine import wire
 from engine.clock import SystemClock
 from engine.gateway.config import AnySource, GatewayConfig, RecordConfig, make_sources
 from engine.gateway.lights import Light
 from engine.gateway.program import Gateway, GatewayStats
 from engine.gateway.sources import Picture, Records
 from engine.gateway.spool_lmdb import Spool
-from engine.keys import make_pair, open_sealed
-from engine.records import encode_scan, encode_scans
-from engine.wire import Codec, seal_aad
+from engine.identity.keys import make_pair, open_sealed
+from engine.scans.records import encode_scan, encode_scans
+from engine.wire import frames as wire
+from engine.wire.frames import Codec, seal_aad
 from tests.reference.ckp_server import Peer, Server
 
 PRIVATE, PUBLIC = make_pair()

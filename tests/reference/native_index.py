@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.contacts import CONTACT, PAIR, PairFlag, Tier
-from engine.visits import VISIT, VisitFlag
+from engine.presence.contacts import CONTACT, PAIR, PairFlag, Tier
+from engine.presence.visits import VISIT, VisitFlag
 
 Spans = list[tuple[int, int]]
 NEVER = 2**32 - 1

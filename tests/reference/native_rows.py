@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.rows import ROW
+from engine.scans.rows import ROW
 
 FIELDS = list(ROW.names or ())
 

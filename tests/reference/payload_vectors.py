@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from engine.ingest.trust import TrustList, add_file
 from engine.payloads import NoTrust, Trust
-from engine.trust import TrustList, add_file
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "payloads"
 PERSONS = ("vn.cccd", "vn.qr1405", "vn.bhyt", "dcc", "shc", "vdsnc")

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.clock import ManualClock, iso_to_ms
-from engine.dedup import SeenWindow
-from engine.journal import check_batch
-from engine.judge import Judge
+from engine.identity.watch import WatchList
+from engine.ingest.judge import Judge
+from engine.ingest.pipeline import Origin, Outcome, Pipeline
 from engine.payloads import VenueCode, make_venue_code, venue_code_to_text
-from engine.pipeline import Origin, Outcome, Pipeline
-from engine.records import decode_scans, encode_scans
-from engine.registry import Change, Registry
-from engine.registry_csv import TABLE_ORDER, read_csv
+from engine.registry.csv_tables import TABLE_ORDER, read_csv
+from engine.registry.registry import Change, Registry
+from engine.scans.dedup import SeenWindow
+from engine.scans.records import decode_scans, encode_scans
 from engine.settings import Settings
+from engine.storage.journal import check_batch
 from engine.telemetry import Metrics
-from engine.watch import WatchList
 from native.hmac import Hmac
 
 TABLES = Path(__file__).parents[2] / "docs" / "examples" / "registry"

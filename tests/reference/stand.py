@@ -20,30 +20,30 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from engine import client
-from engine.access import AUDIT_KIND, AuditEntry, Grant, body_to_entry, make_token
-from engine.alerts import Alerts
-from engine.api import run_api
+from engine.api.server import run_api
+from engine.client import api_client as client
 from engine.clock import ManualClock, day_to_ms, iso_to_ms, ms_to_day
-from engine.desk import Desk
+from engine.colocation.alerts import Alerts
+from engine.colocation.index import CoLocationIndex
+from engine.colocation.reviews import new_reviews
+from engine.desk.desk import Desk
+from engine.desk.question_socket import QuestionClient, QuestionServer
+from engine.desk.questions import Deliver, Delivered, Kit
 from engine.errors import EngineError, WireUnknownGateway
-from engine.group import pack_details
-from engine.index import CoLocationIndex
-from engine.journal import MemoryJournal, Part, RecordBatch, Run
-from engine.keys import DeskKeys, FileKeyRing
-from engine.merges import Merges
-from engine.people import Details, details_to_bytes, vehicle_to_canonical
-from engine.question_socket import QuestionClient, QuestionServer
-from engine.questions import Deliver, Delivered, Kit
-from engine.registry import Registry
-from engine.registry_csv import TABLE_ORDER, read_csv
-from engine.reviews import new_reviews
-from engine.rows import NO_TEMPERATURE, ROW, Direction, Kind, Source
+from engine.identity.keys import DeskKeys, FileKeyRing
+from engine.identity.merges import Merges
+from engine.identity.watch import WatchList
+from engine.presence.visits import PlaceRules
+from engine.registry.access import AUDIT_KIND, AuditEntry, Grant, body_to_entry, make_token
+from engine.registry.csv_tables import TABLE_ORDER, read_csv
+from engine.registry.registry import Registry
+from engine.registry.venue_codes import VenueCodes
+from engine.scans.people import Details, details_to_bytes, vehicle_to_canonical
+from engine.scans.rows import NO_TEMPERATURE, ROW, Direction, Kind, Source
+from engine.storage.group import pack_details
+from engine.storage.journal import MemoryJournal, Part, RecordBatch, Run
 from engine.telemetry import Metrics
-from engine.tracing import Completeness, GatewayState, Tracer
-from engine.venue_codes import VenueCodes
-from engine.visits import PlaceRules
-from engine.watch import WatchList
+from engine.tracing.tracer import Completeness, GatewayState, Tracer
 from tests.reference.batches import read_groups
 
 T = TypeVar("T")

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import access
-from engine.access import AuditEntry, Grant, Purpose, Question, Role
 from engine.errors import AccessDenied, JournalCorrupt, TokenInvalid
+from engine.registry import access
+from engine.registry.access import AuditEntry, Grant, Purpose, Question, Role
 
 NOW_MS = 1_625_097_600_000
 

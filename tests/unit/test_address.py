@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.address import parse_address, parse_addresses
 from engine.errors import SettingInvalid
+from engine.wire.address import parse_address, parse_addresses
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import alerts as module
-from engine.alerts import Alerts, find
-from engine.rows import NOBODY, ROW, Flag, Kind
+from engine.colocation import alerts as module
+from engine.colocation.alerts import Alerts, find
+from engine.scans.rows import NOBODY, ROW, Flag, Kind
 
 
 @dataclass

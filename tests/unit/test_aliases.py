@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.aliases import Aliases
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms
-from engine.index import CoLocationIndex
-from engine.notice import Mark, find_marked
-from engine.rows import Kind
-from engine.visits import PlaceRule, PlaceRules
+from engine.colocation.index import CoLocationIndex
+from engine.identity.aliases import Aliases
+from engine.presence.visits import PlaceRule, PlaceRules
+from engine.scans.rows import Kind
+from engine.tracing.notice import Mark, find_marked
 from tests.reference.tracing import (
     in_order,
     reference_contacts,

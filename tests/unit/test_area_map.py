@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.access import Grant, Role
 from engine.clock import iso_to_ms
 from engine.errors import RegistryInvalid
-from engine.registry import Area, Category, Census, PostedCode, Registry, Unit, Venue
-from engine.registry_csv import read_csv
+from engine.registry.access import Grant, Role
+from engine.registry.csv_tables import read_csv
+from engine.registry.registry import Area, Category, Census, PostedCode, Registry, Unit, Venue
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/registry-2025/areas.csv"
 BEFORE, AFTER = iso_to_ms("2025-06-30T23:59"), iso_to_ms("2025-07-01")

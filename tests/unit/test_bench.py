@@ -22,8 +22,8 @@ from bench.peers import Absent
 from bench.servers import Servers
 from bench.workload import FIRST_PLACE, REST_MS, VISIT, Province, busy_day, people_for
 from engine.clock import DAY_MS, MINUTE_MS
-from engine.rows import Direction
-from engine.visits import SCAN, EndRule, PlaceRules, VisitRules, derive
+from engine.presence.visits import SCAN, EndRule, PlaceRules, VisitRules, derive
+from engine.scans.rows import Direction
 
 ROOT = Path(__file__).resolve().parents[2]
 

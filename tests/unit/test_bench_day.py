@@ -18,10 +18,10 @@ from bench.day_world import FIRST_VENUE, HELD_GAP_FRAMES, Loop, checkins, person
 from bench.lane_ramp import search
 from bench.relay import Heard, Session, Walker
 from bench.workload import VISIT
-from engine import wire
 from engine.clock import MINUTE_MS, date_to_day, day_to_ms
-from engine.keys import FileKeyRing
-from engine.people import VIETNAM
+from engine.identity.keys import FileKeyRing
+from engine.scans.people import VIETNAM
+from engine.wire import frames as wire
 from tests.unit.test_bench import run_bench
 
 DAY = date_to_day("2021-07-01")

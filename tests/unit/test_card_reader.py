@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from engine.card_reader import CHUNK_WAIT_MS, LANES_MAX, CardReader
 from engine.clock import ManualClock, iso_to_ms
-from engine.decode import Code
-from engine.decode_pool import DecodePool
-from engine.dedup import SeenWindow
-from engine.group import walk_details
-from engine.judge import Judge
+from engine.decoding.decode import Code
+from engine.decoding.decode_pool import DecodePool
+from engine.identity.watch import WatchList
+from engine.ingest.card_reader import CHUNK_WAIT_MS, LANES_MAX, CardReader
+from engine.ingest.judge import Judge
+from engine.ingest.pipeline import Origin, Outcome, Pipeline
+from engine.ingest.trust import TrustList
 from engine.payloads import Parsed, Refusal
-from engine.people import Details, bytes_to_details
-from engine.pipeline import Origin, Outcome, Pipeline
-from engine.registry import Registry
-from engine.registry_csv import TABLE_ORDER, read_csv
-from engine.rows import ROW, Flag, Source
+from engine.registry.csv_tables import TABLE_ORDER, read_csv
+from engine.registry.registry import Registry
+from engine.scans.dedup import SeenWindow
+from engine.scans.people import Details, bytes_to_details
+from engine.scans.rows import ROW, Flag, Source
 from engine.settings import Settings
+from engine.storage.group import walk_details
 from engine.telemetry import Metrics
-from engine.trust import TrustList
-from engine.watch import WatchList
 from tests.reference.pass_maker import (
     BUNDLE,
     HEALTH,

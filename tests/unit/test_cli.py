@@ -12,10 +12,14 @@ import msgspec
 import pytest
 
 import engine
-from engine import cli, cli_registry, cli_venue, registry_csv, settings
-from engine.cli_parser import read_lines
+from engine import settings
+from engine.cli import main as cli
+from engine.cli import registry as cli_registry
+from engine.cli import venue as cli_venue
+from engine.cli.parser import read_lines
 from engine.gateway import config as gateway_config
-from engine.registry import Category, Risk
+from engine.registry import csv_tables as registry_csv
+from engine.registry.registry import Category, Risk
 from tests.reference.command import ROOT, SECRET, assert_mistake, assert_refused, chot
 
 TABLES = ROOT / "docs/examples/registry"
@@ -274,13 +278,13 @@ def test_every_field_of_a_gateways_file_is_described() -> None:
 
 def test_what_the_structs_say_is_what_options_take() -> None:
     """Bounds stand twice, so that mistakes are found before anything is asked."""
-    from engine.answers import LIMIT_DEFAULT, ROWS_MAX
-    from engine.cli_roll import ROWS_MAX as ROWS_OF_A_LIST
-    from engine.cli_trace import KINDS, MARKS_MAX
-    from engine.cli_trace import LIMIT_DEFAULT as LIMIT_OF_A_TABLE
-    from engine.notice import MARKS_MAX as MARKS_OF_A_NOTICE
-    from engine.questions import PersonRef
-    from engine.roll import ROWS_MAX as ROWS_OF_A_ROLL
+    from engine.api.answers import LIMIT_DEFAULT, ROWS_MAX
+    from engine.cli.roll import ROWS_MAX as ROWS_OF_A_LIST
+    from engine.cli.trace import KINDS, MARKS_MAX
+    from engine.cli.trace import LIMIT_DEFAULT as LIMIT_OF_A_TABLE
+    from engine.desk.questions import PersonRef
+    from engine.tracing.notice import MARKS_MAX as MARKS_OF_A_NOTICE
+    from engine.tracing.roll import ROWS_MAX as ROWS_OF_A_ROLL
 
     assert ROWS_OF_A_LIST == ROWS_OF_A_ROLL
     person = msgspec.inspect.type_info(PersonRef)

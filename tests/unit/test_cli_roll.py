@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.cli_parser import UseError
-from engine.cli_roll import ROWS_MAX, read_roll, read_vehicle
+from engine.cli.parser import UseError
+from engine.cli.roll import ROWS_MAX, read_roll, read_vehicle
 
 
 def roll(tmp_path: Path, text: str, encoding: str = "utf-8") -> list[dict[str, object]]:

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import client
-from engine.answers import details_to_person, when_to_ms
+from engine.api.answers import details_to_person, when_to_ms
+from engine.api.opened_details import OpenedDetails
+from engine.client import api_client as client
 from engine.clock import ManualClock
 from engine.errors import AccessDenied, EngineUnreachable, QuestionInvalid, SettingInvalid
-from engine.opened_details import OpenedDetails
-from engine.people import Details
+from engine.scans.people import Details
 
 PERSON = {"person": "a" * 26, "name": "=Lê Văn Cường", "phone": "0912999003", "doc": "cccd 1"}
 VISIT = {

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.commit_thread import CommitThread, Job
 from engine.errors import StorageUnavailable
+from engine.storage.commit_thread import CommitThread, Job
 
 
 def test_a_fault_of_the_writer_is_told_without_its_words() -> None:

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.control_lmdb import BODY_LIMIT_BYTES, ControlLog, bytes_to_record, genesis
 from engine.errors import (
     JournalCorrupt,
     StorageFull,
@@ -25,8 +24,9 @@ from engine.errors import (
     StoreLocked,
     StoreVersion,
 )
-from engine.journal_lmdb import LmdbJournal
-from engine.store_lmdb import Store, lsn_to_key
+from engine.storage.control_lmdb import BODY_LIMIT_BYTES, ControlLog, bytes_to_record, genesis
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.storage.store_lmdb import Store, lsn_to_key
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_MS = 1_625_097_600_000
@@ -194,7 +194,7 @@ def test_a_full_store_goes_on_answering(path):
 
 WORKER = """
 import os, sys
-from engine.control_lmdb import ControlLog
+from engine.storage.control_lmdb import ControlLog
 log = ControlLog(sys.argv[1], floor_bytes=0)
 while True:
     lsn = log.append_sync("audit", "an", b"%d" % (log.last_lsn() + 1), 0)

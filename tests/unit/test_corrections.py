@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.corrections import (
+from engine.colocation.corrections import (
     Correction,
     CorrectionBook,
     Corrections,
@@ -16,11 +16,11 @@ from engine.corrections import (
     persons_named,
     undo_to_body,
 )
+from engine.colocation.index import CoLocationIndex
 from engine.errors import JournalCorrupt
-from engine.index import CoLocationIndex
-from engine.keys import FileKeyRing
-from engine.rows import ROW, Direction, Kind
-from engine.visits import EndRule, PlaceRule, PlaceRules, VisitFlag, VisitRules
+from engine.identity.keys import FileKeyRing
+from engine.presence.visits import EndRule, PlaceRule, PlaceRules, VisitFlag, VisitRules
+from engine.scans.rows import ROW, Direction, Kind
 
 POSTS = {1}
 STAYS = {1: 5, 2: 9, 3: 6, 4: 12}

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, ManualClock
-from engine.cwa import CELL_MS, LEVEL, WEIGHTS, derive_stay
+from engine.colocation.index import CoLocationIndex
 from engine.errors import QuestionInvalid
-from engine.index import CoLocationIndex
-from engine.tracing import ContactsQuestion, Tracer, contact_rows
-from engine.visits import PlaceRule, PlaceRules
+from engine.presence.visits import PlaceRule, PlaceRules
+from engine.tracing.cwa import CELL_MS, LEVEL, WEIGHTS, derive_stay
+from engine.tracing.tracer import ContactsQuestion, Tracer, contact_rows
 from tests.reference.visits import Scan
 from tests.unit.test_index import KEYS, Group, scans_to_rows
 

@@ -20,10 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.decode import Code, JpegLaneReader, LaneReader, ZxingDecoder, decode_file, read_codes
-from engine.decode_pool import DecodePool, FrameReader, LaneFrames
+from engine.decoding.decode import (
+    Code,
+    JpegLaneReader,
+    LaneReader,
+    ZxingDecoder,
+    decode_file,
+    read_codes,
+)
+from engine.decoding.decode_pool import DecodePool, FrameReader, LaneFrames
+from engine.decoding.images import GRAY8, JPEG, PNG, image_to_luma, split_mjpeg
 from engine.errors import ImageInvalid, ImageTooLarge
-from engine.images import GRAY8, JPEG, PNG, image_to_luma, split_mjpeg
 
 Luma = npt.NDArray[np.uint8]
 

@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from engine import dedup
 from engine.clock import HOUR_MS
-from engine.dedup import HERE, KEPT_MS, LANES, ROAD, SeenWindow, Spans
-from engine.rows import ROW, Kind
+from engine.scans import dedup
+from engine.scans.dedup import HERE, KEPT_MS, LANES, ROAD, SeenWindow, Spans
+from engine.scans.rows import ROW, Kind
 from tests.reference.native_dedup import SeenList
 
 WINDOW_MS = 600_000

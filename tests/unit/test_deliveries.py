@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from engine import deliveries
-from engine.dedup import HERE
-from engine.deliveries import Deliveries, PastLights
-from engine.group import RUN, Group
-from engine.ingest import IngestServer
-from engine.questions import Delivered, DeliveryFault
-from engine.rows import ROW, Flag
-from engine.wire import Verdict
+from engine.desk import deliveries
+from engine.desk.deliveries import Deliveries, PastLights
+from engine.desk.questions import Delivered, DeliveryFault
+from engine.ingest.server import IngestServer
+from engine.scans.dedup import HERE
+from engine.scans.rows import ROW, Flag
+from engine.storage.group import RUN, Group
+from engine.wire.frames import Verdict
 
 
 @dataclass

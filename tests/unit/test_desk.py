@@ -8,11 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.alerts import ALERT
-from engine.desk import answer_to_digest, suppress
-from engine.errors import NotFound, RegistryInvalid, StorageFull
-from engine.figures import PASSAGE_FIGURE, PLACE_FIGURE
-from engine.questions import (
+from engine.colocation.alerts import ALERT
+from engine.colocation.figures import PASSAGE_FIGURE, PLACE_FIGURE
+from engine.desk.desk import answer_to_digest, suppress
+from engine.desk.questions import (
     SUPPRESSED,
     Alarmed,
     AskAlerts,
@@ -26,10 +25,11 @@ from engine.questions import (
     RegistryTaken,
     WatchAdd,
 )
-from engine.registry import Category, Post, Registry, Venue
-from engine.rows import ROW, Flag, Kind
-from engine.tracing import Completeness, HistoryAnswer
-from engine.watch import WatchEntry, WatchKind
+from engine.errors import NotFound, RegistryInvalid, StorageFull
+from engine.identity.watch import WatchEntry, WatchKind
+from engine.registry.registry import Category, Post, Registry, Venue
+from engine.scans.rows import ROW, Flag, Kind
+from engine.tracing.tracer import Completeness, HistoryAnswer
 from tests.reference.stand import BINH, TRACER, Stand
 
 NEW = Venue(number=2001, name="Chợ Mới", category=Category.MARKET)

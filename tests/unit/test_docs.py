@@ -16,10 +16,13 @@ import pytest
 
 import engine
 from bench.__main__ import CASES, TRIALS
-from engine import doctor_machine, errors, registry, settings, telemetry, verify_report
-from engine.cli import build_parser
-from engine.rows import REASONS, Kind
-from engine.wire import FrameType
+from engine import errors, settings, telemetry
+from engine.cli import doctor_machine
+from engine.cli.main import build_parser
+from engine.keeping import verify_report
+from engine.registry import registry
+from engine.scans.rows import REASONS, Kind
+from engine.wire.frames import FrameType
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXED = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "bench/README.md"]

@@ -14,18 +14,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine import doctor, doctor_machine, machine
+from engine import machine
+from engine.cli import doctor, doctor_machine
+from engine.cli.doctor_machine import CHECKS
 from engine.clock import DAY_MS, ManualClock, SystemClock
-from engine.control_lmdb import ControlLog
-from engine.doctor_machine import CHECKS
 from engine.errors import StoreLocked
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.registry import changes_to_record
-from engine.registry_csv import read_csv
+from engine.identity.keys import FileKeyRing
+from engine.registry.csv_tables import read_csv
+from engine.registry.registry import changes_to_record
 from engine.settings import Settings
-from engine.store_lmdb import Store
-from engine.store_lock import StoreLock
+from engine.storage.control_lmdb import ControlLog
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.storage.store_lmdb import Store
+from engine.storage.store_lock import StoreLock
 from tests.reference.batches import DAY, NOON_MS, make_batch
 from tests.reference.certificates import Authority
 from tests.reference.command import ROOT

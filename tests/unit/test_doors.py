@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from aiohttp import WSMessage, WSMsgType
 
-from engine import doors
-from engine.websocket import MESSAGE_MAX, Outbox
+from engine.ingest import doors
+from engine.wire.websocket import MESSAGE_MAX, Outbox
 
 
 class Flood:

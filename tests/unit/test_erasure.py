@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from engine.clock import ManualClock, day_to_ms
-from engine.erasure import (
+from engine.errors import JournalCorrupt
+from engine.identity.keys import DeskKeys, FileKeyRing
+from engine.keeping.erasure import (
     Amended,
     Erased,
     Erasure,
@@ -19,11 +21,9 @@ from engine.erasure import (
     erase_rows,
     tags_of,
 )
-from engine.errors import JournalCorrupt
-from engine.group import Group, RawGroup, bytes_to_group, split_details
-from engine.journal import MemoryJournal, Part, RecordBatch, Run
-from engine.keys import DeskKeys, FileKeyRing
-from engine.rows import NO_TEMPERATURE, ROW, Kind
+from engine.scans.rows import NO_TEMPERATURE, ROW, Kind
+from engine.storage.group import Group, RawGroup, bytes_to_group, split_details
+from engine.storage.journal import MemoryJournal, Part, RecordBatch, Run
 from tests.reference.batches import DAY, pack_details
 
 PEOPLE = [bytes([n + 1]) * 16 for n in range(4)]

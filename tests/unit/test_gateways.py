@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 from engine.clock import ManualClock
-from engine.gateways import Gateways
+from engine.ingest.gateways import Gateways
 
 TURNS, NAMES = 150, 20
 

@@ -12,14 +12,14 @@ import lmdb
 import msgspec
 import pytest
 
-from engine import generation, generations, store_lmdb
 from engine.clock import DAY_MS, ManualClock, day_to_ms
 from engine.errors import JournalCorrupt, NotFound, StorageFull, StorageUnavailable
-from engine.generation import bytes_to_header, folders, name_of, pack_header
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.store_lmdb import Store
-from engine.verify import verify_store
+from engine.identity.keys import FileKeyRing
+from engine.keeping.verify import verify_store
+from engine.storage import generation, generations, store_lmdb
+from engine.storage.generation import bytes_to_header, folders, name_of, pack_header
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.storage.store_lmdb import Store
 from tests.reference.batches import DAY, count_identities, make_batch, read_groups
 from tests.unit.test_journal_lmdb import Flaky
 
@@ -571,7 +571,7 @@ def test_a_verify_that_meets_a_generation_that_goes(log, monkeypatch):
     log.use(lambda journal: journal.expire(day_to_ms(DAY + 1)))
     monkeypatch.setattr(generation, "folders", lambda path, **options: listed)
     monkeypatch.setattr(
-        "engine.verify.StoreLock",
+        "engine.keeping.verify.StoreLock",
         lambda path, is_offline: SharedLock(),
     )
     report = verify_store(log.root, log.ring)

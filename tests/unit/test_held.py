@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.held import HeldCodes
+from engine.decoding.held import HeldCodes
 
 
 def test_code_held_for_75_frames_is_one_scan() -> None:

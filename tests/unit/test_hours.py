@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.hours import CLOSED, text_to_trips, text_to_week
+from engine.presence.hours import CLOSED, text_to_trips, text_to_week
 
 
 def spans(text: str) -> list[str]:

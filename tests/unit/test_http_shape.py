@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from engine import http_shape
-from engine.answers import PersonBody
+from engine.api import http_shape
+from engine.api.answers import PersonBody
+from engine.api.http_shape import BodyReader
 from engine.errors import EngineUnreachable
-from engine.http_shape import BodyReader
 
 
 async def _never() -> bytes:

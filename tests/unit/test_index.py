@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import engine.index
+import engine.colocation.index
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms, ms_to_day
-from engine.contacts import CONTACT, PAIR, PairFlag, Tier
-from engine.found import ref_to_position
-from engine.index import CoLocationIndex
-from engine.rows import ROW, Kind
-from engine.visits import PlaceRule, PlaceRules, VisitFlag, VisitRules
+from engine.colocation.found import ref_to_position
+from engine.colocation.index import CoLocationIndex
+from engine.presence.contacts import CONTACT, PAIR, PairFlag, Tier
+from engine.presence.visits import PlaceRule, PlaceRules, VisitFlag, VisitRules
+from engine.scans.rows import ROW, Kind
 from tests.reference.tracing import (
     Contact,
     in_order,
@@ -404,8 +404,8 @@ def test_readings_are_no_presence_and_leave_refs_alone():
 
 def test_a_thread_keeps_up_while_others_apply_and_ask(monkeypatch):
     """Small layers, so that merges run beside refreshes; what ends meanwhile stays ended."""
-    monkeypatch.setattr("engine.index.REFRESH_S", 0.001)
-    monkeypatch.setattr("engine.index.INLINE_SCANS", 20)
+    monkeypatch.setattr("engine.colocation.index.REFRESH_S", 0.001)
+    monkeypatch.setattr("engine.colocation.index.INLINE_SCANS", 20)
     rng = random.Random(12)
     scans = random_scans(rng, 3000, persons=60, span=200)
     groups = groups_of(scans, rng)
@@ -453,7 +453,7 @@ def test_a_thread_keeps_up_while_others_apply_and_ask(monkeypatch):
 
 def test_what_ends_during_a_merge_has_ended_in_what_it_gives(monkeypatch):
     index = CoLocationIndex(PLACES, RULES)
-    monkeypatch.setattr("engine.layers.MERGE_RATIO", 0)
+    monkeypatch.setattr("engine.colocation.layers.MERGE_RATIO", 0)
     for lsn, start in ((1, 0), (2, 20)):
         index.apply(Group(lsn, scans_to_rows([Scan(KEYS[0], start, 3, 0, 1, 2)])))
         index.snapshot()
@@ -469,7 +469,7 @@ def test_what_ends_during_a_merge_has_ended_in_what_it_gives(monkeypatch):
             index.snapshot()
         return merged
 
-    monkeypatch.setattr("engine.index.merge_layers", merge_slowly)
+    monkeypatch.setattr("engine.colocation.index.merge_layers", merge_slowly)
     index._keeper = threading.current_thread()
     index._merge_due()
     found = index.snapshot()
@@ -484,7 +484,7 @@ def test_a_lost_visit_is_derived_anew(monkeypatch, caplog):
     index = CoLocationIndex(PLACES, RULES)
     index.apply(Group(1, scans_to_rows([Scan(key, 0, 3, 0, 1, 2) for key in KEYS])))
     before = index.snapshot()
-    monkeypatch.setattr("engine.index.end_visits", lambda *_: 0)
+    monkeypatch.setattr("engine.colocation.index.end_visits", lambda *_: 0)
     index.apply(Group(2, scans_to_rows([Scan(KEYS[0], 1, 3, 0, 1, 2)])))
     found = index.venue(3, 0, 100)
     assert sorted(found.visits["scans"].tolist()) == [1, 1, 1, 1, 2]

@@ -12,20 +12,20 @@ from typing import Any, cast
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from engine import wire
-from engine.card_reader import CardReader
-from engine.decode_pool import DecodePool
-from engine.deliveries import Deliveries, PastLights
+from engine.decoding.decode_pool import DecodePool
+from engine.desk.deliveries import Deliveries, PastLights
+from engine.desk.questions import Deliver, PersonRef, persons_to_keys
 from engine.errors import WireStoreFull
-from engine.ingest import REFUSALS_LOGGED
-from engine.ingest_link import Link
-from engine.journal import Receipt, RecordBatch
-from engine.keys import FileKeyRing
+from engine.identity.keys import FileKeyRing
+from engine.identity.watch import WatchEntry, WatchKind
+from engine.ingest.card_reader import CardReader
+from engine.ingest.link import Link
+from engine.ingest.server import REFUSALS_LOGGED
+from engine.ingest.trust import TrustList
 from engine.payloads.outcome import Signature, Signed
-from engine.questions import Deliver, PersonRef, persons_to_keys
-from engine.records import encode_scan, encode_scans
-from engine.trust import TrustList
-from engine.watch import WatchEntry, WatchKind
+from engine.scans.records import encode_scan, encode_scans
+from engine.storage.journal import Receipt, RecordBatch
+from engine.wire import frames as wire
 from tests.reference.pass_maker import HEALTH, make_certificate, make_hc1, to_der, to_kid
 from tests.unit.test_privacy import CARD, NOW_MS, ODD_CARD, Door, Wire, scans
 

@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import group as group_bytes
 from engine.clock import day_to_ms, ms_to_day
 from engine.errors import JournalCorrupt, KeyDestroyed, KeyMissing
-from engine.group import (
+from engine.identity.keys import DeskKeys, FileKeyRing
+from engine.scans.rows import ROW
+from engine.storage import group as group_bytes
+from engine.storage.group import (
     GROUP_LIMIT_BYTES,
     HEADER_SIZE,
     RUN,
@@ -32,7 +34,7 @@ from engine.group import (
     seal_group,
     split_details,
 )
-from engine.journal import (
+from engine.storage.journal import (
     Marks,
     Packer,
     Part,
@@ -42,8 +44,6 @@ from engine.journal import (
     check_overlap,
     is_day_over,
 )
-from engine.keys import DeskKeys, FileKeyRing
-from engine.rows import ROW
 from tests.reference.batches import DAY, NOON_MS, identities, make_batch, make_rows
 
 CHAIN = genesis(b"s" * 16)

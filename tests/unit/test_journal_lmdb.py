@@ -11,7 +11,6 @@ import lmdb
 import msgspec
 import pytest
 
-from engine import journal_lmdb, store_lmdb
 from engine.clock import ManualClock, day_to_ms
 from engine.errors import (
     JournalCorrupt,
@@ -20,9 +19,10 @@ from engine.errors import (
     StoreLocked,
     StoreVersion,
 )
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import FileKeyRing
-from engine.store_lmdb import Store, lsn_to_key
+from engine.identity.keys import FileKeyRing
+from engine.storage import journal_lmdb, store_lmdb
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.storage.store_lmdb import Store, lsn_to_key
 from tests.reference.batches import DAY, count_identities, make_batch, read_groups
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import keys
 from engine.errors import KeyDestroyed, KeyMissing, SealBroken
-from engine.keys import DeskKeys, FileKeyRing, make_pair, open_sealed, seal
+from engine.identity import keys
+from engine.identity.keys import DeskKeys, FileKeyRing, make_pair, open_sealed, seal
 
 DAY = 18_809
 
@@ -225,7 +225,7 @@ class Crash(BaseException):
 
 
 def _crash_at(monkeypatch, step: int) -> None:
-    """Die at the step-th sync, rename or unlink that engine.keys makes."""
+    """Die at the step-th sync, rename or unlink that engine.identity.keys makes."""
     left = [step]
 
     def wrap(owner, name):

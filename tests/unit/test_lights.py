@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from engine import wire
 from engine.clock import ManualClock
 from engine.gateway import lights as lights_module
 from engine.gateway.lights import LATE_MS, Light, Lights, LocalJudge
 from engine.gateway.sources import Records
 from engine.gateway.status import GatewayStats
-from engine.records import encode_checkin, encode_manual, encode_scan, encode_scans
-from engine.rows import Direction
+from engine.scans.records import encode_checkin, encode_manual, encode_scan, encode_scans
+from engine.scans.rows import Direction
+from engine.wire import frames as wire
 
 NOW = 1_625_097_600_000
 CARD = "045190999001||Nguyễn Thị Hồng Ánh|15071990|Nữ|Khóm 4, Vĩnh Linh|01052021".encode()

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.colocation.reviews import find_reviews, new_reviews
 from engine.errors import JournalCorrupt
-from engine.keys import FileKeyRing
-from engine.merges import (
+from engine.identity.keys import FileKeyRing
+from engine.identity.merges import (
     ADD_KIND,
     REOPEN_KIND,
     REVIEW_KIND,
@@ -18,9 +19,8 @@ from engine.merges import (
     Merges,
     merge_to_body,
 )
-from engine.reviews import find_reviews, new_reviews
-from engine.rows import ROW, Flag, Kind
-from engine.watch import WatchList
+from engine.identity.watch import WatchList
+from engine.scans.rows import ROW, Flag, Kind
 from tests.unit.test_index import Group
 from tests.unit.test_watch import Record, entry
 

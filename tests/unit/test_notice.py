@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import ManualClock
+from engine.colocation.index import CoLocationIndex
 from engine.errors import AccessDenied, NotFound, QuestionInvalid
-from engine.index import CoLocationIndex
-from engine.notice import MARKS_MAX, Mark, NoticeQuestion, find_marked
-from engine.tracing import Tracer, unpack, visit_rows
+from engine.tracing.notice import MARKS_MAX, Mark, NoticeQuestion, find_marked
+from engine.tracing.tracer import Tracer, unpack, visit_rows
 from tests.reference.tracing import overlaps
 from tests.reference.visits import Scan, reference_visits
 from tests.unit.test_index import PLACES, POSTS, RULES, STAYS, Group, scan_lists, scans_to_rows

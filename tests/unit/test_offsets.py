@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.offsets import ONE_WAY_MS, SAMPLES, ClockRule, OffsetFilter, Sample
+from engine.wire.offsets import ONE_WAY_MS, SAMPLES, ClockRule, OffsetFilter, Sample
 
 HOUR_MS = 3_600_000.0
 

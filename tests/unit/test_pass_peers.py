@@ -13,9 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from engine.ingest.trust import TrustList
 from engine.payloads import Parsed, Refusal, base45, cose, parse
 from engine.payloads.outcome import Signature, Signed
-from engine.trust import TrustList
 from tests.reference.pass_maker import (
     BUNDLE,
     make_certificate,

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import counts, riders
 from engine.clock import DAY_MS, HOUR_MS, ManualClock
-from engine.counts import CELL, COUNT
+from engine.colocation.index import CoLocationIndex
 from engine.errors import AccessDenied, NotFound, QuestionInvalid
-from engine.index import CoLocationIndex
-from engine.pages import page_of, text_to_position, visits_at
-from engine.passed import PassedQuestion
-from engine.riders import VehicleQuestion
-from engine.roll import MATCH, NOBODY, Entry, RollQuestion, State, Why
-from engine.tracing import Tracer, VenueQuestion, unpack
-from engine.visits import VISIT
+from engine.presence.visits import VISIT
+from engine.tracing import counts, riders
+from engine.tracing.counts import CELL, COUNT
+from engine.tracing.pages import page_of, text_to_position, visits_at
+from engine.tracing.passed import PassedQuestion
+from engine.tracing.riders import VehicleQuestion
+from engine.tracing.roll import MATCH, NOBODY, Entry, RollQuestion, State, Why
+from engine.tracing.tracer import Tracer, VenueQuestion, unpack
 from native.walks import count_begun, visits_in, visits_of_many
 from tests.reference.tracing import in_order, overlaps
 from tests.reference.visits import Scan, reference_visits
@@ -300,7 +300,7 @@ def test_a_long_list_is_not_sorted_for_each_page(monkeypatch):
     snapshot = index.snapshot()
     visits = visits_at(snapshot, 3, -100, 3000)
     expected = snapshot.found(visits, None).visits
-    monkeypatch.setattr("engine.pages._FEW", 50)
+    monkeypatch.setattr("engine.tracing.pages._FEW", 50)
     rows, after = [], ""
     while True:
         page = page_of(snapshot, visits, 100, after)

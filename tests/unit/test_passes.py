@@ -13,11 +13,11 @@ import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from engine.ingest.trust import TrustList
 from engine.payloads import Chunk, Parsed, Refusal, base45, cose, join_chunks, parse, vdsnc
 from engine.payloads.outcome import Outcome
-from engine.people import identify, parsed_to_details, parsed_to_source
-from engine.rows import Source
-from engine.trust import TrustList
+from engine.scans.people import identify, parsed_to_details, parsed_to_source
+from engine.scans.rows import Source
 from tests.reference.pass_maker import (
     BUNDLE,
     ENDS_S,

@@ -9,7 +9,7 @@ from engine.clock import date_to_day
 from engine.payloads import Parsed, Refusal, VenueLink, parse, payload_to_json
 from engine.payloads import __name__ as package
 from engine.payloads.outcome import REVIEW_WARNINGS
-from engine.rows import REASONS
+from engine.scans.rows import REASONS
 from tests.reference.payload_vectors import Vector, load
 
 VECTORS = load()

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.ingest.trust import TrustList
 from engine.payloads import (
     PAYLOAD_MAX,
     Chunk,
@@ -27,15 +28,14 @@ from engine.payloads import (
     venue_code_to_text,
 )
 from engine.payloads.outcome import Outcome
-from engine.people import (
+from engine.scans.people import (
     UNSURE_KINDS,
     details_to_bytes,
     identify,
     parsed_to_details,
     parsed_to_source,
 )
-from engine.rows import REASONS
-from engine.trust import TrustList
+from engine.scans.rows import REASONS
 from tests.reference.pass_maker import (
     BUNDLE,
     HEALTH,

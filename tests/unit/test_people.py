@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.errors import DetailsInvalid
 from engine.payloads import Parsed, Refusal, parse
-from engine.people import (
+from engine.scans.people import (
     Details,
     Identity,
     bytes_to_details,
@@ -26,7 +26,7 @@ from engine.people import (
     parsed_to_details,
     parsed_to_source,
 )
-from engine.rows import Source
+from engine.scans.rows import Source
 
 SEEDED = settings(derandomize=True, database=None, deadline=None, max_examples=300)
 

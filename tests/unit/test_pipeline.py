@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import wire
 from engine.clock import DAY_MS, MINUTE_MS, day_to_ms, iso_to_ms, ms_to_day
 from engine.errors import ImageInvalid, InputError, SealBroken, WireClock, WireMalformed
-from engine.group import TALLY, walk_details
+from engine.identity.watch import WatchEntry, WatchKind
+from engine.ingest.pipeline import STEP_RECORDS, Origin, Outcome
 from engine.payloads.venue import check_characters
-from engine.people import Details, bytes_to_details
-from engine.pipeline import STEP_RECORDS, Origin, Outcome
-from engine.records import (
+from engine.registry.registry import Rule, Venue
+from engine.scans.people import Details, bytes_to_details
+from engine.scans.records import (
     ENTRY,
     Credential,
     Extras,
@@ -33,9 +33,9 @@ from engine.records import (
     encode_scan,
     encode_scans,
 )
-from engine.registry import Rule, Venue
-from engine.rows import NO_TEMPERATURE, NOBODY, REASONS, ROW, Direction, Flag, Kind, Source
-from engine.watch import WatchEntry, WatchKind
+from engine.scans.rows import NO_TEMPERATURE, NOBODY, REASONS, ROW, Direction, Flag, Kind, Source
+from engine.storage.group import TALLY, walk_details
+from engine.wire import frames as wire
 from tests.reference.pipeline import (
     APP,
     BACK_END,

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from engine.decode import read_codes
-from engine.poster import (
+from engine.decoding.decode import read_codes
+from engine.registry.poster import (
     CODE_MM,
     FONT_FILES,
     MARGIN_MM,
@@ -30,8 +30,8 @@ from engine.poster import (
     span_text,
     text_width,
 )
-from engine.poster_files import page_to_png, page_to_svg, pages_to_pdf
-from engine.registry_records import Category, Venue
+from engine.registry.poster_files import page_to_png, page_to_svg, pages_to_pdf
+from engine.registry.records import Category, Venue
 
 CODE = "HTTPS://QR.CHOT.VN/V/22100000000Z9CETXKG4NXW"
 LONG = "Xe khách Vĩnh Linh – Đông Hà – Huế – Đà Nẵng chất lượng cao của Hợp tác xã vận tải số 01"

@@ -23,13 +23,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from engine import app, client, demo, group, keys, telemetry, wire
-from engine.access import is_case, make_token
-from engine.alerts import Alerts
+from engine import app, telemetry
+from engine.api.opened_details import OpenedDetails
+from engine.cli import demo
+from engine.client import api_client as client
 from engine.clock import DAY_MS, ManualClock, day_to_ms
-from engine.control_lmdb import ControlLog
-from engine.dedup import SeenWindow, Spans
-from engine.desk import suppress
+from engine.colocation.alerts import Alerts
+from engine.colocation.figures import PASSAGE_FIGURE, PLACE_FIGURE
+from engine.desk.desk import suppress
+from engine.desk.questions import SUPPRESSED
 from engine.errors import (
     JournalCorrupt,
     KeyDestroyed,
@@ -39,25 +41,28 @@ from engine.errors import (
     WireMalformed,
     WireUnknownGateway,
 )
-from engine.figures import PASSAGE_FIGURE, PLACE_FIGURE
-from engine.forget_list import ForgetList
-from engine.holds import Holds
-from engine.ingest import IngestServer
-from engine.ingest_link import TURN_MESSAGES, Link
-from engine.journal import MemoryJournal, Part, RecordBatch, Run
-from engine.journal_lmdb import LmdbJournal
-from engine.judge import Judge
-from engine.keys import DeskKeys, FileKeyRing
-from engine.opened_details import OpenedDetails
-from engine.pipeline import STEP_PLAIN, STEP_RECORDS, Pipeline
-from engine.questions import SUPPRESSED
-from engine.records import encode_scan, encode_scans
-from engine.registry import Gateway, Post, Registry
-from engine.retention import Retention
-from engine.rows import ROW
+from engine.identity import keys
+from engine.identity.keys import DeskKeys, FileKeyRing
+from engine.identity.watch import WatchList
+from engine.ingest.judge import Judge
+from engine.ingest.link import TURN_MESSAGES, Link
+from engine.ingest.pipeline import STEP_PLAIN, STEP_RECORDS, Pipeline
+from engine.ingest.server import IngestServer
+from engine.keeping.forget_list import ForgetList
+from engine.keeping.holds import Holds
+from engine.keeping.retention import Retention
+from engine.registry.access import is_case, make_token
+from engine.registry.registry import Gateway, Post, Registry
+from engine.scans.dedup import SeenWindow, Spans
+from engine.scans.records import encode_scan, encode_scans
+from engine.scans.rows import ROW
 from engine.settings import Settings
+from engine.storage import group
+from engine.storage.control_lmdb import ControlLog
+from engine.storage.journal import MemoryJournal, Part, RecordBatch, Run
+from engine.storage.journal_lmdb import LmdbJournal
 from engine.telemetry import Log, Metrics
-from engine.watch import WatchList
+from engine.wire import frames as wire
 
 DAY = 18_809
 NOW_MS = day_to_ms(DAY) + 12 * 3_600_000

@@ -18,18 +18,9 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import questions
-from engine.errors import (
-    AccessDenied,
-    EngineError,
-    EngineUnreachable,
-    QuestionInvalid,
-    RegistryInvalid,
-    leaves,
-)
-from engine.group import SealedDetails
-from engine.question_socket import MESSAGE_SIZE_MAX, Peer, QuestionClient, QuestionServer
-from engine.questions import (
+from engine.desk import questions
+from engine.desk.question_socket import MESSAGE_SIZE_MAX, Peer, QuestionClient, QuestionServer
+from engine.desk.questions import (
     AskHealth,
     AskMetrics,
     AskPerson,
@@ -47,7 +38,16 @@ from engine.questions import (
     error_to_failure,
     failure_to_error,
 )
-from engine.registry import Category, Venue
+from engine.errors import (
+    AccessDenied,
+    EngineError,
+    EngineUnreachable,
+    QuestionInvalid,
+    RegistryInvalid,
+    leaves,
+)
+from engine.registry.registry import Category, Venue
+from engine.storage.group import SealedDetails
 
 TOKEN = "ab" * 32
 

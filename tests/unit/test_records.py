@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InputError, WireMalformed
-from engine.records import (
+from engine.scans.records import (
     ENTRY,
     FORM_BIN,
     FORM_ID,
@@ -26,7 +26,7 @@ from engine.records import (
     encode_scans,
     newest_ms,
 )
-from engine.rows import Direction, Kind
+from engine.scans.rows import Direction, Kind
 from tests.reference.ckp import pack
 
 times = st.integers(0, 2**63 - 1)

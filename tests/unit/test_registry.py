@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.access import Grant, Role
 from engine.clock import iso_to_ms
-from engine.dedup import Spans
 from engine.errors import JournalCorrupt, RegistryInvalid, StoreVersion
-from engine.hours import text_to_trips, text_to_week
-from engine.registry import (
+from engine.presence.hours import text_to_trips, text_to_week
+from engine.presence.visits import PlaceRule
+from engine.registry.access import Grant, Role
+from engine.registry.csv_tables import TABLE_ORDER, TABLES, neutralise, read_csv, write_csv
+from engine.registry.registry import (
     DEFAULT_STAY_MINUTES,
     RULES,
     TYPES,
@@ -37,8 +38,7 @@ from engine.registry import (
     changes_to_record,
     record_to_changes,
 )
-from engine.registry_csv import TABLE_ORDER, TABLES, neutralise, read_csv, write_csv
-from engine.visits import PlaceRule
+from engine.scans.dedup import Spans
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "registry"
 MARKET = Venue(number=1013, name="Chợ Hồ Xá", category=Category.MARKET)

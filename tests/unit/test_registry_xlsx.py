@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openpyxl import Workbook, load_workbook
 
-from engine import registry_xlsx
 from engine.clock import iso_to_ms
 from engine.errors import NotFound, RegistryInvalid
-from engine.registry import Category, Change, Registry, Risk, Venue
-from engine.registry_csv import read_csv
-from engine.registry_files import read_files, read_list, read_tables
-from engine.registry_tables import TABLE_ORDER, TABLES, read_lines
-from engine.registry_xlsx import rows_to_xlsx, write_xlsx, xlsx_to_lines
+from engine.registry import xlsx_tables as registry_xlsx
+from engine.registry.csv_tables import read_csv
+from engine.registry.files import read_files, read_list, read_tables
+from engine.registry.registry import Category, Change, Registry, Risk, Venue
+from engine.registry.tables import TABLE_ORDER, TABLES, read_lines
+from engine.registry.xlsx_tables import rows_to_xlsx, write_xlsx, xlsx_to_lines
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples/registry"
 HEAD = ["number", "name", "category", "area"]

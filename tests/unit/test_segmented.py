@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 
 from engine import faults
-from engine.aliases import Aliases
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, day_to_ms, ms_to_day
-from engine.counts import DayCells, count
+from engine.colocation.index import CoLocationIndex, Snapshot
+from engine.colocation.segmented import SegmentedIndex
+from engine.colocation.segments_lmdb import MANIFEST, LmdbSegments, check_folder
 from engine.errors import StorageFull, StorageUnavailable
-from engine.index import CoLocationIndex, Snapshot
-from engine.keys import FileKeyRing
-from engine.rows import ROW, Kind
-from engine.segmented import SegmentedIndex
-from engine.segments_lmdb import MANIFEST, LmdbSegments, check_folder
-from engine.tiers import LINK, TIERED
-from engine.visits import VISIT, PlaceRule, PlaceRules, VisitRules
+from engine.identity.aliases import Aliases
+from engine.identity.keys import FileKeyRing
+from engine.presence.visits import VISIT, PlaceRule, PlaceRules, VisitRules
+from engine.scans.rows import ROW, Kind
+from engine.tracing.counts import DayCells, count
+from engine.tracing.tiers import LINK, TIERED
 from native.links import find_links
 from native.tiers import find_tiers
 from native.walks import visits_in

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import day_to_ms
-from engine.counts import CELL
-from engine.index import Snapshot
-from engine.keys import FileKeyRing
-from engine.segmented import SegmentedIndex
-from engine.segments_lmdb import LmdbSegments
-from engine.visits import VISIT
+from engine.colocation.index import Snapshot
+from engine.colocation.segmented import SegmentedIndex
+from engine.colocation.segments_lmdb import LmdbSegments
+from engine.identity.keys import FileKeyRing
+from engine.presence.visits import VISIT
+from engine.tracing.counts import CELL
 from native.walks import count_begun, visits_in, visits_of_many
 from tests.reference.visits import Scan, reference_visits
 from tests.unit.test_index import (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import WireGap, WireOverCredit
-from engine.session import DURABLE, VOLATILE, Stream, Window
+from engine.wire.session import DURABLE, VOLATILE, Stream, Window
 
 
 def window(acked: int = 0, *, gapless: bool = True, credit: int = 8) -> Window:

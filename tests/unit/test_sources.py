@@ -30,10 +30,10 @@ from engine.gateway.sources import (
     RecordSource,
     Source,
 )
-from engine.record_lines import line_to_record
-from engine.records import ENTRY, Extras, decode_credential, decode_extras, decode_scans
-from engine.rows import Source as Issuer
-from engine.wire import Codec
+from engine.scans.record_lines import line_to_record
+from engine.scans.records import ENTRY, Extras, decode_credential, decode_extras, decode_scans
+from engine.scans.rows import Source as Issuer
+from engine.wire.frames import Codec
 
 ROOT = Path(__file__).resolve().parents[2]
 START_MS = 1_625_097_600_000

@@ -28,8 +28,8 @@ from engine.errors import (
 from engine.gateway import imprint, spool_lmdb
 from engine.gateway.spool_epoch import Draft, Hole
 from engine.gateway.spool_lmdb import Spool
-from engine.keys import make_pair, open_sealed
-from engine.wire import FLAG_SEALED, FrameType, seal_aad
+from engine.identity.keys import make_pair, open_sealed
+from engine.wire.frames import FLAG_SEALED, FrameType, seal_aad
 
 PRIVATE, PUBLIC = make_pair()
 ROOT = Path(__file__).resolve().parents[2]

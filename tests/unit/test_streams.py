@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from engine.errors import EngineError, WireOverCredit
-from engine.journal import Journal
+from engine.ingest.streams import CREDITS_MAX, EPOCHS_MAX, Streams
 from engine.settings import Settings
-from engine.streams import CREDITS_MAX, EPOCHS_MAX, Streams
+from engine.storage.journal import Journal
 
 
 class Marks:

@@ -8,10 +8,10 @@ from typing import get_args
 import numpy as np
 
 from engine.clock import date_to_day, iso_to_ms
-from engine.group import TALLY
+from engine.colocation.tallies import Tallies
 from engine.payloads.outcome import Reason
-from engine.rows import REASONS
-from engine.tallies import Tallies
+from engine.scans.rows import REASONS
+from engine.storage.group import TALLY
 
 
 @dataclass

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, ManualClock
+from engine.colocation.index import CoLocationIndex
 from engine.errors import QuestionInvalid
-from engine.index import CoLocationIndex
-from engine.tiers import EVER, LINK, LINKS_MAX, TIERED, TiersQuestion, best_links
-from engine.tracing import Tracer, unpack
+from engine.tracing.tiers import EVER, LINK, LINKS_MAX, TIERED, TiersQuestion, best_links
+from engine.tracing.tracer import Tracer, unpack
 from native.links import find_links
 from native.tiers import find_tiers
 from tests.reference.tiers import reference_links, reference_tiers

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, ManualClock, iso_to_ms
-from engine.contacts import CONTACT, PAIR
+from engine.colocation.found import ref_to_position
+from engine.colocation.index import CoLocationIndex
 from engine.errors import AccessDenied, InputError, NotFound, QuestionInvalid, ServiceError
-from engine.found import ref_to_position
-from engine.index import CoLocationIndex
-from engine.profiles import PROFILES, case_window, profile_at
-from engine.rows import ROW
-from engine.tracing import (
+from engine.presence.contacts import CONTACT, PAIR
+from engine.presence.profiles import PROFILES, case_window, profile_at
+from engine.presence.visits import PlaceRule, PlaceRules, VisitRules
+from engine.scans.rows import ROW
+from engine.tracing.tracer import (
     LAYOUTS,
     Completeness,
     ContactsAnswer,
@@ -32,7 +33,6 @@ from engine.tracing import (
     contact_rows,
     visit_rows,
 )
-from engine.visits import PlaceRule, PlaceRules, VisitRules
 from tests.reference.tracing import reference_contacts, reference_history, reference_venue
 from tests.reference.visits import Scan, reference_visits
 

@@ -13,10 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from engine import trust as trust_module
 from engine.errors import SettingInvalid
+from engine.ingest import trust as trust_module
+from engine.ingest.trust import TrustList, load_trust
 from engine.payloads import Parsed, Signed, parse
-from engine.trust import TrustList, load_trust
 from tests.reference.pass_maker import (
     make_certificate,
     make_hc1,

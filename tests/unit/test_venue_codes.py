@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from engine.errors import KeyMissing
-from engine.keys import FileKeyRing
+from engine.identity.keys import FileKeyRing
 from engine.payloads import VenueCode, make_venue_code, venue_code_to_text
-from engine.registry import Category, PostedCode, Registry, Venue, VenueKey
-from engine.rows import Direction
-from engine.venue_codes import Posted, VenueCodes, posted_doors
+from engine.registry.registry import Category, PostedCode, Registry, Venue, VenueKey
+from engine.registry.venue_codes import Posted, VenueCodes, posted_doors
+from engine.scans.rows import Direction
 
 HOST = "QR.CHOT.VN"
 MARKET = Venue(number=1013, name="Chợ Hồ Xá", category=Category.MARKET, rooms=2)

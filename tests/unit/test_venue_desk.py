@@ -9,12 +9,23 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.api.openapi import document
+from engine.api.venue_answers import coverage_to_answer
+from engine.client.venue_admin import NumberGiver
 from engine.clock import DAY_MS, day_to_date
-from engine.coverage import cover, registered_venues
+from engine.desk.questions import RegistryChange
+from engine.desk.venue_questions import (
+    AddVenue,
+    AskCodes,
+    AskCoverage,
+    AskHistory,
+    AskVenueList,
+    Coverage,
+    RotateKey,
+)
 from engine.errors import AccessDenied, KeyMissing, NotFound, QuestionInvalid, RegistryInvalid
-from engine.openapi import document
-from engine.questions import RegistryChange
-from engine.registry import (
+from engine.registry.coverage import cover, registered_venues
+from engine.registry.registry import (
     Area,
     Category,
     Census,
@@ -23,17 +34,6 @@ from engine.registry import (
     Venue,
     VenueKey,
     record_to_changes,
-)
-from engine.venue_admin import NumberGiver
-from engine.venue_answers import coverage_to_answer
-from engine.venue_questions import (
-    AddVenue,
-    AskCodes,
-    AskCoverage,
-    AskHistory,
-    AskVenueList,
-    Coverage,
-    RotateKey,
 )
 from tests.reference import json_schema
 from tests.reference.stand import DAY, Stand, check_shape, send

@@ -18,17 +18,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import verify
 from engine.clock import ManualClock, day_to_ms
-from engine.control_lmdb import ControlLog
 from engine.errors import StorageUnavailable, StoreLocked, StoreVersion
-from engine.group import Draft, bytes_to_raw, genesis, pack_details, pack_run, seal_group
-from engine.journal import Part, RecordBatch, Run
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import DeskKeys, FileKeyRing
-from engine.store_lmdb import Store, lsn_to_key
-from engine.verify import Ranges, verify_apart, verify_store
-from engine.watch import ADD_KIND, WatchEntry, WatchKind, entry_to_body
+from engine.identity.keys import DeskKeys, FileKeyRing
+from engine.identity.watch import ADD_KIND, WatchEntry, WatchKind, entry_to_body
+from engine.keeping import verify
+from engine.keeping.verify import Ranges, verify_apart, verify_store
+from engine.storage.control_lmdb import ControlLog
+from engine.storage.group import Draft, bytes_to_raw, genesis, pack_details, pack_run, seal_group
+from engine.storage.journal import Part, RecordBatch, Run
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.storage.store_lmdb import Store, lsn_to_key
 from tests.reference.batches import DAY, NOON_MS, make_batch, make_rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso_to_ms, ms_to_iso
-from engine.hours import text_to_trips, text_to_week
-from engine.visits import (
+from engine.presence.hours import text_to_trips, text_to_week
+from engine.presence.visits import (
     SCAN,
     EndRule,
     PlaceRule,

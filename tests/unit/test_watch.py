@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from engine.errors import JournalCorrupt
-from engine.keys import FileKeyRing
-from engine.watch import (
+from engine.identity.keys import FileKeyRing
+from engine.identity.watch import (
     ADD_KIND,
     REMOVE_KIND,
     WatchEntry,

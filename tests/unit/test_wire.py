@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import errors, wire
+from engine import errors
 from engine.errors import InputError, WireMalformed, WireTooLarge
-from engine.wire import FrameReader, FrameType, Message, encode
+from engine.wire import frames as wire
+from engine.wire.frames import FrameReader, FrameType, Message, encode
 from tests.reference.ckp import frame, pack
 
 GOLDEN = [

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine import store_lmdb, zero_fill
 from engine.clock import ManualClock
 from engine.errors import StorageFull
-from engine.journal_lmdb import LmdbJournal
-from engine.keys import DESK_DIR, DeskKeys, FileKeyRing
-from engine.store_lmdb import Store
-from engine.verify import verify_store
-from engine.zero_fill import FROM_BYTES, MAX_STEP_BYTES, MIN_STEP_BYTES, ZeroFill
+from engine.identity.keys import DESK_DIR, DeskKeys, FileKeyRing
+from engine.keeping.verify import verify_store
+from engine.storage import store_lmdb, zero_fill
+from engine.storage.journal_lmdb import LmdbJournal
+from engine.storage.store_lmdb import Store
+from engine.storage.zero_fill import FROM_BYTES, MAX_STEP_BYTES, MIN_STEP_BYTES, ZeroFill
 from tests.reference.batches import make_batch, read_groups
 
 MIB = 1 << 20

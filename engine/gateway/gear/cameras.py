@@ -17,12 +17,12 @@ from typing import Final
 import aiohttp
 
 from engine.clock import Clock
+from engine.decoding.images import PNG_MAGIC
 from engine.errors import SettingInvalid
 from engine.gateway.gear.multipart import MultipartSplitter
 from engine.gateway.sources import IMAGE_MAX, Item, Picture
-from engine.images import PNG_MAGIC
 from engine.telemetry import Log
-from engine.wire import Codec
+from engine.wire.frames import Codec
 
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 15.0

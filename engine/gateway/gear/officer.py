@@ -27,7 +27,6 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from engine import people
 from engine.clock import Clock, ms_to_iso
 from engine.errors import (
     AccessDenied,
@@ -42,7 +41,8 @@ from engine.gateway.lights import Light
 from engine.gateway.sources import Item, Records
 from engine.gateway.spool_lmdb import KEYS_MAX
 from engine.payloads import Refusal
-from engine.records import encode_manual, encode_scans
+from engine.scans import people
+from engine.scans.records import encode_manual, encode_scans
 from engine.telemetry import Log
 
 BODY_MAX: Final = 16_384

@@ -18,7 +18,7 @@ from typing import Final
 from engine.clock import Clock
 from engine.errors import SettingInvalid
 from engine.gateway.sources import Codes, Item
-from engine.records import PAYLOAD_MAX
+from engine.scans.records import PAYLOAD_MAX
 from engine.telemetry import Log
 
 READERS_MAX: Final = 8  # connections of one lane; the longest silent one gives way to a new one

@@ -21,7 +21,7 @@ from engine.errors import BodyInvalid, StorageUnavailable
 from engine.gateway.gear.documents import SIZE_MAX, find, read_document
 from engine.gateway.gear.http_door import HttpDoor, json_response
 from engine.gateway.sources import Item, Reading
-from engine.records import PAYLOAD_MAX
+from engine.scans.records import PAYLOAD_MAX
 from engine.telemetry import Log
 
 BODY_MAX: Final = 2_097_152  # a terminal may add a picture, which is stepped over

@@ -1,0 +1,1 @@
+"""The HTTP API, a process of its own: answers in words, over the engine's socket."""

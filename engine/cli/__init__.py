@@ -1,0 +1,1 @@
+"""The command `chot`, its doctor and its demo."""

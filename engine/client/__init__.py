@@ -1,0 +1,1 @@
+"""Clients: of the HTTP API, and of the socket that belongs to the owner."""

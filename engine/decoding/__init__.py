@@ -1,0 +1,1 @@
+"""Decoding: frames to the codes in them."""

@@ -1,0 +1,1 @@
+"""Identity: keys that stand for people, which of them are one person, who is looked for."""

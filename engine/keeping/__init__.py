@@ -1,0 +1,1 @@
+"""Keeping: what is held, forgotten, erased, verified, backed up."""

@@ -1,0 +1,1 @@
+"""Presence: the rules that make visits of scans and contacts of visits. Pure."""

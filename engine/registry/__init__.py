@@ -1,0 +1,1 @@
+"""The registry: venues, posts, units, areas, grants, rules; their tables, codes and posters."""

@@ -1,0 +1,1 @@
+"""Scans: what was seen and how it is written down, as rows, records and lines; who it was."""

@@ -1,0 +1,1 @@
+"""Storage: the scan log and the control log, durable on LMDB."""

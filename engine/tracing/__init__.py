@@ -1,0 +1,1 @@
+"""Tracing: a tracer's questions, asked of one snapshot of the index."""
