@@ -196,8 +196,7 @@ class Snapshot:
         return []
 
     def time_together(self, person: bytes, from_ms: int, to_ms: int) -> dict[bytes, int]:
-        """Milliseconds of overlap with others by key, without the rules of
-        engine.presence.contacts."""
+        """Milliseconds of overlap with others by key, without the rules K1 to K4."""
         span = clamped(from_ms), clamped(to_ms)
         for number in self.persons_of([person]):
             return time_together(self.tables, number, *span, self.keys.data, self.epoch)

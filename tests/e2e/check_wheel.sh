@@ -19,7 +19,7 @@ import pathlib
 import engine, native, native.cpu
 assert ".venv" not in engine.__file__ and "site-packages" in engine.__file__, engine.__file__
 assert pathlib.Path(native.__file__).parent.parent == pathlib.Path(engine.__file__).parent.parent
-from engine.poster import FONT_FILES
+from engine.registry.poster import FONT_FILES
 assert all(path.is_file() for path in FONT_FILES.values())
 print("wheel imports from", "site-packages", "cpu", native.cpu.active())
 PY

@@ -11,111 +11,75 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# ARCHITECTURE.md, "Rooms": a module imports only from a lower rank, or from an earlier module of
-# its own rank.
-RANKS = [
-    ["errors", "clock", "settings", "telemetry", "faults", "machine"],
-    [
-        *[
-            "control",
-            "hours",
-            "address",
-            "rows",
-            "records",
-            "record_lines",
-            "wire",
-            "session",
-            "payloads",
-            "people",
-        ],
-        *["visits", "contacts", "profiles", "story", "offsets"],
-    ],
-    [
-        *["images", "decode", "decode_pool", "held", "dedup", "rotations", "key_files"],
-        *["keys", "aliases", "watch", "merges", "readings", "judge", "trust", "card_reader"],
-        *["group", "journal", "tallies", "alerts", "reviews", "figures", "corrections"],
-        *["found", "access", "layers", "forgetting", "index", "segmented", "holds", "erasure"],
-        *["forget_list"],
-    ],
-    [
-        *["zero_fill", "store_lock", "store_lmdb", "commit_thread"],
-        *["generation", "generations", "journal_jobs", "journal_lmdb", "control_lmdb"],
-        *["segments_lmdb"],
-        *["registry_records", "area_map", "default_stays", "registry"],
-        *["registry_tables", "registry_csv", "registry_xlsx", "registry_files"],
-    ],
-    [
-        *["notice", "cwa", "pages", "tracing", "tiers", "passed", "riders", "roll", "counts"],
-        *["venue_codes", "coverage", "candidates", "pipeline", "retention"],
-        *["eraser", "keeping", "verify_report", "verify", "stopped", "backup", "retention_plan"],
-    ],
-    [
-        *["tls", "websocket", "venue_questions", "ask_bases", "trace_questions", "ask_parts"],
-        *["keeping_questions", "questions", "question_socket", "audits"],
-        *["watch_desk", "merge_desk", "venue_desk", "asks", "count_desk", "clerk"],
-        *["hold_desk", "correction_desk", "desk", "person_desk", "streams", "doors"],
-        *["gateways", "ingest_link", "ingest", "deliveries"],
-        *["answers", "alert_answers", "merge_answers", "notice_answers", "venue_answers"],
-        *["tier_answers", "passage_answers", "roll_answers", "count_answers"],
-        *["keeping_answers", "csv_rows", "csv_stream"],
-        *["openapi", "http_shape"],
-        *["opened_details", "keeping_api", "api", "client", "keeping_client", "admin"],
-        *["venue_admin"],
-        *["poster", "poster_files"],
-        *["gateway.imprint", "gateway.spool_epoch", "gateway.spool_lmdb", "gateway.sources"],
-        *["gateway.status", "gateway.lights", "gateway.gear", "gateway.config"],
-        *["gateway.frame_buffer", "gateway.carriers", "gateway.link", "gateway.ties"],
-        *["gateway.status_socket", "gateway.lane_decoder", "gateway.capture", "gateway.uplink"],
-        *["gateway.program"],
-    ],
-    [
-        "derivation",
-        "app",
-        "demo",
-        "doctor_machine",
-        "doctor",
-        "cli_parser",
-        "cli_roll",
-        "cli_parse",
-        "cli_gateway",
-        "cli_registry",
-        "cli_trace",
-        "cli_poster",
-        "cli_venue",
-        "cli_watch",
-        "cli_merge",
-        "cli_keys",
-        "cli_keep",
-        "cli_person",
-        "cli",
-        "__main__",
-    ],
+# ARCHITECTURE.md, "Rooms": a module imports only from a room before its own, or from a module
+# before it in its room. Of payloads and of the gateway's gear the package is one module.
+ROOMS = {
+    "": "errors clock settings telemetry faults machine control",
+    "payloads": "",
+    "scans": "rows records record_lines people dedup",
+    "wire": "address tls websocket frames session offsets",
+    "presence": "hours visits contacts profiles",
+    "identity": "rotations key_files keys aliases watch merges",
+    "storage": """zero_fill store_lock store_lmdb commit_thread group journal generation generations
+        journal_jobs journal_lmdb control_lmdb""",
+    "registry": """access records area_map default_stays registry tables csv_tables xlsx_tables
+        files venue_codes coverage poster poster_files""",
+    "colocation": """tallies alerts reviews figures corrections found layers forgetting index
+        segmented segments_lmdb""",
+    "decoding": "images decode decode_pool held",
+    "ingest": """readings judge trust card_reader candidates pipeline streams doors gateways link
+        server""",
+    "tracing": "notice cwa pages tracer tiers passed riders roll counts",
+    "keeping": """holds erasure forget_list retention eraser knowledge verify_report verify stopped
+        backup retention_plan""",
+    "desk": """venue_questions ask_bases trace_questions ask_parts keeping_questions questions
+        question_socket audits watch_desk merge_desk venue_desk asks count_desk clerk hold_desk
+        correction_desk desk person_desk deliveries""",
+    "api": """answers alert_answers merge_answers notice_answers venue_answers tier_answers
+        passage_answers roll_answers count_answers keeping_answers csv_rows csv_stream openapi
+        http_shape opened_details keeping_api server""",
+    "client": "api_client keeping_client admin venue_admin",
+    "gateway": """imprint spool_epoch spool_lmdb sources status lights gear config frame_buffer
+        carriers link ties status_socket lane_decoder capture uplink program""",
+    "roof": "derivation app",
+    "cli": """story demo doctor_machine doctor parser roll parse gateway registry trace poster venue
+        watch merge keys keep person main""",
+    "door": "__main__",
+}
+FLAT = {"", "roof", "door"}  # rooms whose modules lie in engine/ itself
+RANKED = [
+    name if room in FLAT else f"{room}.{name}".rstrip(".")
+    for room, names in ROOMS.items()
+    for name in names.split() or [""]
 ]
-PLACE = {name: (rank, i) for rank, names in enumerate(RANKS) for i, name in enumerate(names)}
+PLACE = {name: at for at, name in enumerate(RANKED)}
 
 # Libraries with one owner each.
 OWNERS = {
-    "lmdb": {"store_lmdb", "segments_lmdb", "gateway.spool_epoch", "gateway.spool_lmdb"},
-    "zxingcpp": {"decode"},
-    "simplejpeg": {"images"},
-    "PIL": {"images", "poster", "poster_files"},
-    "segno": {"poster"},
-    "reportlab": {"poster_files"},
-    "openpyxl": {"registry_xlsx"},
+    "lmdb": {
+        *{"storage.store_lmdb", "colocation.segments_lmdb"},
+        *{"gateway.spool_epoch", "gateway.spool_lmdb"},
+    },
+    "zxingcpp": {"decoding.decode"},
+    "simplejpeg": {"decoding.images"},
+    "PIL": {"decoding.images", "registry.poster", "registry.poster_files"},
+    "segno": {"registry.poster"},
+    "reportlab": {"registry.poster_files"},
+    "openpyxl": {"registry.xlsx_tables"},
     "uvloop": {"app"},
     "aiohttp": {
-        *{"api", "keeping_api", "csv_stream", "http_shape", "doors"},
+        *{"api.server", "api.keeping_api", "api.csv_stream", "api.http_shape", "ingest.doors"},
         *{"gateway.gear", "gateway.carriers"},
     },
-    "rich": {"demo"},
-    "cryptography": {"keys", "tls", "trust"},
+    "rich": {"cli.demo"},
+    "cryptography": {"identity.keys", "wire.tls", "ingest.trust"},
     "cbor2": {"payloads"},
     "prometheus_client": {"telemetry"},
 }
 
 
 def modules() -> list[tuple[str, Path]]:
-    """(name in RANKS, path): a module each, but of payloads and gear the package."""
+    """(name in PLACE, path): a module each, but of payloads and gear the package."""
     found = []
     for path in sorted((ROOT / "engine").rglob("*.py")):
         parts = path.relative_to(ROOT / "engine").with_suffix("").parts
@@ -125,8 +89,10 @@ def modules() -> list[tuple[str, Path]]:
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """The name in RANKS of a module of engine, or of something in it."""
-    return ".".join(parts[:2] if parts[0] == "gateway" else parts[:1])
+    """The name in PLACE of a module of engine, or of something in it."""
+    if parts[0] == "payloads" or len(parts) == 1 or parts[0] not in ROOMS:
+        return parts[0]
+    return ".".join(parts[:2])
 
 
 def imports(path: Path) -> set[str]:
