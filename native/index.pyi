@@ -6,6 +6,8 @@ from typing_extensions import Buffer
 from native.columns import DayColumns
 from native.visits import Changes
 
+__pyx_capi__: dict[str, object]  # the C face, for the other extensions
+
 @final
 class VisitTable:
     def __new__(cls, visits: Buffer) -> VisitTable: ...
