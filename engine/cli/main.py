@@ -133,7 +133,7 @@ def _hint(error: EngineError) -> str:
 
 # ---- demo -------------------------------------------------------------------------------------
 
-SOURCE_TREE = Path(__file__).resolve().parents[1]
+SOURCE_TREE = Path(__file__).resolve().parents[2]
 
 
 def _add_demo(commands: Any) -> None:

@@ -208,7 +208,8 @@ def test_decode_threads_and_free_space(data):
 
 def test_a_native_level_that_was_forced_down(data):
     code = (
-        "import sys; from engine import doctor_machine as d; from engine.settings import Settings\n"
+        "import sys; from engine.cli import doctor_machine as d\n"
+        "from engine.settings import Settings\n"
         "from engine.clock import SystemClock\n"
         "found = d.MachineDoctor(Settings(data=sys.argv[1]), SystemClock(), d.Known())\n"
         "print([f.level for f in found._native()])"
@@ -283,7 +284,7 @@ def test_beside_a_running_engine(data):
             with pytest.raises(StoreLocked):
                 Store(first, kind="journal", is_offline=True, lock=other)
         code = (
-            "import sys, json, msgspec; from engine import doctor\n"
+            "import sys, json, msgspec; from engine.cli import doctor\n"
             "from engine.settings import Settings; from engine.clock import ManualClock\n"
             "found = doctor.examine(Settings(data=sys.argv[1]), ManualClock())\n"
             "print(json.dumps([msgspec.to_builtins(f) for f in found]))"
@@ -361,7 +362,7 @@ def test_doors_with_certificates(data, tmp_path):
 @pytest.mark.usefixtures("real_machine")
 def test_limits_of_the_process(data):
     code = (
-        "import resource, sys; from engine import doctor\n"
+        "import resource, sys; from engine.cli import doctor\n"
         "from engine.settings import Settings; from engine.clock import ManualClock\n"
         "resource.setrlimit(resource.{0}, ({1}, {1}))\n"
         "found = doctor.examine(Settings(data=sys.argv[1]), ManualClock())\n"

@@ -458,7 +458,7 @@ def test_what_ends_during_a_merge_has_ended_in_what_it_gives(monkeypatch):
         index.apply(Group(lsn, scans_to_rows([Scan(KEYS[0], start, 3, 0, 1, 2)])))
         index.snapshot()
     monkeypatch.undo()
-    merge = engine.index.merge_layers
+    merge = engine.colocation.index.merge_layers
 
     def merge_slowly(layers):
         merged = merge(layers)

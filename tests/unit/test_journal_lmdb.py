@@ -75,7 +75,7 @@ def test_one_opener_at_a_time(path, ring):
         with pytest.raises(StoreLocked):
             open_journal(path, ring)
         code = (
-            "import sys; from engine.store_lmdb import Store\n"
+            "import sys; from engine.storage.store_lmdb import Store\n"
             "from engine.errors import StoreLocked\n"
             "try: Store(sys.argv[1], kind='journal')\n"
             "except StoreLocked as error: print(error.code)"
@@ -215,8 +215,8 @@ def test_a_file_cut_short_is_damage_and_no_crash(path, ring):
     for size in (len(whole) // 2, len(whole) - 4096):
         (path / FIRST / "data.mdb").write_bytes(whole[:size])
         code = (
-            "import sys, asyncio; from engine.journal_lmdb import LmdbJournal\n"
-            "from engine.keys import FileKeyRing; from engine.clock import ManualClock\n"
+            "import sys, asyncio; from engine.storage.journal_lmdb import LmdbJournal\n"
+            "from engine.identity.keys import FileKeyRing; from engine.clock import ManualClock\n"
             "from engine.errors import JournalCorrupt\n"
             "async def main():\n"
             "    journal = LmdbJournal(sys.argv[1], FileKeyRing(sys.argv[2]), ManualClock())\n"
