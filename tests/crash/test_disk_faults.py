@@ -63,10 +63,10 @@ class SmallDisk:
         tools = ("mkfs.ext4", "e2fsck", "losetup") if kind == "ext4" else ()
         for tool in ("mount", *tools):
             if shutil.which(tool) is None:
-                pytest.skip(f"there is no {tool} here")
+                pytest.skip(reason=f"there is no {tool} here")
         if kind == "ext4":
             if not Path("/dev/loop-control").exists():
-                pytest.skip("there are no loop devices here")
+                pytest.skip(reason="there are no loop devices here")
             with self.image.open("wb") as file:
                 file.truncate(size_mib * MIB)
             made = run("mkfs.ext4", "-q", "-F", "-m", "0", str(self.image))
@@ -111,7 +111,7 @@ class SmallDisk:
         ]
         trigger = Path(f"/sys/fs/ext4/{name}/trigger_fs_error")
         if not trigger.exists():
-            pytest.skip("this kernel cannot make an ext4 error")
+            pytest.skip(reason="this kernel cannot make an ext4 error")
         trigger.write_text("test")
 
 
