@@ -30,6 +30,7 @@ cdef extern from *:
 
 cdef enum:
     KEY_SIZE = 16
+    AHEAD = 64                 # persons whose keys are asked for before the first is read
     NOGIL_VISITS = 4096        # 0.3 ms or so; for less, getting the GIL back may take longer
 
 
@@ -80,7 +81,8 @@ def people_at(tables, place, from_ms, to_ms, keys, epoch) -> set[bytes]:
     cdef const Table* table
     cdef const Place* here
     cdef Span span
-    cdef size_t t, i, low, high
+    cdef uint32_t some[AHEAD]
+    cdef size_t t, i, low, high, count
     cdef set found = set()
     PyObject_GetBuffer(keys, &view, PyBUF_SIMPLE)
     try:
@@ -95,14 +97,18 @@ def people_at(tables, place, from_ms, to_ms, keys, epoch) -> set[bytes]:
                 continue
             low = find_near(table, here, scope.start)
             high = find_later(table, low, here.stop, scope.end)
-            for i in range(low, high):
-                span = load_span(table, i)
-                if span.person < known.count:
-                    prefetch(known.items + KEY_SIZE * <size_t> span.person)
-            for i in range(low, high):
-                span = load_span(table, i)
-                if is_in_scope(&scope, &span) and span.person < known.count:
-                    PySet_Add(found, key_of(&known, span.person))
+            while low < high:
+                count = 0
+                for i in range(low, min(low + AHEAD, high)):
+                    # Opened once; the key is on its way while others are opened.
+                    span = load_span(table, i)
+                    some[count] = span.person
+                    if span.person < known.count and is_in_scope(&scope, &span):
+                        prefetch(known.items + KEY_SIZE * <size_t> span.person)
+                        count += 1
+                for i in range(count):
+                    PySet_Add(found, key_of(&known, some[i]))
+                low += AHEAD
     finally:
         PyBuffer_Release(&view)
     return found

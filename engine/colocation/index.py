@@ -15,6 +15,7 @@ packed numpy arrays with the dtypes below.
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
@@ -56,6 +57,7 @@ from engine.presence.visits import (
 )
 from engine.telemetry import Log
 from native.contacts import find_contacts
+from native.found import list_visits
 from native.index import VisitTable, born_table, end_visits, visits_at
 from native.numbers import PersonNumbers
 from native.scans import ScanRun, merge_runs
@@ -94,6 +96,7 @@ class Snapshot:
         self.lsn = lsn
         self.tables = [layer.visits for layer in layers]
         self.keys = np.frombuffer(keys, "V16", self.count)
+        self._key_bytes = memoryview(keys)[: 16 * self.count]
         self._newest = np.frombuffer(newest, NEWEST, self.count)
         self._numbers = numbers
         self._rules = rules
@@ -102,8 +105,9 @@ class Snapshot:
     def persons_of(self, keys: Collection[bytes]) -> list[int]:
         """Numbers of the persons who are known here by the keys, ascending."""
         found = {self._numbers.find(key) for key in keys}
-        mains = {self.aliases.main(number) for number in found}
-        return sorted(number for number in mains if 0 <= number < self.count)
+        if self.aliases:
+            found = {self.aliases.main(number) for number in found}
+        return sorted(number for number in found if 0 <= number < self.count)
 
     def newest_of(self, people: Array) -> Array:
         """Refs of the newest rows of persons by number."""
@@ -123,7 +127,7 @@ class Snapshot:
         span = clamped(from_ms), clamped(to_ms)
         is_place = 0 <= place < 1 << 32
         packed = visits_at(self.tables, place, *span, self.epoch) if is_place else b""
-        return self.found(np.frombuffer(packed, VISIT), limit)
+        return self.found(packed, limit)
 
     def history(
         self,
@@ -138,7 +142,7 @@ class Snapshot:
 
         places: only what happened there.
         """
-        return self.found(self._visits_of(self.persons_of(persons), from_ms, to_ms, places), limit)
+        return self.found(self._packed_of(self.persons_of(persons), from_ms, to_ms, places), limit)
 
     def contacts(
         self,
@@ -159,12 +163,14 @@ class Snapshot:
         min_overlap_ms: the threshold of K4; limit: most persons listed; derive: what of it counts.
         """
         numbers = self.persons_of(persons)
-        case = (derive or np.asarray)(self._visits_of(numbers, from_ms, to_ms, places))
+        case = self._packed_of(numbers, from_ms, to_ms, places)
+        if derive is not None:
+            case = derive(np.frombuffer(case, VISIT)).tobytes()
         shown, contacts, pairs, total, below = find_contacts(
             self.tables,
-            case.tobytes(),
-            np.array(numbers, np.uint32).data,
-            self.keys.data,
+            case,
+            array("I", numbers),
+            self._key_bytes,
             self.epoch,
             linger_ms=linger_ms,
             queue_ms=self._rules.queue_ms,
@@ -186,7 +192,7 @@ class Snapshot:
     def people_at(self, place: int, from_ms: int, to_ms: int) -> set[bytes]:
         """Keys of the persons with a visit at a place that overlaps [from_ms, to_ms)."""
         span = clamped(from_ms), clamped(to_ms)
-        return people_at(self.tables, place, *span, self.keys.data, self.epoch)
+        return people_at(self.tables, place, *span, self._key_bytes, self.epoch)
 
     def times_of(self, person: bytes, from_ms: int, to_ms: int) -> list[tuple[int, int, int]]:
         """(start, length, place) in ms of a person's visits that overlap [from_ms, to_ms)."""
@@ -199,7 +205,7 @@ class Snapshot:
         """Milliseconds of overlap with others by key, without the rules K1 to K4."""
         span = clamped(from_ms), clamped(to_ms)
         for number in self.persons_of([person]):
-            return time_together(self.tables, number, *span, self.keys.data, self.epoch)
+            return time_together(self.tables, number, *span, self._key_bytes, self.epoch)
         return {}
 
     def figures(self, day: int) -> Figures:
@@ -222,32 +228,24 @@ class Snapshot:
             return ref_to_position(ref) if ref else None
         return None
 
-    def _visits_of(
+    def _packed_of(
         self, numbers: list[int], from_ms: int, to_ms: int, places: Collection[int] | None
-    ) -> Array:
+    ) -> bytes:
         span = clamped(from_ms), clamped(to_ms)
-        persons = np.array(numbers, "<u4").data
-        visits = np.frombuffer(visits_of_many(self.tables, persons, *span, self.epoch), VISIT)
-        if places is not None:
-            allowed = np.array(sorted(places), np.int64)
-            visits = visits.compress(np.isin(visits["place"], allowed))
-        return visits
+        packed = visits_of_many(self.tables, array("I", numbers), *span, self.epoch)
+        if places is None:
+            return packed
+        visits = np.frombuffer(packed, VISIT)
+        allowed = np.array(sorted(places), np.int64)
+        return visits.compress(np.isin(visits["place"], allowed)).tobytes()
 
-    def _by_key(self, persons: Array) -> tuple[Array, Array]:
-        """The different numbers in `persons` by ascending key, and of each person its position."""
-        numbers, inverse = np.unique(persons, return_inverse=True)
-        halves = np.frombuffer(self.keys[numbers].tobytes(), ">u8").reshape(-1, 2)
-        order = np.lexsort((halves[:, 1], halves[:, 0]))
-        position = np.empty(len(order), np.int64)
-        position[order] = np.arange(len(order))
-        return numbers[order], position[inverse]
-
-    def found(self, visits: Array, limit: int | None) -> Found:
-        _, position = self._by_key(visits["person"])
-        order = np.lexsort((visits["place"], position, visits["end_ms"], visits["start_ms"]))
-        shown = visits.take(order[:limit])
-        people, shown["person"] = self._by_key(shown["person"])
-        return Found(shown, self.keys[people], self.newest_of(people), len(visits), self.lsn)
+    def found(self, packed: bytes, limit: int | None) -> Found:
+        """The first `limit` of packed VISIT, all of them for None, as an answer."""
+        visits, numbers, keys = list_visits(packed, self._key_bytes, limit)
+        newest = self.newest_of(np.frombuffer(numbers, "<u4"))
+        total = len(packed) // VISIT.itemsize
+        persons = np.frombuffer(keys, "V16")
+        return Found(np.frombuffer(visits, VISIT), persons, newest, total, self.lsn)
 
 
 def clamped(instant_ms: int) -> int:

@@ -52,7 +52,7 @@ def page_of(snapshot: Snapshot, visits: Array, limit: int, after: str) -> Page:
         # What begins later than so many others is on no page yet: only the rest is sorted.
         latest = np.partition(visits["start_ms"], limit)[limit]
         visits = visits.compress(visits["start_ms"] <= latest)
-    found = snapshot.found(visits, limit)
+    found = snapshot.found(visits.tobytes(), limit)
     behind = left - len(found.visits)
     place_next = _last_position(found) if behind and len(found.visits) else ""
     shown = Found(found.visits, found.persons, found.newest, total, found.lsn)

@@ -299,7 +299,7 @@ def test_a_long_list_is_not_sorted_for_each_page(monkeypatch):
     index.apply(Group(1, scans_to_rows(scans)))
     snapshot = index.snapshot()
     visits = visits_at(snapshot, 3, -100, 3000)
-    expected = snapshot.found(visits, None).visits
+    expected = snapshot.found(visits.tobytes(), None).visits
     monkeypatch.setattr("engine.tracing.pages._FEW", 50)
     rows, after = [], ""
     while True:

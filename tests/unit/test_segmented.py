@@ -24,7 +24,7 @@ from engine.colocation.segments_lmdb import MANIFEST, LmdbSegments, check_folder
 from engine.errors import StorageFull, StorageUnavailable
 from engine.identity.aliases import Aliases
 from engine.identity.keys import FileKeyRing
-from engine.presence.visits import VISIT, PlaceRule, PlaceRules, VisitRules
+from engine.presence.visits import PlaceRule, PlaceRules, VisitRules
 from engine.scans.rows import ROW, Kind
 from engine.tracing.counts import DayCells, count
 from engine.tracing.tiers import LINK, TIERED
@@ -97,7 +97,7 @@ def answers(index: CoLocationIndex) -> list[object]:
         figures = snapshot.figures(day)
         found += [figures.places.tolist(), figures.passages.tolist(), figures.persons]
     riding = visits_in(snapshot.tables, VEHICLE, *SPAN, snapshot.epoch)
-    riders = snapshot.found(np.frombuffer(riding, VISIT), None)
+    riders = snapshot.found(riding, None)
     found += [riders.visits.tolist(), riders.persons.tolist()]
     cells = CELLS.setdefault(index, DayCells())
     for span in (SPAN, (day_to_ms(DAY + 1) + 1, day_to_ms(DAY + 2))):

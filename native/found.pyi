@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def list_visits(packed: bytes, keys: Buffer, limit: int | None) -> tuple[bytes, bytes, bytes]: ...
