@@ -77,6 +77,7 @@ class Epoch:
         self.order = order
         self.first_own = state.next  # from here on numbers were given while this spool was open
         self.state = state
+        self.tail: list[bytes] = []  # its last records, which are in the log and not in the table
         self._reading = reading
 
     @property
@@ -125,10 +126,15 @@ class Epoch:
                 if order != self.order or seq != after + 1 + len(found):
                     break
                 value = bytes(records.value())
-                kind, flags, channel = HEAD.unpack_from(value)
-                found.append(SpoolRecord(seq, kind, flags, channel, value[HEAD.size :]))
+                found.append(_record(seq, value))
                 size -= len(value)
                 there = records.next()
+            seq = after + 1 + len(found)
+            at = seq - self._tail_seq
+            while 0 <= at < len(self.tail) and len(found) < count and size > 0:
+                found.append(_record(seq, self.tail[at]))
+                size -= len(self.tail[at])
+                seq, at = seq + 1, at + 1
         return found
 
     def hole_after(self, seq: int) -> Hole | None:
@@ -153,10 +159,21 @@ class Epoch:
 
     def _at(self, records: lmdb.Cursor, seq: int) -> int:
         """The first number from seq on that is here, 0 for none."""
-        if not records.set_range(KEY.pack(self.order, seq)):
-            return 0
-        order, found = KEY.unpack(records.key())
-        return found if order == self.order else 0
+        if records.set_range(KEY.pack(self.order, seq)):
+            order, found = KEY.unpack(records.key())
+            if order == self.order:
+                return int(found)
+        return max(seq, self._tail_seq) if self.tail and seq < self.state.next else 0
+
+    @property
+    def _tail_seq(self) -> int:
+        """Number of the first record of the tail."""
+        return self.state.next - len(self.tail)
+
+
+def _record(seq: int, value: bytes) -> SpoolRecord:
+    kind, flags, channel = HEAD.unpack_from(value)
+    return SpoolRecord(seq, kind, flags, channel, value[HEAD.size :])
 
 
 def record_cost(value: bytes | memoryview) -> int:

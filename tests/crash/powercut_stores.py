@@ -2,12 +2,12 @@
 
     python powercut_stores.py journal|control|spool|index FOLDER COUNT MODE
 
-works while tests/crash/powercut.c records it. MODE: `safe`, or `nosync`, `nometasync`, `nofsync`
-and `ignorant` for stores and keys that are written so that a cut must do harm. It says a line when
-a promise was made: `A gateway last` a run is durable, `E day` a day is forgotten, `C lsn number` a
-control record is durable, `R number` it was refused and comes again, `S seq` a message is in the
-spool, `K seq` the spool knows the engine has it, `W lsn` the index has days up to a group in files,
-`N` it could not write them.
+works while tests/crash/powercut.c records it. MODE: `safe`, or `nosync`, `nometasync`, `nofsync`,
+`nofdatasync` and `ignorant` for stores and keys that are written so that a cut must do harm. It
+says a line when a promise was made: `A gateway last` a run is durable, `E day` a day is forgotten,
+`C lsn number` a control record is durable, `R number` it was refused and comes again, `S seq` a
+message is in the spool, `K seq` the spool knows the engine has it, `W lsn` the index has days up to
+a group in files, `N` it could not write them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from engine.colocation.index import CoLocationIndex
 from engine.colocation.segmented import SegmentedIndex
 from engine.colocation.segments_lmdb import LmdbSegments, check_folder
 from engine.errors import EngineError, KeyMissing, StorageError, StorageUnavailable
+from engine.gateway import spool_wal
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
 from engine.identity.keys import DESK_DIR, DeskKeys, FileKeyRing, open_sealed, private_to_public
@@ -249,6 +250,7 @@ def draft_of(number: int) -> Draft:
 
 
 def work_spool(folder: Path, count: int) -> None:
+    spool_wal.SIZE = 48 << 10  # full after some messages
     rng = random.Random(1)
     spool = opened(lambda: open_spool(folder))
     number = 0
@@ -402,6 +404,8 @@ def main() -> None:
     what, folder, count, mode = sys.argv[1:]
     if mode == "nofsync":  # of keys and names; LMDB's own syncs stay
         os.fsync = lambda fd: None
+    if mode == "nofdatasync":  # of the spool's log
+        os.fdatasync = lambda fd: None
     if mode == "ignorant":  # a commit that failed is taken for one that did not
         Store.write = ignorant(Store.write)
     real, changes = lmdb.open, MODES.get(mode, {})

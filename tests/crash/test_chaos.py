@@ -34,11 +34,12 @@ import sys
 import threading
 import time
 import urllib.request
+import zlib
 from collections import Counter
 from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 import msgspec
@@ -503,17 +504,53 @@ class Chaos:
 
 
 class SpoolRead:
-    """A spool's tables, read without its code. epochs: what is known of each; bodies: sealed, by
-    epoch and number; events: which of them are EVENTs."""
+    """A spool's tables, read without its code. orders: number of each epoch; epochs: what is known
+    of each; bodies: sealed, by epoch and number; events: which of them are EVENTs."""
 
-    def __init__(self, state: dict[str, int] | None) -> None:
+    def __init__(self, state: dict[str, Any] | None) -> None:
         self.state = state
+        self.orders: dict[int, int] = {}
         self.epochs: dict[int, dict[str, int]] = {}
         self.bodies: dict[tuple[int, int], bytes] = {}
         self.events: set[tuple[int, int]] = set()
 
+    def add(self, epoch: int, seq: int, value: bytes) -> None:
+        self.bodies[epoch, seq] = value[HEAD.size :]
+        if HEAD.unpack_from(value)[0] == wire.FrameType.EVENT:
+            self.events.add((epoch, seq))
+
 
 def read_spool(path: Path) -> SpoolRead:
+    """The tables, and what its log says of them; a run that changes meanwhile is read again."""
+    for _ in range(20):
+        found = read_tables(path)
+        add_log(found, path / "wal")
+        again = read_tables(path)
+        if found.state is None or (again.state and again.state["run"] == found.state["run"]):
+            return found
+    raise AssertionError("the spool does not hold still")
+
+
+def add_log(found: SpoolRead, path: Path) -> None:
+    if found.state is None:
+        return
+    data, at = path.read_bytes(), 0
+    while data[at + 8 : at + 16] == found.state["run"]:
+        end = at + 24 + int.from_bytes(data[at : at + 4], "big")
+        if zlib.crc32(data[at + 8 : end]) != int.from_bytes(data[at + 4 : at + 8], "big"):
+            return
+        kind, order, seq, values, *_ = msgspec.msgpack.decode(data[at + 24 : end])
+        epoch = found.epochs[found.orders[order]]
+        if kind == 2:
+            epoch["acked"] = seq
+        else:
+            epoch["next"] = seq + len(values)
+            for number, value in enumerate(values, seq):
+                found.add(epoch["epoch"], number, value)
+        at = end
+
+
+def read_tables(path: Path) -> SpoolRead:
     found = SpoolRead(None)
     with contextlib.suppress(lmdb.Error):
         env = lmdb.open(
@@ -524,16 +561,13 @@ def read_spool(path: Path) -> SpoolRead:
             with env.begin() as txn:
                 raw = txn.get(b"state", db=tables[0])
                 found.state = msgspec.msgpack.decode(raw) if raw else None
-                orders = {}
                 for key, value in txn.cursor(db=tables[1]):
                     epoch = msgspec.msgpack.decode(bytes(value))
-                    orders[int.from_bytes(key, "big")] = epoch["epoch"]
+                    found.orders[int.from_bytes(key, "big")] = epoch["epoch"]
                     found.epochs[epoch["epoch"]] = epoch
                 for key, value in txn.cursor(db=tables[2]):
                     order, seq = KEY.unpack(key)
-                    found.bodies[orders[order], seq] = bytes(value)[HEAD.size :]
-                    if HEAD.unpack_from(value)[0] == wire.FrameType.EVENT:
-                        found.events.add((orders[order], seq))
+                    found.add(found.orders[order], seq, bytes(value))
         finally:
             env.close()
     return found

@@ -61,7 +61,8 @@ def test_cuts_fall_among_zeros_written_ahead():
 def test_the_same_cuts_find_what_weaker_modes_lose(store, mode):
     broken = cut_until_broken(store, mode)
     if mode == "nometasync":  # the last receipt is lost, the store is whole
-        assert any("has a receipt" in text or "is missing" in text for text in broken), broken
+        signs = ("has a receipt", "is missing", "is forgotten")
+        assert any(sign in text for text in broken for sign in signs), broken
 
 
 def cut_until_broken(store, mode, fails_of=lambda seed: ()):
@@ -77,6 +78,19 @@ def test_the_same_cuts_find_keys_that_were_not_synced():
     """A receipt is worth nothing without the key of its day."""
     broken = cut_until_broken("journal", "nofsync")
     assert any("keys.missing" in text or "cannot be opened" in text for text in broken), broken
+
+
+def test_the_same_cuts_find_a_log_of_the_spool_that_was_not_synced():
+    broken = cut_until_broken("spool", "nofdatasync")
+    assert any("is missing" in text or "is forgotten" in text for text in broken), broken
+
+
+def test_the_log_of_the_spool_is_filled_and_begun_anew():
+    steps = trace_of("spool", "safe", COUNT["spool"])
+    (log,) = {step.file for step in steps if step.kind == "N" and step.data.endswith(b"/wal")}
+    entries = [step.offset for step in steps if step.kind == "W" and step.file == log][1:]
+    begun = entries.count(0)
+    assert 4 < begun < len(entries) // 2
 
 
 def some_syncs(seed, most=150):

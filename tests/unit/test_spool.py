@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -25,9 +26,11 @@ from engine.errors import (
     StoreLocked,
     StoreVersion,
 )
-from engine.gateway import imprint, spool_lmdb
+from engine.gateway import imprint, spool_change, spool_lmdb, spool_wal
+from engine.gateway.spool_change import Change
 from engine.gateway.spool_epoch import Draft, Hole
 from engine.gateway.spool_lmdb import Spool
+from engine.gateway.spool_wal import Wal
 from engine.identity.keys import make_pair, open_sealed
 from engine.wire.frames import FLAG_SEALED, FrameType, seal_aad
 
@@ -227,7 +230,7 @@ def test_when_all_wait_no_more_are_opened(make: Callable[..., Spool]) -> None:
     for _ in range(10):
         spool.append([draft(b"x")])
         spool.turn()
-    assert len(spool.epochs) == spool_lmdb.EPOCHS_OPEN_MAX
+    assert len(spool.epochs) == spool_change.EPOCHS_OPEN_MAX
     assert sum(epoch.waiting for epoch in spool.epochs) == 10
     assert [e.turn for e in spool.epochs] == sorted(e.turn for e in spool.epochs)
 
@@ -290,6 +293,7 @@ def test_the_same_spool_is_continued(make: Callable[..., Spool]) -> None:
     for n in range(3):
         spool = make()
         assert spool.break_reason is None
+        assert spool.current.first_own == n + 1
         spool.append([draft(b"%d" % n)])
         spool.close()
     assert (len(spool.epochs), spool.current.next_seq) == (1, 4)
@@ -476,8 +480,8 @@ def test_a_spool_of_another_schema_is_left_alone(
     make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make().close()
-    monkeypatch.setattr(spool_lmdb, "SCHEMA", 3)
-    with pytest.raises(StoreVersion, match="schema 2"):
+    monkeypatch.setattr(spool_lmdb, "SCHEMA", 4)
+    with pytest.raises(StoreVersion, match="schema 3"):
         make()
 
 
@@ -486,14 +490,18 @@ def test_after_a_failed_commit_nothing_is_taken_and_the_next_call_works(
 ) -> None:
     spool = make()
     spool.append([draft(b"kept")])
-    monkeypatch.setattr(Spool, "_put_states", _fail)
+    monkeypatch.setattr(Wal, "write", lambda *_: False)
+    monkeypatch.setattr(Change, "put_states", _fail)
     with pytest.raises(StorageUnavailable):
         spool.append([draft(b"refused by the disk")])
     with pytest.raises(StorageUnavailable):
         spool.current.read(0)
+    with pytest.raises(StorageUnavailable):
+        spool.ack(spool.current, 1)
     monkeypatch.undo()
     assert spool.append([draft(b"again")]) == [2]
     assert [r.seq for r in spool.current.read(0)] == [1, 2]
+    assert spool.current.acked == 0
 
 
 def _fail(*_: object) -> None:
@@ -504,6 +512,201 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageUnavailable):
         Spool(tmp_path / "file" / "spool", gateway="g", ingest_public=PUBLIC)
+
+
+# ---- the write-ahead log -------------------------------------------------------------------------
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_capture_costs_one_write_and_one_sync(
+    make: Callable[..., Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make()
+    files = tmp_path / "spool/data.mdb", tmp_path / "spool/wal"
+    before, size = files[0].stat().st_mtime_ns, files[1].stat().st_size
+    calls: list[str] = []
+    for name in ("pwrite", "fdatasync", "fsync"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *words, real=real, name=name: calls.append(name) or real(*words)
+        )
+    for seq in range(1, 101):
+        assert spool.append([draft(b"x" * 100)]) == [seq]
+        spool.ack(spool.current, seq)
+    assert calls == ["pwrite", "fdatasync"] * 200
+    assert (files[0].stat().st_mtime_ns, files[1].stat().st_size) == (before, size)
+
+
+def test_a_log_that_does_not_sync_is_replaced_by_the_tables(
+    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make()
+    spool.append([draft(b"in the log")])
+    monkeypatch.setattr(os, "fdatasync", _refuse)
+    assert spool.append([draft(b"in the tables")]) == [2]
+    monkeypatch.setattr(Change, "put_states", _fail)
+    with pytest.raises(StorageUnavailable):
+        spool.append([draft(b"nowhere")])
+    spool.close()
+    monkeypatch.undo()
+    again = make()
+    assert again.current.next_seq in (3, 4), "what was refused may stand there"
+    assert [r.seq for r in again.current.read(0)][:2] == [1, 2]
+
+
+def test_what_a_failed_sync_left_in_the_log_does_not_come_twice(
+    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", _refuse)
+        patch.setattr(Change, "put_states", _fail)
+        with pytest.raises(StorageUnavailable):
+            spool.append([draft(b"message")])
+    assert spool.append([draft(b"message")]) == [1]
+    spool.close()
+    again = make()
+    assert (again.break_reason, again.current.next_seq) == (None, 2)
+
+
+def test_an_old_log_put_back_is_not_continued(
+    make: Callable[..., Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a copy with `rsync` does, which leaves out the tables when they have not changed."""
+    monkeypatch.setattr(imprint, "WRITE_MAX_MS", 50)
+    spool = make()
+    fill(spool)
+    old = (tmp_path / "spool/wal").read_bytes()
+    spool = make()
+    spool.turn()
+    spool.close()
+    spool = make()
+    spool.append([draft(b"a")])
+    spool.append([draft(b"b")])
+    number = spool.current.number
+    old = (tmp_path / "spool/wal").read_bytes()
+    spool.append([draft(b"sent and gone")])
+    spool.close()
+    time.sleep(0.1)
+    with (tmp_path / "spool/wal").open("r+b") as log:
+        log.write(old)
+    again = make()
+    assert again.break_reason is not None and "after its last commit" in again.break_reason
+    assert again.current.number != number
+
+
+def test_without_its_log_a_spool_is_not_continued(
+    make: Callable[..., Spool], tmp_path: Path
+) -> None:
+    spool = make()
+    fill(spool)
+    (tmp_path / "spool/wal").unlink()
+    again = make()
+    assert again.break_reason == "its log is gone"
+    assert again.current.number != spool.current.number
+    assert again.append([draft(b"new")]) == [1]
+
+
+def test_a_damaged_entry_of_the_log_ends_what_is_known(
+    make: Callable[..., Spool], tmp_path: Path
+) -> None:
+    spool = make(sealer=plain)
+    for body in (b"first", b"second", b"third"):
+        spool.append([draft(body)])
+    spool.close()
+    path = tmp_path / "spool/wal"
+    data = path.read_bytes()
+    with path.open("r+b") as log:
+        log.seek(data.index(b"second"))
+        log.write(b"S")
+    again = make(sealer=plain)
+    assert again.break_reason is not None and "damaged" in again.break_reason
+    old, new = again.epochs
+    assert (old.number, old.is_closed) == (spool.current.number, True)
+    assert [r.body for r in old.read(0)] == [b"first"]
+    assert new.next_seq == 1
+
+
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 5), st.integers(0, 60)),
+        st.tuples(
+            st.sampled_from(["ack", "go_back", "drop"]), st.integers(0, 3), st.integers(0, 30)
+        ),
+        st.tuples(st.sampled_from(["turn", "forget", "reopen"]), st.just(0), st.just(0)),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=CHANGES)
+def test_a_spool_with_its_log_is_as_one_without(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
+) -> None:
+    """The log is small, so that it is full now and then."""
+    folder = tmp_path_factory.mktemp("spool")
+    clock = ManualClock()
+
+    def work(spool: Spool, step: str, one: int, other: int) -> None:
+        epoch = spool.epochs[one % len(spool.epochs)]
+        if step == "append":
+            key = bytes([other]) * 32 if other % 3 == 0 else b""
+            drafts = [Draft(FrameType.SCANS, 0, n, bytes(other), key) for n in range(one)]
+            spool.append(drafts)
+        elif step == "ack":
+            spool.ack(epoch, min(other, epoch.next_seq - 1))
+        elif step == "go_back":
+            spool.go_back(epoch, other)
+        elif step == "drop":
+            spool.drop(epoch, other, "too_large")
+        elif step == "turn":
+            spool.turn()
+        elif step == "forget":
+            spool.forget()
+
+    def seen(spool: Spool) -> list[object]:
+        found: list[object] = [spool.size, spool.lost_count, spool.keys(), spool.has_expired]
+        for epoch in spool.epochs:
+            state = (epoch.order, epoch.next_seq, epoch.acked, epoch.turn, epoch.oldest())
+            rows = [(r.seq, r.channel, r.body) for r in epoch.read(epoch.oldest() - 1)]
+            holes = [epoch.hole_after(at) for at in range(epoch.acked, epoch.next_seq)]
+            found += [state, rows, epoch.read(epoch.acked, count=2, size=50), holes]
+        return found
+
+    def make_one(name: str) -> Spool:
+        return Spool(
+            folder / name,
+            gateway="g",
+            ingest_public=PUBLIC,
+            size_max=12 * 100,
+            keep_s=20,
+            sealer=plain,
+            clock=clock,
+        )
+
+    def never(*_: object) -> bool:
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool_wal, "SIZE", 700)
+        logged, plainly = make_one("logged"), make_one("plainly")
+        plainly._wal.write = never  # type: ignore[method-assign]
+        for step, one, other in steps:
+            clock.advance(7_000)
+            if step == "reopen":
+                logged.close()
+                logged = make_one("logged")
+                assert logged.break_reason is None
+                continue
+            work(logged, step, one, other)
+            work(plainly, step, one, other)
+            assert seen(logged) == seen(plainly)
+    logged.close()
+    plainly.close()
 
 
 CHILD = """

@@ -39,8 +39,8 @@ ROOMS = {
         passage_answers roll_answers count_answers keeping_answers csv_rows csv_stream openapi
         http_shape opened_details keeping_api server""",
     "client": "api_client keeping_client admin venue_admin",
-    "gateway": """imprint spool_epoch spool_lmdb sources status lights gear config frame_buffer
-        carriers link ties status_socket lane_decoder capture uplink program""",
+    "gateway": """imprint spool_epoch spool_wal spool_change spool_lmdb sources status lights gear
+        config frame_buffer carriers link ties status_socket lane_decoder capture uplink program""",
     "roof": "derivation app",
     "cli": """story demo doctor_machine doctor parser roll parse gateway registry trace poster venue
         watch merge keys keep person main""",
@@ -58,7 +58,7 @@ PLACE = {name: at for at, name in enumerate(RANKED)}
 OWNERS = {
     "lmdb": {
         *{"storage.store_lmdb", "colocation.segments_lmdb"},
-        *{"gateway.spool_epoch", "gateway.spool_lmdb"},
+        *{"gateway.spool_epoch", "gateway.spool_change", "gateway.spool_lmdb"},
     },
     "zxingcpp": {"decoding.decode"},
     "simplejpeg": {"decoding.images"},

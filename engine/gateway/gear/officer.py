@@ -39,7 +39,7 @@ from engine.errors import (
 from engine.gateway.gear.http_door import HttpDoor, json_response
 from engine.gateway.lights import Light
 from engine.gateway.sources import Item, Records
-from engine.gateway.spool_lmdb import KEYS_MAX
+from engine.gateway.spool_change import KEYS_MAX
 from engine.payloads import Refusal
 from engine.scans import people
 from engine.scans.records import encode_manual, encode_scans
