@@ -9,14 +9,16 @@ the making is compared: a wrong answer is exit status 1. Bytes are those of du.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
+import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +52,7 @@ def run_words(chosen: argparse.Namespace) -> int:
     load = [round(value, 2) for value in os.getloadavg()]
     with tempfile.TemporaryDirectory(prefix="chot-bench-") as scratch:
         folder = Path(chosen.folder or scratch)
-        line = {"bench": "restart", "visits": chosen.visits, "people": province_of(chosen).people}
+        line = {"bench": "restart", "visits": chosen.visits, "people": people_of(chosen)}
         if not (folder / "journal").exists():
             line |= load_store(chosen, folder)
         line |= {f"{name}_bytes": du(folder / name) for name in ("index", "journal")}
@@ -68,8 +70,8 @@ def run_words(chosen: argparse.Namespace) -> int:
     return second.returncode
 
 
-def province_of(chosen: argparse.Namespace) -> Province:
-    return Province(chosen.people or people_for(chosen.visits // chosen.days), SEED)
+def people_of(chosen: argparse.Namespace) -> int:
+    return int(chosen.people or people_for(chosen.visits // chosen.days))
 
 
 def visits_of_day(chosen: argparse.Namespace, province: Province, day: int) -> Array:
@@ -87,28 +89,51 @@ def open_store(chosen: argparse.Namespace, folder: Path) -> ChotStore:
 
 
 def load_store(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    province, store = province_of(chosen), open_store(chosen, folder)
-    done, begun_s = 0, time.perf_counter()
-    for day in range(chosen.days):
-        scans = to_scans(province, visits_of_day(chosen, province, day), day)
-        for at in range(0, len(scans), chosen.group):
-            left = chosen.visits - done - chosen.left
-            if 0 < left <= chosen.group:
-                store.write_down()
-            store.ingest(scans[at : at + chosen.group])
-            done += len(scans[at : at + chosen.group])
-        print(f"day {day + 1} of {chosen.days}: {done:,} visits", file=sys.stderr, flush=True)
+    """Days are made in a process of their own, so that memory of this one is that of the store."""
+    store = open_store(chosen, folder)
+    done, taken_s, peak = 0, 0.0, 0
+    with (
+        tempfile.TemporaryDirectory(prefix="chot-days-") as made,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as maker,
+    ):
+        for day in range(chosen.days):
+            path = maker.submit(write_day, chosen, day, made).result()
+            scans = np.load(path, mmap_mode="r")
+            begun_s = time.perf_counter()
+            for at in range(0, len(scans), chosen.group):
+                left = chosen.visits - done - chosen.left
+                if 0 < left <= chosen.group:
+                    store.write_down()
+                store.ingest(scans[at : at + chosen.group])
+                done += len(scans[at : at + chosen.group])
+                peak = max(peak, anonymous_bytes())
+            taken_s += time.perf_counter() - begun_s
+            Path(path).unlink()
+            print(f"day {day + 1} of {chosen.days}: {done:,} visits", file=sys.stderr, flush=True)
+    begun_s = time.perf_counter()
     if not chosen.left:
         store.write_down()
-    seconds = time.perf_counter() - begun_s
+    taken_s += time.perf_counter() - begun_s
     gc.collect()
     line = {
-        "scans_s": round(done / seconds), "load_rss_mb": current_rss_bytes() >> 20,
-        "load_anonymous_mb": anonymous_bytes() >> 20,
-        "load_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        "scans_s": round(done / taken_s), "load_rss_mb": current_rss_bytes() >> 20,
+        "load_anonymous_mb": anonymous_bytes() >> 20, "load_anonymous_peak_mb": peak >> 20,
     }  # fmt: skip
     store.kill()
     return line
+
+
+@functools.cache
+def province_of_words(people: int) -> Province:
+    return Province(people, SEED)
+
+
+def write_day(chosen: argparse.Namespace, day: int, folder: str) -> str:
+    """Scans of a day as a file. In the process that makes them; its province stays there."""
+    province = province_of_words(people_of(chosen))
+    path = f"{folder}/{day}.npy"
+    np.save(path, to_scans(province, visits_of_day(chosen, province, day), day))
+    return path
 
 
 def open_again(chosen: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], bool]:
@@ -118,7 +143,7 @@ def open_again(chosen: argparse.Namespace, folder: Path) -> tuple[dict[str, Any]
     replayed = store.replay()
     replayed_s = time.perf_counter()
     anonymous = anonymous_bytes()
-    province = province_of(chosen)
+    province = Province(people_of(chosen), SEED)
     sample = np.random.Generator(np.random.PCG64(SEED)).choice(
         province.people, min(SAMPLE, province.people), replace=False
     )
