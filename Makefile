@@ -70,7 +70,8 @@ gate: build      ## has a hot path become slower? (bench/gates.toml)
 PEERED  := jpeg decode lanes parse records dedup gateway receive ingest commit index trace contacts
 BENCHES := $(foreach case,$(PEERED),"run $(case) --servers") \
   "run core_lanes --large" "run day --large" "run scale --large" \
-  "budget" "qr" "verdicts" "backlog" "growth --visits 50000000" "receipt"
+  "budget" "qr" "verdicts" "backlog" "answers" "receipt" "questions --visits 10000000" \
+  "growth --visits 50000000"
 
 bench: build     ## measure everything and write the pages anew, 40 minutes
 	@$(PIP) install --no-build-isolation -e '.[test,bench]'

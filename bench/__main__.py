@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench import (
+    answers,
     budget,
     case_commit,
     case_contacts,
@@ -63,6 +64,9 @@ CASES: dict[str, Case] = {
 }
 
 KEEP = "add the line to bench/results"
+KEPT = (
+    "receipt", "verdicts", "backlog", "answers", "growth", "restart", "questions", "budget", "qr"
+)  # fmt: skip
 
 # What is measured as a whole: a module with a TRIAL, added here.
 TRIALS: dict[str, Trial] = {
@@ -82,8 +86,8 @@ def build_parser() -> Parser:
     actions = parser.add_subparsers(
         dest="action",
         required=True,
-        metavar="list|run|smoke|gate|report|budget|qr|receipt|verdicts|backlog|growth|questions"
-        "|restart",
+        metavar="list|run|smoke|gate|report|budget|qr|receipt|verdicts|backlog|answers"
+        "|growth|restart|questions",
     )
     actions.add_parser("list", help="what there is and what each measures")
     run = actions.add_parser("run", help="measure cases")
@@ -104,12 +108,13 @@ def build_parser() -> Parser:
     qr.add_parser(actions)
     receipt.add_parser(actions)
     live.add_parsers(actions)
+    answers.add_parser(actions)
     growth.add_parser(actions)
     restart.add_parser(actions)
     budget.add_parser(actions)
-    for alone in ("receipt", "verdicts", "backlog", "growth", "budget", "qr"):
-        actions.choices[alone].add_argument("--keep", action="store_true", help=KEEP)
     questions.add_parser(actions)
+    for alone in KEPT:
+        actions.choices[alone].add_argument("--keep", action="store_true", help=KEEP)
     return parser
 
 
@@ -181,6 +186,8 @@ def main(words: list[str] | None = None) -> int:
             return growth.run_words(chosen)
         if chosen.action == "questions":
             return questions.run_words(chosen)
+        if chosen.action == "answers":
+            return answers.run_words(chosen)
         if chosen.action == "restart":
             return restart.run_words(chosen)
         if chosen.action in ("verdicts", "backlog"):

@@ -3,8 +3,8 @@
 Questions go to engine.tracing.tracer as the desk puts them, answers are packed as they leave the
 engine; sockets, audit and JSON are not on the clock. Visits are those of bench.workload, each one
 scan that tells its stay; the busiest places are posts, and whoever goes by bus names a plate. The
-index is one layer. Tiers are asked for in both ways of native.tiers: another answer is exit status
-1.
+index has its days in files, as an engine's has, or with --memory is one layer. Tiers are asked for
+in both ways of native.tiers: another answer is exit status 1.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ import argparse
 import gc
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from bench import results
 from bench.case_contacts import Group
-from bench.harness import SEED, commit, machine, versions
+from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.workload import CATEGORIES, FIRST_DAY, FIRST_PLACE, Province, people_for
 from engine.api.csv_rows import rows_to_csv
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, SystemClock, day_to_ms
 from engine.colocation.index import CoLocationIndex, Snapshot
+from engine.colocation.segmented import SegmentedIndex
+from engine.colocation.segments_lmdb import LmdbSegments
+from engine.identity.keys import FileKeyRing
 from engine.presence.visits import Array, PlaceRule, PlaceRules
 from engine.scans.rows import ROW, Direction, Kind
 from engine.tracing import counts
@@ -64,6 +70,7 @@ class World:
     plates: list[int]
     from_ms: int
     to_ms: int
+    close: Callable[[], object]
 
 
 def add_parser(actions: Any) -> None:
@@ -72,41 +79,49 @@ def add_parser(actions: Any) -> None:
     words.add_argument("--days", type=int, default=14)
     words.add_argument("--reps", type=int, default=200, help="persons and places asked about")
     words.add_argument("--heavy", type=int, default=20, help="repetitions of what takes long")
+    words.add_argument("--memory", action="store_true", help="one layer in memory, no files")
 
 
 def run_words(chosen: argparse.Namespace) -> int:
     load = [round(value, 2) for value in os.getloadavg()]
-    world = make_world(chosen.visits, chosen.days, chosen.reps)
-    gc.collect()
-    figures = {
-        name: measure(ask, count)
-        for name, (ask, count) in questions(world, chosen.reps, chosen.heavy).items()
-    }
-    is_right = same_both_ways(world)
+    with tempfile.TemporaryDirectory(prefix="chot-bench-") as scratch:
+        folder = None if chosen.memory else Path(scratch)
+        world = make_world(chosen.visits, chosen.days, chosen.reps, folder)
+        gc.collect()
+        figures = {
+            name: measure(ask, count)
+            for name, (ask, count) in questions(world, chosen.reps, chosen.heavy).items()
+        }
+        is_right = same_both_ways(world)
+        line = {
+            "bench": "questions", "visits": sum(len(t) for t in world.snapshot.tables),
+            "people": world.province.people, "days": chosen.days,
+            "in": "memory" if chosen.memory else "files",
+            "us": {name: [round(p50, 1), round(p99, 1)] for name, (p50, p99) in figures.items()},
+            "csv_rows_s": round(csv_rows_s(world)), "wrong": not is_right,
+            "machine": {**machine(), "scratch": path_to_file_system(Path(scratch))},
+            "versions": versions(), "commit": commit(), "load_average": load,
+        }  # fmt: skip
+        world.close()
     for name, (p50, p99) in figures.items():
         print(f"{name:<24} {p50 / 1e3:>12.3f} ms {p99 / 1e3:>12.3f} ms")
-    line = {
-        "bench": "questions", "visits": sum(len(t) for t in world.snapshot.tables),
-        "people": world.province.people, "days": chosen.days,
-        "us": {name: [round(p50, 1), round(p99, 1)] for name, (p50, p99) in figures.items()},
-        "csv_rows_s": round(csv_rows_s(world)), "wrong": not is_right,
-        "machine": machine(), "versions": versions(), "commit": commit(), "load_average": load,
-    }  # fmt: skip
     print(json.dumps(line, ensure_ascii=False))
+    if chosen.keep and is_right:
+        results.keep(line)
     return 0 if is_right else 1
 
 
 # ---- the world ----------------------------------------------------------------------------------
 
 
-def make_world(visits: int, days: int, asked: int) -> World:
+def make_world(visits: int, days: int, asked: int, folder: Path | None) -> World:
     province = Province(people_for(visits // days), SEED)
     r = np.random.Generator(np.random.PCG64([SEED, 7]))
     made = [province.day(day) for day in range(days)]
     count = np.bincount(np.concatenate([day["place"] for day in made]))
     busiest = np.argsort(-count)[: MARKS + POSTS].tolist()
     posts = {int(place): PlaceRule(True, 10 * MINUTE_MS) for place in busiest[:POSTS]}
-    index = CoLocationIndex(PlaceRules(posts))
+    index, close = open_index(PlaceRules(posts), folder)
     lsn, plates = 0, []
     for day, some in enumerate(made):
         rows = to_rows(province, some, day)
@@ -115,14 +130,31 @@ def make_world(visits: int, days: int, asked: int) -> World:
             lsn += 1
             index.apply(Group(lsn, rows[at : at + GROUP_ROWS]))
         index.snapshot()
-    index.compact()
+        if isinstance(index, SegmentedIndex):
+            index.catch_up()
+    if isinstance(index, SegmentedIndex):
+        index.write_down()
+    else:
+        index.compact()
     people = np.unique(np.concatenate([day["person"] for day in made]))
     keys = [province.keys[n].tobytes() for n in r.choice(people, min(asked, len(people)), False)]
     to_ms = day_to_ms(FIRST_DAY + days)
     return World(
         province, index.snapshot(), Tracer(index, SystemClock()), busiest, keys, plates,
-        max(to_ms - 14 * DAY_MS, day_to_ms(FIRST_DAY)), to_ms,
+        max(to_ms - 14 * DAY_MS, day_to_ms(FIRST_DAY)), to_ms, close,
     )  # fmt: skip
+
+
+def open_index(
+    places: PlaceRules, folder: Path | None
+) -> tuple[CoLocationIndex, Callable[[], object]]:
+    """An index in a folder, or in memory alone; what closes it."""
+    if folder is None:
+        return CoLocationIndex(places), lambda: None
+    store = LmdbSegments(folder / "index", FileKeyRing(folder / "keys", create=True))
+    index = SegmentedIndex(places, None, store)
+    index.load()
+    return index, store.close
 
 
 def to_rows(province: Province, visits: Array, day: int) -> Array:

@@ -291,6 +291,27 @@ def live(newest: Lines) -> str:
              f" contacts of 14 days p50 {g['contacts_us'][0] / 1000:.2g},"
              f" p99 {g['contacts_us'][1] / 1000:.2g} ms; wrong {g['wrong']}; {g['rss_mb']:,} MB"]
         )  # fmt: skip
+    if (r := newest.get("restart")) is not None:
+        rows.append(
+            [f"{r['visits']:,} visits of {r['people']:,} people: an engine starts on them",
+             "memory beyond the page cache ≤ 1.2 GB; restart ≤ 15 s; first question ≤ 5 ms;"
+             " ≤ 28 bytes a visit",
+             f"**{r['anonymous_mb']:,} MB**"
+             + (f" ({r['load_anonymous_peak_mb']:,} at most while it loaded"
+                f" {r['scans_s']:,}/s)" if "scans_s" in r else "")
+             + f"; **{r['open_s'] + r['replay_s']:.1f} s**; **{r['first_question_ms']} ms**;"
+             f" **{r['index_bytes_a_visit']}**; contacts p50 {r['contacts_us'][0] / 1000:.2g},"
+             f" p99 {r['contacts_us'][1] / 1000:.2g} ms; wrong {r['wrong']}"]
+        )  # fmt: skip
+    if (a := newest.get("answers")) is not None:
+        over_ms = a["contacts_question_p99_ms"] - a["floor_p99_ms"]
+        rows.append(
+            [f"Q3 over HTTP beside {a['checkins_s']:,} check-ins/s, audit included",
+             "p99 ≤ 5 ms + the run's fdatasync p99",
+             f"p50 {a['contacts_question_p50_ms']}, **p99 {a['contacts_question_p99_ms']} ms**"
+             f" of {a['contacts_questions']}, {over_ms:.1f} above fdatasync; Q1 p99"
+             f" {a['venue_question_p99_ms']}, Q2 {a['person_question_p99_ms']} ms"]
+        )  # fmt: skip
     if (i := newest.get("ingest")) is not None and (c := newest.get("ingest_cards")) is not None:
         rows.append(
             ["CPU a scan, wire to durable (`run ingest`)", "check-in ≤ 2 µs, raw ID card ≤ 12 µs",
@@ -310,6 +331,21 @@ def live(newest: Lines) -> str:
              "≤ 3x", f"**{over:.1f}x**"]
         )  # fmt: skip
     return table(["what", "goal", "measured"], rows)
+
+
+def asked(newest: Lines) -> str:
+    """Every question of the catalogue, on the index alone."""
+    line = newest.get("questions")
+    if line is None:
+        return ""
+    rows = [
+        [name, f"{p50 / 1e3:.3g}", f"{p99 / 1e3:.3g}"] for name, (p50, p99) in line["us"].items()
+    ]
+    said = (
+        f"{belongs(line)}: {line['visits']:,} visits of {line['people']:,} people,"
+        f" {line['days']} days in {line['in']}. As CSV: {line['csv_rows_s']:,} rows/s."
+    )
+    return f"{said}\n\n{table(['question', 'p50 ms', 'p99 ms'], rows)}"
 
 
 def receipts(newest: Lines) -> str:
@@ -395,6 +431,7 @@ BLOCKS: Final[dict[str, Callable[[Lines], str]]] = {
     "core_lanes": core_lanes,
     "day": day,
     "live": live,
+    "asked": asked,
     "receipts": receipts,
     "scale": scale,
     "budget": budget,

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import results
 from bench.growth import GAP_MS, SAMPLE, ask, current_rss_bytes, to_scans
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.store_adapter import ChotStore
@@ -67,6 +68,8 @@ def run_words(chosen: argparse.Namespace) -> int:
             "versions": versions(), "commit": commit(), "load_average": load,
         }  # fmt: skip
     print(json.dumps(line, ensure_ascii=False))
+    if chosen.keep and not second.returncode:
+        results.keep(line)
     return second.returncode
 
 

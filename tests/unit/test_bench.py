@@ -116,6 +116,17 @@ def test_a_restart_answers_rightly_and_says_what_it_took(tmp_path: Path) -> None
         assert 0 < line[name][0] <= line[name][1]
 
 
+def test_questions_over_http_are_answered_rightly_beside_checkins(tmp_path: Path) -> None:
+    done = run_bench("answers", "--checkins", "600", "--seconds", "2", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["rows"] == line["checkins"] > 600 and line["answers_checked"] == 63
+    assert line["questions_failed"] == 0 == len(line["wrong"])
+    for question in ("venue", "person", "contacts"):
+        assert line[f"{question}_questions"] > 0
+        assert 0 < line[f"{question}_question_p50_ms"] <= line[f"{question}_question_p99_ms"]
+
+
 def test_a_backlog_and_checkins_are_stored_once_beside_lanes(tmp_path: Path) -> None:
     few = ("--clip-frames", "5")
     done = run_bench("backlog", "--scans", "700", *few, folder=tmp_path)
