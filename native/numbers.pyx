@@ -5,7 +5,7 @@ are pseudonyms that nobody outside can choose, so their own bytes are their hash
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, INT64_MIN, UINT32_MAX
 from libc.stdlib cimport free
@@ -49,15 +49,16 @@ cdef class PersonNumbers:
 
     `keys` and `newest` are arrays by number: 16 bytes of key; time (i64) and ref (u64) of the
     newest row, ref 0 where there is none. They are replaced when they grow: who holds an old one
-    keeps what it held, and what is written behind the count it knew.
+    keeps what it held, and what is written behind the count it knew. Behind the last number they
+    hold nothing, so that memory nobody needs yet is never touched.
     """
 
     def __cinit__(self):
         self.slots = <Slot*> room_for(2 * ROOM_FIRST, sizeof(Slot))
         self.mask = 2 * ROOM_FIRST - 1
         self.room = ROOM_FIRST
-        self.keys = bytearray(KEY_SIZE * ROOM_FIRST)
-        self.newest = bytearray(sizeof(Newest) * ROOM_FIRST)
+        self.keys = copied(bytearray(), 0, KEY_SIZE * ROOM_FIRST)
+        self.newest = copied(bytearray(), 0, sizeof(Newest) * ROOM_FIRST)
         self.is_hole = <uint8_t*> room_for(ROOM_FIRST, 1)
 
     def __dealloc__(self):
@@ -138,7 +139,12 @@ cdef class PersonNumbers:
         keeps what they were. Raises ValueError for a broken size.
         """
         cdef int64_t low = check_int(from_ms, INT64_MIN, INT64_MAX, "from_ms")
-        cdef bytearray newest = bytearray(self.newest), keys = bytearray(self.keys)
+        cdef bytearray newest = copied(
+            self.newest, sizeof(Newest) * <size_t> self.count, sizeof(Newest) * self.room
+        )
+        cdef bytearray keys = copied(
+            self.keys, KEY_SIZE * <size_t> self.count, KEY_SIZE * self.room
+        )
         cdef Newest* known = <Newest*> PyByteArray_AS_STRING(newest)
         cdef set spared = set(memoryview(kept).cast("B").cast("I"))
         cdef bytearray dropped = bytearray()
@@ -171,11 +177,22 @@ cdef class PersonNumbers:
             PyByteArray_AS_STRING(self.keys) + KEY_SIZE * <size_t> self.count,
             PyBytes_AS_STRING(keys), count * KEY_SIZE,
         )
+        memset(
+            PyByteArray_AS_STRING(self.newest) + sizeof(Newest) * <size_t> self.count,
+            0, sizeof(Newest) * count,
+        )
         memcpy(self.is_hole + self.count, PyBytes_AS_STRING(holes), count)
         for _i in range(count):
             self.count += 1
             if not self.is_hole[self.count - 1]:
                 put_slot(self, self.count - 1)
+
+
+cdef bytearray copied(bytearray old, size_t used, size_t room):
+    """A larger array with the first `used` bytes of an old one, and behind them anything."""
+    cdef bytearray made = PyByteArray_FromStringAndSize(NULL, <Py_ssize_t> room)
+    memcpy(PyByteArray_AS_STRING(made), PyByteArray_AS_STRING(old), used)
+    return made
 
 
 cdef void put_slot(PersonNumbers numbers, uint32_t number) noexcept:
@@ -264,6 +281,7 @@ cdef size_t number_rows(
 ) noexcept:
     """Write the scans; how many. There must be room for `count` new persons."""
     cdef uint8_t* keys = <uint8_t*> PyByteArray_AS_STRING(numbers.keys)
+    cdef Newest* newest = <Newest*> PyByteArray_AS_STRING(numbers.newest)
     cdef Row row
     cdef Scan scan
     cdef Slot* slot
@@ -279,6 +297,7 @@ cdef size_t number_rows(
         slot = find_slot(numbers, row.person)
         if not slot.taken:
             memcpy(keys + KEY_SIZE * <size_t> numbers.count, row.person, KEY_SIZE)
+            newest[numbers.count] = Newest(0, 0)
             numbers.count += 1
             slot.taken = numbers.count
             slot.tag = <uint32_t> hash_key(row.person)
@@ -310,15 +329,9 @@ cdef int grow(PersonNumbers numbers, size_t more) except -1:
     if needed > room:
         while room < needed:
             room *= 2
-        keys = bytearray(KEY_SIZE * room)
-        newest = bytearray(sizeof(Newest) * room)
-        memcpy(
-            PyByteArray_AS_STRING(keys), PyByteArray_AS_STRING(numbers.keys),
-            KEY_SIZE * <size_t> numbers.count,
-        )
-        memcpy(
-            PyByteArray_AS_STRING(newest), PyByteArray_AS_STRING(numbers.newest),
-            sizeof(Newest) * <size_t> numbers.count,
+        keys = copied(numbers.keys, KEY_SIZE * <size_t> numbers.count, KEY_SIZE * room)
+        newest = copied(
+            numbers.newest, sizeof(Newest) * <size_t> numbers.count, sizeof(Newest) * room
         )
         is_hole = <uint8_t*> room_for(room, 1)
         memcpy(is_hole, numbers.is_hole, numbers.count)

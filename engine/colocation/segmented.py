@@ -34,6 +34,7 @@ from engine.colocation.layers import (
 )
 from engine.errors import StorageError
 from engine.identity.aliases import AliasNumbers
+from engine.machine import give_back_memory
 from engine.presence.visits import PlaceRules, VisitRules, changed_places, rule_spans
 from engine.telemetry import Log
 from native.index import end_rows, end_visits
@@ -201,6 +202,7 @@ class SegmentedIndex(CoLocationIndex):
                 self._ended.clear()
         faults.reach("segments.replaced")
         self._drop(stored, made)
+        give_back_memory()  # what the layers were, and as much again to make days of them
 
     def _commit(self, layers: tuple[Layer, ...], snapshot: Snapshot) -> None:
         """Layers in segments as the state at a snapshot that they are all of."""

@@ -180,7 +180,7 @@ class LmdbSegments:
         head, columns = pack(self._segment_key(day, name))
         try:
             self._check_room(sum(map(len, columns.values())))
-            _write_values(temporary, {_HEAD: head, **_encoded(columns)})
+            _write_values(temporary, head, columns)
             faults.reach("segments.written")
             size, crc = _measure(temporary)
             temporary.rename(path)
@@ -207,13 +207,9 @@ class LmdbSegments:
         )
         parts = [] if is_whole else list(self._parts)
         known = 0 if is_whole else self._persons
-        values: dict[str, bytes] = {}
         for first in range(known, count, PART_PERSONS):
-            stop = min(first + PART_PERSONS, count)
-            name = f"persons.{_draw_number()}"
-            plain = bytes(persons.keys[16 * first : 16 * stop]) + persons.holes[first:stop]
-            values[name] = self._seal(oldest_day, name, plain)
-            parts.append(_Part(first, stop - first, oldest_day, name))
+            few = min(PART_PERSONS, count - first)
+            parts.append(_Part(first, few, oldest_day, f"persons.{_draw_number()}"))
         notes = {}
         for name, (day, data) in state.notes.items():
             day = min(day, oldest_day)
@@ -232,8 +228,9 @@ class LmdbSegments:
             with self._env.begin(write=True) as txn:
                 if is_whole:
                     txn.drop(self._env.open_db(txn=txn), delete=False)
-                for name, sealed in values.items():
-                    txn.put(name.encode(), sealed)
+                for part in parts:
+                    if part.first >= known:
+                        txn.put(part.name.encode(), self._sealed_part(part, persons))
                 packed = msgspec.msgpack.encode(manifest)
                 txn.put(_STATE, zlib.crc32(packed).to_bytes(4, "little") + packed)
         except lmdb.Error as error:
@@ -299,6 +296,11 @@ class LmdbSegments:
     def _segment_key(self, day: int, name: str, *, make: bool = True) -> bytes:
         key = self._ring.log_key(day, make=make)
         return derive_key(key, name.encode(), b"chot/segment/1", SEGMENT_KEY_SIZE)
+
+    def _sealed_part(self, part: _Part, persons: Persons) -> bytes:
+        stop = part.first + part.count
+        plain = bytes(persons.keys[16 * part.first : 16 * stop]) + persons.holes[part.first : stop]
+        return self._seal(part.day, part.name, plain)
 
     def _seal(self, day: int, name: str, plain: bytes) -> bytes:
         key = derive_key(self._ring.log_key(day), name.encode(), b"chot/index/1", 32)
@@ -415,22 +417,23 @@ def _open(path: Path, size: int, *, readonly: bool = False) -> Any:
     )  # fmt: skip
 
 
-def _encoded(columns: dict[str, bytearray]) -> dict[bytes, bytearray]:
-    return {name.encode(): column for name, column in columns.items()}
+def _write_values(path: Path, head: bytes, columns: dict[str, bytearray]) -> None:
+    """A file with these values, on the disk when this returns; columns are taken out of the dict.
 
-
-def _write_values(path: Path, values: dict[bytes, Any]) -> None:
-    """A file with these values, on the disk when this returns."""
+    Each is a transaction, so that LMDB holds one of them at a time and not the whole day, and one
+    sync makes all of them durable: nobody knows the file before.
+    """
     path.unlink(missing_ok=True)
-    size = sum(map(len, values.values()))
+    size = len(head) + sum(map(len, columns.values()))
     env = lmdb.open(
         os.fspath(path), map_size=size + (size >> 3) + (1 << 20), subdir=False, mode=0o600,
-        lock=False, lib_version=LIB_VERSION,
+        lock=False, lib_version=LIB_VERSION, sync=False,
     )  # fmt: skip
     try:
-        with env.begin(write=True) as txn:
-            for name in sorted(values):
-                txn.put(name, values[name], append=True)
+        for name in sorted([_HEAD.decode(), *columns]):
+            with env.begin(write=True) as txn:
+                txn.put(name.encode(), columns.pop(name, head), append=True)
+        env.sync(True)
     finally:
         env.close()
 
