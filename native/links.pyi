@@ -14,6 +14,7 @@ def find_links(
     to_ms: int,
     linger_ms: int,
     latent_ms: int,
+    most: int,
     places: Buffer | None = None,
     parts_max: int = ...,
 ) -> tuple[bytes, bool]: ...

@@ -137,22 +137,26 @@ class TiersQuestion(msgspec.Struct, frozen=True, kw_only=True, tag="tiers"):
         )  # fmt: skip
         found = np.frombuffer(packed, TIERED)
         listed = ranked(found, snapshot, self.limit)
-        made, is_whole = find_links(
-            snapshot.tables, listed.tobytes(), snapshot.count, snapshot.epoch, **span, places=places
-        )
+        links, is_whole = find_links(
+            snapshot.tables, listed.tobytes(), snapshot.count, snapshot.epoch, **span,
+            most=LINKS_MAX, places=places,
+        )  # fmt: skip
         # Whatever keys the case has, it is one person of the answer.
         tiers = np.concatenate([listed[: min(len(case), 1)], listed[len(case) :]])
         persons = tiers["person"].copy()
         tiers["person"] = np.arange(len(tiers))
-        links, has_all = best_links(np.frombuffer(made, LINK), tiers["tier"], LINKS_MAX)
-        shown = {"tiers": tiers, "links": links, "newest": snapshot.newest_of(persons)}
+        shown = {
+            "tiers": tiers,
+            "links": np.frombuffer(links, LINK),
+            "newest": snapshot.newest_of(persons),
+        }
         total = len(found) - len(case)
         return TiersAnswer(
             **scene.fields(snapshot.keys[persons], shown, total, len(listed) - len(case)),
             profile=profile,
             counts=tuple(np.bincount(found["tier"], minlength=reached + 1).tolist()[: reached + 1]),
             reached=reached,
-            links_cut=not (is_whole and has_all),
+            links_cut=not is_whole,
         )
 
 
@@ -173,20 +177,3 @@ def ranked(found: Array, snapshot: Snapshot, limit: int) -> Array:
     halves = np.frombuffer(snapshot.keys[others["person"]].tobytes(), ">u8").reshape(-1, 2)
     order = np.lexsort((halves[:, 1], halves[:, 0], others["infected_ms"], others["tier"]))
     return np.concatenate([case, others[order[:limit]]])
-
-
-def best_links(links: Array, tiers: Array, most: int) -> tuple[Array, bool]:
-    """(at most so many of links as find_links gives them, whether that is all), by target.
-
-    The first of each target is the one through which it stands in its tier: from a lower tier, with
-    most time. Where some have to go, these stay.
-    """
-    is_down = tiers[links["source"]] >= tiers[links["target"]]
-    # They come by target and most time first, so only those that lead back have to move.
-    links = links[np.argsort(links["target"].astype(np.int64) * 2 + is_down, kind="stable")]
-    if len(links) <= most:
-        return links, True
-    is_first = np.ones(len(links), bool)
-    is_first[1:] = links["target"][1:] != links["target"][:-1]
-    kept = np.lexsort((-links["time_ms"], ~is_first))[:most]
-    return links[np.sort(kept)], False

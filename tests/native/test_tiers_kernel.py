@@ -63,12 +63,16 @@ def test_every_way_is_the_same(seed: int) -> None:
                 rows = np.frombuffer(packed, TIERED)
                 found.append((rounds, sorted(rows.tolist())))
         assert all(one == found[0] for one in found)
-        links, is_whole = find_links(tables, packed, people, epoch, **SPAN, places=places)
+        links, is_whole = find_links(
+            tables, packed, people, epoch, **SPAN, most=1 << 20, places=places
+        )
         assert is_whole and len(links) % LINK.itemsize == 0
         some, is_whole = find_links(
-            tables, packed, people, epoch, **SPAN, places=places, parts_max=1
+            tables, packed, people, epoch, **SPAN, most=1 << 20, places=places, parts_max=1
         )
         assert len(some) <= LINK.itemsize and is_whole == (len(links) <= len(some))
+        some, is_whole = find_links(tables, packed, people, epoch, **SPAN, most=7, places=places)
+        assert len(some) == min(7 * LINK.itemsize, len(links)) and is_whole == (some == links)
         visits = visits_of_many(tables, np.arange(people, dtype="<u4").data, -1, 999, epoch)
         alive = [v for _, some in made for v in some]
         if epoch == 0:
@@ -93,7 +97,7 @@ def test_instants_at_the_ends_of_time() -> None:
         )
         rows = np.frombuffer(packed, TIERED)
         assert rows["person"][0] == 0 and len(rows) == 4
-        assert find_links(tables, packed, 4, 0, **span)[1]
+        assert find_links(tables, packed, 4, 0, **span, most=99)[1]
     assert len(count_begun(tables, -FAR, FAR, FAR, 0)) % 24 == 0
     # Whoever has a number beyond the count is not there.
     packed, _ = find_tiers(tables, one, 1, 0, **span, min_ms=0, window_ms=1, depth=8, most=9)

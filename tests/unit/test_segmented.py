@@ -131,8 +131,9 @@ def tiers_of(snapshot: Snapshot, key: bytes) -> list[object]:
             for key, row in zip(keys, rows, strict=True)
         ))  # fmt: skip
     made, is_whole = find_links(
-        snapshot.tables, packed, snapshot.count, snapshot.epoch, **span, latent_ms=HOUR_MS
-    )
+        snapshot.tables, packed, snapshot.count, snapshot.epoch, **span, latent_ms=HOUR_MS,
+        most=1 << 20,
+    )  # fmt: skip
     people = keys[max(len(snapshot.persons_of([key])), 1) - 1 :]
     found.append(sorted(
         (people[link["source"]], people[link["target"]], *link.tolist()[:3], *link.tolist()[7:10])

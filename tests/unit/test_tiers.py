@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, ManualClock
 from engine.colocation.index import CoLocationIndex
 from engine.errors import QuestionInvalid
-from engine.tracing.tiers import EVER, LINK, LINKS_MAX, TIERED, TiersQuestion, best_links
+from engine.presence.visits import VISIT
+from engine.tracing.tiers import EVER, LINK, LINKS_MAX, TIERED, TiersQuestion
 from engine.tracing.tracer import Tracer, unpack
+from native.index import VisitTable
 from native.links import find_links
 from native.tiers import find_tiers
 from tests.reference.tiers import reference_links, reference_tiers
@@ -116,7 +118,16 @@ def check_tiers(snapshot, scans, span, case, places, *, shift=0, **asked):
                 for row in found[len(numbers) :]
             }  # fmt: skip
             assert rows == {p: (n.tier, n.infected, n.earliest) for p, n in expected.items()}
-    made, is_whole = find_links(snapshot.tables, packed, snapshot.count, snapshot.epoch, **question)
+    made, is_whole = find_links(
+        snapshot.tables, packed, snapshot.count, snapshot.epoch, **question, most=LINKS_MAX
+    )
+    tiers = np.concatenate([found["tier"][:1], found["tier"][len(numbers) :]])
+    for most in (0, 1, 2, 4, 7):
+        some, is_all = find_links(
+            snapshot.tables, packed, snapshot.count, snapshot.epoch, **question, most=most
+        )
+        expected_links = best_links(np.frombuffer(made, LINK), tiers, most)
+        assert (some, is_all) == (expected_links.tobytes(), 64 * most >= len(made))
     known = [snapshot.keys[n].tobytes() for n in numbers]
     people = [min(case), *(snapshot.keys[row["person"]].tobytes() for row in found[len(known) :])]
     links = {
@@ -246,15 +257,56 @@ def test_limits_are_said():
     assert (found, links, answer.total) == ({}, [], 0)
 
 
+def best_links(links, tiers, most):
+    """The twin of what find_links leaves: the first of each target, then those with most time."""
+    targets = set(links["target"].tolist())
+    order = sorted(range(len(links)), key=lambda at: (
+        links["target"][at], tiers[links["source"][at]] >= tiers[links["target"][at]],
+        -links["time_ms"][at], links["source"][at],
+    ))  # fmt: skip
+    firsts = {min(at for at in range(len(order)) if links["target"][order[at]] == target)
+              for target in targets}  # fmt: skip
+    ranked = sorted(
+        range(len(order)), key=lambda at: (at not in firsts, -links["time_ms"][order[at]], at)
+    )
+    return links[[order[at] for at in sorted(ranked[:most])]]
+
+
 def test_links_that_lead_down_stay_when_some_have_to_go():
     links = np.zeros(6, LINK)
     links["source"], links["target"] = [2, 0, 0, 1, 2, 1], [1, 1, 2, 2, 3, 3]
     links["time_ms"] = [90, 5, 9, 4, 8, 2]
     tiers = np.array([0, 1, 1, 2], np.uint8)
-    kept, is_all = best_links(links, tiers, LINKS_MAX)
-    assert is_all and kept["time_ms"].tolist() == [5, 90, 9, 4, 8, 2]
-    kept, is_all = best_links(links, tiers, 3)
-    assert not is_all and kept["time_ms"].tolist() == [5, 9, 8]
+    assert best_links(links, tiers, LINKS_MAX)["time_ms"].tolist() == [5, 90, 9, 4, 8, 2]
+    assert best_links(links, tiers, 3)["time_ms"].tolist() == [5, 9, 8]
+
+
+@pytest.mark.parametrize("latent", [0, 40])
+def test_of_many_links_the_best_are_left(latent):
+    """Many of the same time, and times of one byte and of three."""
+    rng = random.Random(latent)
+    people = 60
+    visits = np.zeros(900, VISIT)
+    visits["start_ms"] = [rng.choice([0, 100, 100_000]) + rng.randrange(200) for _ in visits]
+    visits["end_ms"] = visits["start_ms"] + [rng.choice([5, 60, 90_000]) for _ in visits]
+    visits["person"] = [rng.randrange(people) for _ in visits]
+    visits["place"] = [rng.randrange(6) for _ in visits]
+    visits["vehicle"] = [rng.choice([0, 0, 9]) for _ in visits]
+    visits["flags"] = [rng.choice([0, 0, 1]) for _ in visits]
+    tables = [VisitTable(visits[:400]), VisitTable(visits[400:])]
+    rows = np.zeros(people, TIERED)
+    rows["person"] = rng.sample(range(people), people)
+    rows["tier"] = sorted([0, *(rng.randrange(1, 4) for _ in range(people - 1))])
+    rows["earliest_ms"] = [rng.randrange(100_000) for _ in rows]
+    rows["earliest_ms"][0] = EVER
+    span = {"from_ms": 0, "to_ms": 200_000, "linger_ms": 3, "latent_ms": latent}
+    made, is_all = find_links(tables, rows.tobytes(), people, 0, **span, most=1 << 30)
+    links = np.frombuffer(made, LINK)
+    assert is_all and len(links) > 1000
+    for most in (1, 30, people - 2, people + 1, 500, len(links) - 1, len(links)):
+        some, is_all = find_links(tables, rows.tobytes(), people, 0, **span, most=most)
+        assert is_all == (most == len(links))
+        assert some == best_links(links, rows["tier"], most).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -290,4 +342,4 @@ def test_kernels_refuse_what_is_no_question():
     row = np.zeros(2, TIERED)
     for rows, count in ((row, 1), (row[:1], 0), (row.tobytes()[:-1], 5)):
         with pytest.raises(ValueError, match=r".+"):
-            find_links([], rows, count, 0, **span)
+            find_links([], rows, count, 0, **span, most=9)
