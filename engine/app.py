@@ -132,7 +132,7 @@ class Engine:
             memory_scans=self.settings.index_memory_scans,
         )
         self.past_lights = PastLights()
-        self.derivation.take(await asyncio.to_thread(self.index.load))
+        self.derivation.take(await asyncio.to_thread(self.index.load, self.journal.read_days))
         self.index.start()
         self._exits.push_async_callback(asyncio.to_thread, self.index.stop)
         await asyncio.to_thread(self.index.set_corrections, self.keeping.book.corrections)

@@ -76,7 +76,8 @@ class State:
     floor_day: older days are forgotten. places: by number, and of those unknown; rules: spans in ms
     by name. aliases: numbers that are one person. segments:
     with the rows (packed u32) of the visits that have ended in each. notes: what others derived
-    from the log, by name: (oldest day it speaks of, bytes).
+    from the log, by name: (oldest day it speaks of, bytes). damaged: days that had segments of
+    which one cannot be used; none of theirs is among `segments`.
     """
 
     lsn: int
@@ -87,6 +88,7 @@ class State:
     aliases: list[list[int]]
     segments: list[tuple[Segment, bytes]]
     notes: Mapping[str, tuple[int, bytes]] = field(default_factory=dict)
+    damaged: frozenset[int] = frozenset()
 
 
 class SegmentStore(Protocol):

@@ -12,14 +12,16 @@ layers replaced, files of no use removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from engine import faults
-from engine.clock import ms_to_day
-from engine.colocation.index import NEWEST_STEP, CoLocationIndex, Snapshot
+from engine.clock import DAY_MS, day_to_ms, ms_to_day
+from engine.colocation.found import GroupLike
+from engine.colocation.index import EVER, NEWEST_STEP, CoLocationIndex, Snapshot
 from engine.colocation.layers import (
     EVER_MS,
     Layer,
@@ -32,14 +34,22 @@ from engine.colocation.layers import (
     layer_of,
     write_days,
 )
-from engine.errors import StorageError
+from engine.errors import EngineError, StorageError
 from engine.identity.aliases import AliasNumbers
 from engine.machine import give_back_memory
-from engine.presence.visits import PlaceRules, VisitRules, changed_places, rule_spans
+from engine.presence.visits import (
+    SCAN,
+    VISIT,
+    PlaceRules,
+    VisitRules,
+    changed_places,
+    rule_spans,
+)
 from engine.telemetry import Log
-from native.index import end_rows, end_visits
+from native.index import VisitTable, end_rows, end_visits
 from native.numbers import PersonNumbers
 from native.scans import ScanRun, merge_runs
+from native.visits import derive_changes
 
 MEMORY_SCANS: Final = 1 << 20  # some 92 MB
 STOP_SCANS: Final = 1 << 16  # fewer are replayed in a tenth of a second
@@ -47,6 +57,8 @@ WAITING_SCANS: Final = 1 << 19  # applied and not yet derived, while the log is 
 REDERIVE_SCANS: Final = 1 << 18
 
 Notes = Mapping[str, tuple[int, bytes]]
+# Groups of the log that have rows of some days and of no other, up to an LSN, in order.
+ReadDays = Callable[[Collection[int], int], Iterable[GroupLike]]
 
 _log = Log("index")
 
@@ -95,22 +107,38 @@ class SegmentedIndex(CoLocationIndex):
 
     # ---- starting -----------------------------------------------------------------------------
 
-    def load(self) -> Notes:
-        """Takes up what was committed last; its notes. Without it the log has to be replayed."""
+    def load(self, read_days: ReadDays | None = None) -> Notes:
+        """Takes up what was committed last; its notes. Without it the log has to be replayed.
+
+        read_days: reads what days had whose files are damaged; else they cost the whole log.
+        """
         found = self._store.load()
         if found is None:
             return {}
         state, persons = found
+        places, rules = self._places, self._rules
         try:
-            layers = self._take(state, persons)
-        except ValueError as error:
+            if state.damaged and read_days is None:
+                raise ValueError("a day is damaged")
+            self._take_up(state, persons)
+            if state.damaged and read_days is not None:
+                self._mend(state, read_days(state.damaged, state.lsn))
+        except (ValueError, EngineError) as error:
             # Checksums were right, so we wrote it like that: the log knows better.
             _log.error("the index is made anew from the log", problem=str(error))
+            self._places, self._rules = places, rules
+            self._aliases, self._floor_day = AliasNumbers(), None
             self._numbers = PersonNumbers()
+            self._applied = self._covered = 0
             self._publish((), 0, 0)
             self._store.clear()
             return {}
-        places, rules = self._places, self._rules
+        self.set_place_rules(places, rules)
+        return state.notes
+
+    def _take_up(self, state: State, persons: Persons) -> None:
+        """What was loaded, under the rules of then. Raises ValueError."""
+        layers = self._take(state, persons)
         self._places = PlaceRules(state.places, state.unknown)
         self._rules = VisitRules(**state.rules)
         self._aliases = AliasNumbers({min(one): one for one in state.aliases}).noting(
@@ -119,8 +147,44 @@ class SegmentedIndex(CoLocationIndex):
         self._floor_day = state.floor_day
         self._applied = self._covered = state.lsn
         self._publish(layers, 1, state.lsn)
-        self.set_place_rules(places, rules)
-        return state.notes
+
+    def _mend(self, state: State, groups: Iterable[GroupLike]) -> None:
+        """Damaged days once more, from the scans of their groups and from those of other days,
+        into new files. Visits of other days are right: these scans were there when they came."""
+        packed = [self._numbers.number(group.rows.data, group.lsn) for group in groups]
+        scans = ScanRun([some for some in packed if some])
+        layers = (*self._snapshot.layers, Layer(scans, VisitTable(b"")))
+        self._publish(layers, 1, state.lsn)
+        begun = self._begun_on(state.damaged)
+        layers = (*layers[:-1], Layer(scans, VisitTable(begun)))
+        layers, epoch = self._settled(layers, self._special(), 1)
+        self._note_newest(scans)
+        self._publish(layers, epoch, state.lsn)
+        try:
+            made = self._write_more(in_segments(layers), list(in_memory(layers)))
+            self._commit(made, self._snapshot, state.notes)
+        except StorageError as error:
+            _log.error("days are not written down", code=error.code)  # they stay in memory
+        else:
+            self._publish(made, epoch, state.lsn)
+        give_back_memory()
+
+    def _begun_on(self, days: Collection[int]) -> bytes:
+        """Packed VISIT that begin on these days, of persons with one key each, from all scans."""
+        runs = [layer.scans for layer in self._snapshot.layers]
+        # A check-out soon after midnight has made some begin the day before.
+        near = [run.between(day_to_ms(day), day_to_ms(day + 2)) for run in runs for day in days]
+        whom = np.unique(np.frombuffer(b"".join(near), SCAN)["person"])
+        whom = whom[~np.isin(whom, list(self._special()))]
+        found = []
+        for some in self._by_persons(self._snapshot):
+            scans = np.frombuffer(some.between(*EVER), SCAN)
+            own = ScanRun([scans[np.isin(scans["person"], whom)].tobytes()])
+            changes = derive_changes(own, [], self._places.table, **rule_spans(self._rules))
+            visits = np.frombuffer(changes.visits(), VISIT)
+            begun = (visits["start_ms"] - day_to_ms(0)) // DAY_MS
+            found.append(visits[np.isin(begun, list(days))].tobytes())
+        return b"".join(found)
 
     def _take(self, state: State, persons: Persons) -> tuple[Layer, ...]:
         """Layers of what was loaded. Raises ValueError where its parts do not agree."""
@@ -204,7 +268,9 @@ class SegmentedIndex(CoLocationIndex):
         self._drop(stored, made)
         give_back_memory()  # what the layers were, and as much again to make days of them
 
-    def _commit(self, layers: tuple[Layer, ...], snapshot: Snapshot) -> None:
+    def _commit(
+        self, layers: tuple[Layer, ...], snapshot: Snapshot, notes: Notes | None = None
+    ) -> None:
         """Layers in segments as the state at a snapshot that they are all of."""
         day = first_day(layers, self._floor_day)
         if day is None:
@@ -225,7 +291,7 @@ class SegmentedIndex(CoLocationIndex):
             msgspec.structs.asdict(self._rules),
             [list(numbers) for numbers in snapshot.aliases.sets],
             segments,
-            self._notes(),
+            self._notes() if notes is None else notes,
         )
         self._store.commit(state, persons, day)
         self._covered = snapshot.lsn

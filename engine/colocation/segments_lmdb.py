@@ -114,7 +114,7 @@ class LmdbSegments:
         self._days: list[int] = []  # whose keys parts and notes are sealed with
         self._is_doubtful = False  # a commit failed: what the manifest says is not known
         self.bytes = 0  # of all segments that the manifest names
-        self.problem = ""  # why nothing could be loaded
+        self.problem = ""  # why nothing could be loaded, or not all
         try:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._env = _open(self._path / MANIFEST, MANIFEST_BYTES)
@@ -146,14 +146,11 @@ class LmdbSegments:
     def _load(self, manifest: _Manifest) -> tuple[State, Persons]:
         if manifest.province != self._province():
             raise JournalCorrupt("the province key is another one")
-        entries = [entry for entry, _ in manifest.segments]
-        with ThreadPoolExecutor(CHECK_THREADS) as pool:
-            for entry, problem in zip(entries, pool.map(self._check, entries), strict=True):
-                if problem:
-                    raise JournalCorrupt(problem)
-                _log.info("segment read", day=entry.day, rows=entry.visits, bytes=entry.size)
+        damaged = self._find_damaged([entry for entry, _ in manifest.segments], manifest.floor_day)
         segments = [
-            (Segment(entry, self._columns(entry)), ended) for entry, ended in manifest.segments
+            (Segment(entry, self._columns(entry)), ended)
+            for entry, ended in manifest.segments
+            if entry.day not in damaged
         ]
         notes = {
             name: (note.day, self._unseal(note.day, name, note.sealed))
@@ -161,7 +158,7 @@ class LmdbSegments:
         }
         state = State(
             manifest.lsn, manifest.floor_day, manifest.places, manifest.unknown, manifest.rules,
-            manifest.aliases, segments, notes,
+            manifest.aliases, segments, notes, damaged,
         )  # fmt: skip
         keys, holes = [], []
         with self._env.begin() as txn:
@@ -172,6 +169,33 @@ class LmdbSegments:
                 keys.append(plain[: 16 * part.count])
                 holes.append(plain[16 * part.count :])
         return state, Persons(b"".join(keys), b"".join(holes))
+
+    def _find_damaged(self, entries: list[SegmentEntry], floor_day: int | None) -> frozenset[int]:
+        """Days of files that are not what was written; these files go.
+
+        Raises JournalCorrupt where it is quicker to read the whole log, and for the floor day, in
+        which lies what is held of days before it.
+        """
+        damaged: dict[int, str] = {}
+        with ThreadPoolExecutor(CHECK_THREADS) as pool:
+            for entry, problem in zip(entries, pool.map(self._check, entries), strict=True):
+                if problem:
+                    damaged[entry.day] = problem
+                else:
+                    _log.info("segment read", day=entry.day, rows=entry.visits, bytes=entry.size)
+        if not damaged:
+            return frozenset()
+        self.problem = next(iter(damaged.values()))
+        days = {entry.day for entry in entries}
+        is_floor = floor_day is not None and min(damaged) <= floor_day
+        if is_floor or 2 * len(damaged) > len(days):
+            raise JournalCorrupt(self.problem)
+        for day, problem in damaged.items():
+            _log.error("a day of the index is made anew from its groups", day=day, problem=problem)
+        for entry in entries:
+            if entry.day in damaged:
+                (self._path / entry.name).unlink(missing_ok=True)
+        return frozenset(damaged)
 
     def write(self, day: int, pack: Callable[[bytes], Packed]) -> Segment:
         name = f"{day}.{_draw_number()}.mdb"

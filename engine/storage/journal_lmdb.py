@@ -20,7 +20,7 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engine import faults
@@ -177,6 +177,14 @@ class LmdbJournal:
         if not found:
             raise NotFound(f"there is no group {lsn}")
         return raw_to_details(_check_lsn(bytes_to_raw(found[0][1]), lsn), self._ring)
+
+    def read_days(self, days: Collection[int], last: int) -> Iterator[Group]:
+        lsns = (lsn for day in days for lsn in self._days.get(day, ()) if lsn <= last)
+        for lsn in sorted(lsns):
+            found = self._log.read(lsn, lsn, READ_BYTES)
+            if not found:
+                raise JournalCorrupt(f"group {lsn} is missing")
+            yield open_renewed(_check_lsn(bytes_to_raw(found[0][1]), lsn), self._ring)
 
     async def settle(self) -> None:
         await self._writer.run(Job())

@@ -342,6 +342,22 @@ def test_expire_forgets_whole_days_and_nothing_else(bench):
     run(bench, scenario)
 
 
+def test_the_groups_of_some_days(bench):
+    async def scenario(journal):
+        for n in range(6):
+            await journal.append(make_batch(4, n + 1, day=DAY + n % 3))
+        await journal.append(RecordBatch(Run(5, 7, 0, 1, 1), []))  # stands under a day, has no rows
+        await journal.expire(AFTER_DAY_MS)
+        for _ in range(2):
+            found = [(g.lsn, g.day, len(g.rows)) for g in journal.read_days({DAY, DAY + 2}, 6)]
+            assert found == [(3, DAY + 2, 2), (6, DAY + 2, 2)]
+            assert [g.lsn for g in journal.read_days({DAY + 1, DAY + 2}, 5)] == [2, 3, 5]
+            assert list(journal.read_days({DAY + 9}, 6)) == []
+            journal = await bench.reopen()
+
+    run(bench, scenario)
+
+
 def test_groups_of_forgotten_days_go_from_the_front(bench):
     """What is before the first group is not there; all that was ever consumed stays consumed."""
 
