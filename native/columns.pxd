@@ -6,7 +6,7 @@ without the key rows tell that somebody came at a time, not who, not until when,
 are one person's.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef extern from "siphash.h":
@@ -16,6 +16,7 @@ cdef extern from *:
     """
     #define ALIVE UINT32_MAX
     #define LENGTH_MAX UINT32_MAX
+    #define MINUTE_MS INT64_C(60000)
     #define NO_PERSON UINT64_MAX
     #define load_relaxed(at) __atomic_load_n(at, __ATOMIC_RELAXED)
     #define store_relaxed(at, value) __atomic_store_n(at, value, __ATOMIC_RELAXED)
@@ -23,6 +24,7 @@ cdef extern from *:
     """
     const uint32_t ALIVE
     const uint32_t LENGTH_MAX
+    const int64_t MINUTE_MS
     const uint64_t NO_PERSON
     uint32_t load_relaxed(const uint32_t* at) noexcept nogil
     void store_relaxed(uint32_t* at, uint32_t value) noexcept nogil
@@ -70,10 +72,20 @@ cdef struct Visit:             # 48 bytes, engine.presence.visits.VISIT
 
 
 cdef struct Place:             # visits [first, stop) of a table
-    size_t first
-    size_t stop
-    int64_t longest
+    uint32_t first
+    uint32_t stop
+    uint32_t minutes           # begun ones of the longest visit, see `longest_of`
     uint32_t number
+
+
+cdef inline uint32_t begun_minutes(int64_t longest) noexcept nogil:
+    """Whole minutes: a bound is enough, and the very length of somebody's stay would tell more."""
+    return <uint32_t> min(longest // MINUTE_MS + 1, <int64_t> UINT32_MAX)
+
+
+cdef inline int64_t longest_of(const Place* place) noexcept nogil:
+    """No visit at the place is as long, in ms."""
+    return place.minutes * MINUTE_MS if place.minutes < UINT32_MAX else INT64_MAX
 
 
 cdef struct Odd:               # a visit that does not fit the columns

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 
 from native.columns cimport (
     ALIVE, LENGTH_MAX, Columns, DayColumns, Place, find_door_seat, find_odd, load_relaxed,
-    open_seat, open_visit, open_whom, prefetch, store_relaxed,
+    longest_of, open_seat, open_visit, open_whom, prefetch, store_relaxed,
 )
 from native.doors cimport Doors, door_of
 from native.scans cimport Seat
@@ -222,7 +222,7 @@ cdef inline size_t find_near(
     cdef size_t low = place.first, high = place.stop, middle
     while low < high:
         middle = (low + high) // 2
-        if start - start_at(table, middle) >= place.longest:
+        if start - start_at(table, middle) >= longest_of(place):
             low = middle + 1
         else:
             high = middle

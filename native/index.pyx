@@ -16,7 +16,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from native.checks cimport check_int
-from native.columns cimport ALIVE, DayColumns, Place
+from native.columns cimport ALIVE, DayColumns, Place, begun_minutes
 from native.doors cimport close_doors, make_doors, open_doors
 from native.scans cimport room_for, sort_seats
 from native.visits cimport Changes, Ending
@@ -24,6 +24,7 @@ from native.visits cimport Changes, Ending
 cdef enum:
     TABLES_MAX = 1024
     SEATS_BEHIND = 8           # a door
+    PLACES_BEHIND = 4          # a door of a day in a file: these are in memory, and days are many
 
 
 # ---- building -----------------------------------------------------------------------------------
@@ -124,9 +125,9 @@ cdef bint index_rows(Table* table) noexcept nogil:
         span = &table.spans[i]
         if i == 0 or table.rests[i].place != place.number:
             place = places if i == 0 else place + 1
-            place[0] = Place(i, i, 0, table.rests[i].place)
-        place.stop = i + 1
-        place.longest = max(place.longest, span.end - span.start)
+            place[0] = Place(<uint32_t> i, <uint32_t> i, 0, table.rests[i].place)
+        place.stop = <uint32_t> i + 1
+        place.minutes = max(place.minutes, begun_minutes(span.end - span.start))
         table.least = min(table.least, span.start)
         table.greatest = max(table.greatest, span.end)
         table.seats[i] = Seat(span.person, <uint32_t> i)
@@ -156,10 +157,11 @@ cdef bint number_seats(Table* table) noexcept nogil:
 cdef bint number_places(Table* table) noexcept nogil:
     """Doors into the places; False if memory is short."""
     cdef const Place* places = table.places
+    cdef size_t behind = 1 if table.columns is NULL else PLACES_BEHIND
     cdef size_t count = table.place_count, opened = 0, i
     cdef uint32_t base = places[0].number if count else 0
     cdef uint32_t last = places[count - 1].number if count else 0
-    if not make_doors(&table.numbers, base, last, count, 1):
+    if not make_doors(&table.numbers, base, last, count, behind):
         return False
     for i in range(count):
         opened = open_doors(&table.numbers, opened, places[i].number, i)
@@ -167,7 +169,7 @@ cdef bint number_places(Table* table) noexcept nogil:
     if table.columns is NULL:
         return True
     last = <uint32_t> (places[count - 1].stop - 1) if count else 0
-    if not make_doors(&table.rows, 0, last, count, 1):
+    if not make_doors(&table.rows, 0, last, count, behind):
         return False
     opened = 0
     for i in range(count):

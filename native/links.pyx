@@ -10,7 +10,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from native.checks cimport check_int
-from native.columns cimport Place
+from native.columns cimport Place, longest_of
 from native.index cimport (
     TIME_MAX, Span, Table, fill_table, free_table, load_visit_of, whole,
 )
@@ -196,7 +196,7 @@ cdef int meet(Question* question, size_t at) noexcept nogil:
     if not is_allowed(question, mine.place):
         return DONE
     # Whoever is near stands beside it.
-    while i > place.first and start - listed.spans[i - 1].start < place.longest:
+    while i > place.first and start - listed.spans[i - 1].start < longest_of(place):
         i -= 1
     while i < place.stop and listed.spans[i].start < until:
         span = &listed.spans[i]

@@ -17,7 +17,7 @@ from native.columns cimport (
     DIRECTION_BITS, DIRECTION_SHIFT, FLAG_BITS, FLAG_SHIFT, LENGTH_MAX, NO_PERSON, ODD_WORDS,
     OF_CHECK, OF_DOORS, OF_ODDS, OF_SCAN_DOORS, OF_SCANS, OF_SEATS, OF_WHOM, ONE_SCAN, RULE_BITS,
     SCAN_KIND_BITS, SCAN_KIND_SHIFT, SCAN_WORDS, SCANS_MAX, SCANS_SHIFT, Columns, Head, Odd, Place,
-    Visit, open_scan_person, open_seat, open_whom, plain_visit, stream,
+    Visit, begun_minutes, open_scan_person, open_seat, open_whom, plain_visit, stream,
 )
 from native.index cimport (
     TIME_MAX, Table, VisitTable, ended_at, find_later, load_visit_of, may_overlap, start_at,
@@ -30,7 +30,6 @@ from native.scans cimport (
 cdef enum:
     TABLES_MAX = 256
     PAGE = 4096                # a value as long as a page stands in pages of its own, aligned
-    LEAST_MS = 60_000          # longest stays are told in whole minutes
 
 
 cdef struct Bounds:            # rows [low, high) of a table
@@ -176,10 +175,9 @@ cdef bint write_rows(Day* day) noexcept nogil:
 cdef void place_made(
     Day* day, size_t first, size_t stop, int64_t longest, uint32_t number
 ) noexcept nogil:
-    # A bound is enough, and the very length of somebody's stay would tell more.
-    longest = (longest // LEAST_MS + 1) * LEAST_MS if longest < TIME_MAX - LEAST_MS else longest
-    memset(&day.places[day.columns.head.place_count], 0, sizeof(Place))
-    day.places[day.columns.head.place_count] = Place(first, stop, longest, number)
+    day.places[day.columns.head.place_count] = Place(
+        <uint32_t> first, <uint32_t> stop, begun_minutes(longest), number
+    )
     day.columns.head.place_count += 1
 
 

@@ -16,7 +16,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from native.checks cimport check_int
-from native.columns cimport Place
+from native.columns cimport Place, longest_of
 from native.index cimport (
     TIME_MAX, Span, Table, find_later, find_near, find_place, is_alive, load_span, load_visit,
     may_overlap, whole,
@@ -294,7 +294,7 @@ cdef int expose(
     while first < count:
         # Stays so near to each other that a visit may share time with two are walked along once.
         last = first
-        while last + 1 < count and stays[last + 1].start - stays[last].end < place.longest:
+        while last + 1 < count and stays[last + 1].start - stays[last].end < longest_of(place):
             last += 1
         low = find_near(table, place, stays[first].start)
         high = find_later(table, low, place.stop, stays[last].end)

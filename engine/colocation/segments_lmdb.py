@@ -31,7 +31,7 @@ from engine.presence.visits import PlaceRule
 from engine.telemetry import Log
 from native.columns import COLUMNS, DayColumns
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 MANIFEST: Final = "manifest.mdb"
 MANIFEST_BYTES: Final = 1 << 36  # address space
 CHECK_BYTES: Final = 1 << 20
