@@ -18,7 +18,7 @@ from tests.crash.powercut import Disk, Step, cut_often, python, read_trace, reco
 from tests.crash.powercut_stores import MODES, STORES
 
 WORKER = Path(__file__).with_name("powercut_stores.py")
-COUNT = {"journal": 12, "control": 24, "spool": 40, "index": 5}
+COUNT = {"journal": 12, "control": 24, "spool": 60, "index": 5}
 FIRST_SYNCS = {"journal": (13, 16), "control": (3, 6), "spool": (1, 4), "index": (13, 16)}
 
 if shutil.which("cc") is None:
