@@ -10,11 +10,3 @@ def visits_of_many(
 def visits_in(
     tables: Iterable[VisitTable], vehicle: int, from_ms: int, to_ms: int, epoch: int
 ) -> bytes: ...
-def count_begun(
-    tables: Iterable[VisitTable],
-    from_ms: int,
-    to_ms: int,
-    width_ms: int,
-    epoch: int,
-    is_ended: bool = False,
-) -> bytes: ...

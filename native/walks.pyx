@@ -1,22 +1,18 @@
-"""Walks over many visits at once: of a person or a list of them, of a vehicle, by hour.
+"""Walks over many visits at once: of a person or a list of them, of a vehicle.
 
 native.index answers for one place; a thousand such answers would be a thousand calls.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from native.checks cimport check_int
-from native.columns cimport (
-    DIRECTION_BITS, DIRECTION_SHIFT, FLAG_BITS, FLAG_SHIFT, ODD_WORDS, OF_ODDS, SCANS_SHIFT,
-    Columns, Place, stream,
-)
+from native.columns cimport ODD_WORDS, OF_ODDS, Columns, Place, stream
 from native.index cimport (
-    TIME_MAX, Span, Table, ended_at, find_later, find_near, load_span, load_visit, load_visit_of,
-    may_overlap, start_at, whole,
+    Span, Table, find_later, find_near, load_span, load_visit, load_visit_of, may_overlap, whole,
 )
 from native.trails cimport (
     PERSONS_MAX, Scope, Step, Trail, follow, is_in_scope, leave, read_scope,
@@ -25,18 +21,7 @@ from native.visits cimport Visit
 
 cdef enum:
     FEW = 16                   # persons whom it takes less to find than to get the GIL back
-    PASSAGE = 1                # engine.presence.visits.VisitFlag
     ODD_VEHICLE = 5            # the word of an Odd that has the vehicle in its low half
-
-
-cdef struct Cell:              # 24 bytes, engine.tracing.counts.CELL
-    int64_t start
-    uint32_t place
-    uint32_t count
-    uint16_t lane              # of a post, else 0
-    uint8_t direction
-    uint8_t is_passage
-    uint32_t spare
 
 
 cdef struct Rows:              # owned
@@ -202,86 +187,3 @@ def visits_in(tables, vehicle, from_ms, to_ms, epoch) -> bytes:
     with nogil:
         is_done = walk_vehicle(&scope, number, &found)
     return packed(&found, sizeof(Visit), is_done)
-
-
-cdef inline Cell cell_of(const Table* table, size_t at, int64_t low, int64_t width) noexcept nogil:
-    """The cell of one visit, its place left out."""
-    cdef Cell made
-    cdef Visit visit
-    cdef uint16_t kind
-    cdef int64_t start = start_at(table, at)
-    memset(&made, 0, sizeof(Cell))
-    made.start = start - (start - low) % width
-    made.count = 1
-    if table.columns is NULL:
-        made.is_passage = table.rests[at].flags & PASSAGE
-        if made.is_passage:
-            made.lane = table.rests[at].room
-            made.direction = table.rests[at].direction
-        return made
-    kind = table.columns.kinds[at]
-    if kind >> SCANS_SHIFT:    # whoever it was stays sealed
-        made.is_passage = kind >> FLAG_SHIFT & FLAG_BITS & PASSAGE
-        if made.is_passage:
-            made.lane = table.columns.rooms[at]
-            made.direction = kind >> DIRECTION_SHIFT & DIRECTION_BITS
-        return made
-    visit = load_visit(table, at)
-    made.is_passage = visit.flags & PASSAGE
-    if made.is_passage:
-        made.lane = visit.room
-        made.direction = visit.direction
-    return made
-
-
-cdef bint walk_cells(
-    const Scope* scope, int64_t width, bint is_ended, Rows* found
-) noexcept nogil:
-    cdef const Table* table
-    cdef const Place* place
-    cdef Cell* cell
-    cdef Cell made
-    cdef size_t t, p, i, low, high
-    for t in range(scope.table_count):
-        table = scope.tables[t]
-        if not may_overlap(table, scope.start, scope.end):
-            continue
-        for p in range(table.place_count):
-            place = &table.places[p]
-            low = find_later(table, place.first, place.stop, scope.start)
-            high = find_later(table, low, place.stop, scope.end)
-            cell = NULL
-            for i in range(low, high):
-                if (ended_at(table, i) <= scope.epoch) != is_ended:
-                    continue
-                made = cell_of(table, i, scope.start, width)
-                if cell is not NULL and cell.start == made.start and cell.lane == made.lane and (
-                    cell.direction == made.direction and cell.is_passage == made.is_passage
-                ):
-                    cell.count += 1
-                    continue
-                cell = <Cell*> push(found, sizeof(Cell))
-                if cell is NULL:
-                    return False
-                cell[0] = made
-                cell.place = place.number
-    return True
-
-
-def count_begun(tables, from_ms, to_ms, width_ms, epoch, bint is_ended=False) -> bytes:
-    """Packed CELL: how many visits began at each place in each width_ms from from_ms on.
-
-    Passages are told apart by lane and direction. In order of place and time within a table; a cell
-    may come several times. is_ended: of those that are no more in the epoch, in place of those that
-    are. Raises as `visits_of_many`.
-    """
-    cdef list held = list(tables)
-    cdef int64_t width = check_int(width_ms, 1, TIME_MAX, "width_ms")
-    cdef Scope scope
-    cdef Rows found
-    cdef bint is_done
-    memset(&found, 0, sizeof(Rows))
-    read_scope(&scope, held, from_ms, to_ms, epoch)
-    with nogil:
-        is_done = walk_cells(&scope, width, is_ended, &found)
-    return packed(&found, sizeof(Cell), is_done)

@@ -35,9 +35,8 @@ class CountDesk:
         names: dict[int, str] = {}
 
         def group(places: Array) -> Array:
-            numbers, inverse = np.unique(places, return_inverse=True)
-            groups = [self._group(ask.group, number, names) for number in numbers.tolist()]
-            return np.array(groups, "<u4")[inverse]
+            groups = [self._group(ask.group, number, names) for number in places.tolist()]
+            return np.array(groups, "<u4")
 
         found = counts.count(
             self._snapshot(),

@@ -18,7 +18,7 @@ from engine.colocation.index import Snapshot, clamped
 from engine.colocation.layers import Layer, in_memory, in_segments
 from engine.errors import QuestionInvalid
 from engine.presence.visits import Array
-from native.walks import count_begun
+from native.counts import add_cells, count_begun, places_of
 
 WIDTHS: Final = {"hour": HOUR_MS, "day": DAY_MS}
 SPAN_MAX_MS: Final = 366 * DAY_MS
@@ -124,9 +124,9 @@ def count(
 ) -> Counted:
     """Of visits that began in the cells of civil time which overlap [from_ms, to_ms).
 
-    by: of WIDTHS. group: numbers under which places (u32) are counted together. allowed: places
-    that count, None for all. has_lanes: posts by
-    control point and direction. days: what is known of segments. Raises QuestionInvalid.
+    by: of WIDTHS. group: numbers under which places (u32, ascending) are counted together.
+    allowed: places that count, None for all. has_lanes: posts by control point and direction. days:
+    what is known of segments. Raises QuestionInvalid.
     """
     if by not in WIDTHS:
         raise QuestionInvalid("by must be " + " or ".join(WIDTHS))
@@ -135,15 +135,17 @@ def count(
     width_ms = WIDTHS[by]
     low = (from_ms + TZ_OFFSET_MS) // width_ms * width_ms - TZ_OFFSET_MS
     high = -((-to_ms - TZ_OFFSET_MS) // width_ms) * width_ms - TZ_OFFSET_MS
+    span = clamped(low), clamped(high)
     if by == "day" and days is not None:
-        cells = days.count(snapshot, clamped(low), clamped(high))
+        cells = days.count(snapshot, *span).tobytes()
     else:
-        span = clamped(low), clamped(high)
-        packed = count_begun(snapshot.tables, *span, width_ms, snapshot.epoch)
-        cells = np.frombuffer(packed, CELL)
+        cells = count_begun(snapshot.tables, *span, width_ms, snapshot.epoch)
+    places = np.frombuffer(places_of(cells), "<u4")
     if allowed is not None:
-        cells = cells.compress(np.isin(cells["place"], np.array(sorted(allowed), np.int64)))
-    rows = _added(cells, group(cells["place"]), has_lanes)
+        places = places.compress(np.isin(places, np.array(sorted(allowed), np.int64)))
+    groups = group(places).astype("<u4").tobytes()
+    packed = add_cells(cells, places.tobytes(), groups, span[0], width_ms, has_lanes)
+    rows = np.frombuffer(packed, COUNT)
     next_ms = None
     if len(rows) > limit:
         # Only whole cells of time, so that what comes next begins with one.
@@ -152,26 +154,3 @@ def count(
         if not len(rows):
             raise QuestionInvalid("limit: one hour or day alone has more rows than that")
     return Counted(rows, low, high, next_ms, snapshot.lsn)
-
-
-def _added(cells: Array, groups: Array, has_lanes: bool) -> Array:
-    """Cells of the same time, group, lane and direction as one row."""
-    rows = np.zeros(len(cells), COUNT)
-    rows["start_ms"], rows["group"] = cells["start_ms"], groups
-    if has_lanes:
-        rows["lane"], rows["direction"] = cells["lane"], cells["direction"]
-    names = ("start_ms", "group", "lane", "direction")
-    order = np.lexsort([rows[name] for name in reversed(names)])
-    rows, cells = rows[order], cells[order]
-    is_first = np.zeros(len(rows), bool)
-    is_first[:1] = True
-    for name in names:
-        is_first[1:] |= rows[name][1:] != rows[name][:-1]
-    first = np.flatnonzero(is_first)
-    added = rows[first]
-    if len(first):
-        is_passage = cells["is_passage"] > 0
-        for name, mask in (("visits", ~is_passage), ("passages", is_passage)):
-            counts = np.where(mask, cells["count"].astype("<i4"), 0)
-            added[name] = np.add.reduceat(counts, first, dtype="<i8")
-    return added[(added["visits"] > 0) | (added["passages"] > 0)]

@@ -13,10 +13,11 @@ import pytest
 
 from engine.presence.visits import VISIT, VisitFlag
 from engine.tracing.tiers import LINK, TIERED
+from native.counts import count_begun
 from native.index import VisitTable, end_visits
 from native.links import find_links
 from native.tiers import find_tiers
-from native.walks import count_begun, visits_in, visits_of_many
+from native.walks import visits_in, visits_of_many
 
 FAR = (1 << 62) - 1  # beyond what rules give, within what tables take
 SPAN = {"from_ms": -100, "to_ms": 400, "linger_ms": 3, "latent_ms": 2}

@@ -20,7 +20,8 @@ from engine.tracing.passed import PassedQuestion
 from engine.tracing.riders import VehicleQuestion
 from engine.tracing.roll import MATCH, NOBODY, Entry, RollQuestion, State, Why
 from engine.tracing.tracer import Tracer, VenueQuestion, unpack
-from native.walks import count_begun, visits_in, visits_of_many
+from native.counts import count_begun
+from native.walks import visits_in, visits_of_many
 from tests.reference.tracing import in_order, overlaps
 from tests.reference.visits import Scan, reference_visits
 from tests.unit.test_index import (

@@ -21,7 +21,8 @@ from engine.colocation.segments_lmdb import LmdbSegments
 from engine.identity.keys import FileKeyRing
 from engine.presence.visits import VISIT
 from engine.tracing.counts import CELL
-from native.walks import count_begun, visits_in, visits_of_many
+from native.counts import count_begun
+from native.walks import visits_in, visits_of_many
 from tests.reference.visits import Scan, reference_visits
 from tests.unit.test_index import (
     PLACES,
