@@ -11,11 +11,11 @@ from libc.string cimport memcpy, memset
 
 from native.checks cimport check_int
 from native.columns cimport Place, longest_of
-from native.index cimport (
-    TIME_MAX, Span, Table, fill_table, free_table, load_visit_of, whole,
-)
+from native.index cimport TIME_MAX, Span, Table, fill_table, free_table, whole
 from native.scans cimport Seat, room_for, sort_seats
-from native.trails cimport Scope, Step, Trail, follow, leave, read_scope
+from native.trails cimport (
+    STEPS_AHEAD, Scope, Step, Trail, fetch_rest, follow, leave, read_scope, visit_of_step,
+)
 from native.visits cimport Visit
 
 cdef extern from "machine.h":
@@ -229,6 +229,7 @@ cdef bint list_steps(Question* question, const Trail* trail, Side side) noexcept
     cdef Visit visit
     cdef size_t room, i
     for i in range(trail.count):
+        fetch_rest(&trail.steps[min(i + STEPS_AHEAD, trail.count - 1)])
         step = &trail.steps[i]
         # Each once, even where the span ends before it begins.
         if side == BEFORE and step.span.end > question.scope.start:
@@ -244,7 +245,7 @@ cdef bint list_steps(Question* question, const Trail* trail, Side side) noexcept
                 return False
             question.visits = grown
             question.visit_room = room
-        visit = load_visit_of(step.table, step.at, step.place)
+        visit = visit_of_step(step)
         visit.person = question.positions[step.span.person] - 1
         question.visits[question.visit_count] = visit
         question.visit_count += 1

@@ -11,19 +11,22 @@ from libc.string cimport memset
 
 from native.checks cimport check_int
 from native.columns cimport (
-    LENGTH_MAX, OF_DOORS, OF_SEATS, Columns, open_whom, open_word, prefetch, stream,
+    LENGTH_MAX, OF_DOORS, OF_SEATS, SCANS_SHIFT, Columns, open_whom, open_word, plain_visit,
+    prefetch, stream,
 )
 from native.doors cimport door_of
 from native.index cimport (
-    TIME_MAX, Span, Table, VisitTable, ended_at, fetch_visit, is_alive, load_span, may_overlap,
-    person_at, place_at, seat_at,
+    TIME_MAX, Span, Table, VisitTable, ended_at, fetch_visit, is_alive, load_span, load_visit_of,
+    may_overlap, person_at, place_at, seat_at,
 )
+from native.visits cimport Visit
 
 cdef enum:
     TABLES_MAX = 1024
     PERSONS_MAX = 256          # of whom a trail is asked for at a time
     WAVE = 32                  # searches
     READ_AHEAD = 16            # seats of a search; a bucket has some ten
+    STEPS_AHEAD = 16           # whose visits are on their way while one is read
 
 
 cdef struct Scope:             # what a question looks at
@@ -254,6 +257,28 @@ cdef inline bint follow(
                     return False
                 made = 0
     return search_all(trail, searches, made, scope)
+
+
+cdef inline void fetch_rest(const Step* step) noexcept nogil:
+    """What its span does not tell will be loaded soon."""
+    cdef const Columns* columns = step.table.columns
+    if columns is NULL:
+        prefetch(&step.table.rests[step.at])
+        return
+    prefetch(&columns.kinds[step.at])
+    prefetch(&columns.rooms[step.at])
+    prefetch(&columns.ref_lows[step.at])
+    prefetch(&columns.ref_highs[step.at])
+
+
+cdef inline Visit visit_of_step(const Step* step) noexcept nogil:
+    """The visit of a step; who it was and how long is not opened again."""
+    cdef const Columns* columns = step.table.columns
+    cdef uint64_t whom
+    if columns is NULL or not columns.kinds[step.at] >> SCANS_SHIFT:
+        return load_visit_of(step.table, step.at, step.place)
+    whom = <uint64_t> (step.span.end - step.span.start) << 32 | step.span.person
+    return plain_visit(columns, step.at, whom, step.place)
 
 
 cdef inline void leave(Trail* trail) noexcept nogil:

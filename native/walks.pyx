@@ -12,10 +12,11 @@ from libc.string cimport memcpy, memset
 from native.checks cimport check_int
 from native.columns cimport ODD_WORDS, OF_ODDS, Columns, Place, stream
 from native.index cimport (
-    Span, Table, find_later, find_near, load_span, load_visit, load_visit_of, may_overlap, whole,
+    Span, Table, find_later, find_near, load_span, load_visit, may_overlap, whole,
 )
 from native.trails cimport (
-    PERSONS_MAX, Scope, Step, Trail, follow, is_in_scope, leave, read_scope,
+    PERSONS_MAX, STEPS_AHEAD, Scope, Trail, fetch_rest, follow, is_in_scope, leave, read_scope,
+    visit_of_step,
 )
 from native.visits cimport Visit
 
@@ -55,13 +56,12 @@ cdef bint take(Rows* rows, const Table* table, size_t at) noexcept nogil:
 
 
 cdef bint take_trail(const Trail* trail, Rows* found) noexcept nogil:
-    cdef const Step* step
     cdef Visit visit
     cdef void* room
     cdef size_t i
     for i in range(trail.count):
-        step = &trail.steps[i]
-        visit = load_visit_of(step.table, step.at, step.place)
+        fetch_rest(&trail.steps[min(i + STEPS_AHEAD, trail.count - 1)])
+        visit = visit_of_step(&trail.steps[i])
         room = push(found, sizeof(Visit))
         if room is NULL:
             return False
