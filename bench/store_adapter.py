@@ -11,12 +11,13 @@ A comparison's visits may be longer than a day, so rule C is set beyond all of t
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
 
-from engine.clock import DAY_MS, SystemClock, day_to_ms
+from engine.clock import DAY_MS, SystemClock, day_to_ms, ms_to_day
 from engine.colocation.index import CoLocationIndex
 from engine.colocation.segmented import MEMORY_SCANS, SegmentedIndex
 from engine.colocation.segments_lmdb import LmdbSegments
@@ -137,17 +138,26 @@ class ChotStore:
         self._segments.close()
 
 
+@lru_cache(4)
+def check_ins(count: int) -> bytes:
+    """So many rows that say nothing but that; n is their position."""
+    rows = np.zeros(count, ROW)
+    rows["direction"], rows["kind"], rows["n"] = Direction.IN, Kind.CHECKIN, np.arange(count)
+    return rows.tobytes()
+
+
 def scans_to_parts(scans: Array) -> list[Part]:
     """Check-ins with a told stay, by civil day."""
-    rows = np.zeros(len(scans), ROW)
-    halves = rows.view(HALVES)
+    rows = np.frombuffer(bytearray(check_ins(len(scans))), ROW)
+    halves, times = rows.view(HALVES), scans["t0"]
     halves["ph"], halves["pl"] = scans["ph"], scans["pl"]
-    rows["time_ms"], rows["place"] = scans["t0"], scans["venue"]
+    rows["time_ms"], rows["place"] = times, scans["venue"]
     rows["lane"], rows["temperature_cc"] = scans["lane"], scans["temp"]
     rows["stay_ms"] = scans["dur"]
-    rows["direction"], rows["kind"] = Direction.IN, Kind.CHECKIN
-    rows["n"] = np.arange(len(rows))
-    days = (scans["t0"] - day_to_ms(0)) // DAY_MS
-    if len(days) and days.min() == days.max():
-        return [Part(int(days[0]), rows.tobytes())]
+    if not len(times):
+        return []
+    first, last = (ms_to_day(int(instant)) for instant in (times.min(), times.max()))
+    if first == last:
+        return [Part(first, rows.tobytes())]
+    days = (times - day_to_ms(0)) // DAY_MS
     return [Part(int(day), rows[days == day].tobytes()) for day in np.unique(days)]

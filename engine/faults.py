@@ -28,7 +28,7 @@ ENGINE_STEPS: Final = (
     "ingest.judged",  # RESULT is out, nothing at the journal yet
     "ingest.committed",  # the journal has it, no receipt yet
     "ingest.acked",  # the receipt is out
-    "segments.written",  # the file of a day is on the disk, not under its name
+    "segments.written",  # the file of a day is written, not under its name
     "segments.renamed",  # it has its name, the manifest does not know it
     "segments.committed",  # the manifest names it, the index does not ask it yet
     "segments.replaced",  # the index asks it, what it replaces is still there

@@ -68,6 +68,7 @@ from native.walks import visits_of_many
 REFRESH_S: Final = 0.05  # the keeping thread lets so much time's scans come together
 FLOOD_SCANS: Final = 1 << 12  # where more come in that time, it waits on: that costs less each
 FLOOD_WAITS: Final = 5
+FLOOD_LAYERS: Final = 16  # and merges no fewer
 INLINE_SCANS: Final = 1 << 16  # a question merges no more than that where a thread keeps up
 LAYERS_MAX: Final = 32  # unless there are so many layers
 NEWEST_STEP: Final = 1 << 12  # scans; then other threads have their turn
@@ -76,7 +77,6 @@ Layers = tuple[Layer, ...]
 EVER: Final = (-4 * SPAN_MAX_MS, 4 * SPAN_MAX_MS)
 
 _log = Log("index")
-
 NEWEST = np.dtype([("time_ms", "<i8"), ("ref", "<u8")])
 
 
@@ -580,8 +580,7 @@ class CoLocationIndex:
                 _log.error("the index is behind", problem=type(error).__name__)
 
     def _waiting_scans(self) -> int:
-        """Applied and not yet derived."""
-        return self._fresh_size // SCAN.itemsize
+        return self._fresh_size // SCAN.itemsize  # applied and not yet derived
 
     def _wait_for_more(self) -> bool:
         """Lets scans come together, for longer in a flood. Whether to stop."""
@@ -598,7 +597,8 @@ class CoLocationIndex:
             with self._refreshing:
                 layers = self._snapshot.layers
                 first = first_due(layers, None)
-                if len(layers) - first < 2:
+                least = FLOOD_LAYERS if self._waiting_scans() >= FLOOD_SCANS else 2
+                if len(layers) - first < least:
                     return
                 self._held = len(layers)
                 self._ended.clear()

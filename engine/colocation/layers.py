@@ -98,10 +98,14 @@ class SegmentStore(Protocol):
         """What was committed last. None where there is nothing, or where it cannot be used."""
 
     def write(self, day: int, pack: Callable[[bytes], Packed]) -> Segment:
-        """A new segment, durable; pack is given the key of 16 bytes that it is sealed with.
+        """A new segment, durable with the next `sync`; pack is given the key of 16 bytes that it
+        is sealed with.
 
         Raises StorageError.
         """
+
+    def sync(self) -> None:
+        """All that was written is durable. Raises StorageError; then none of it can be used."""
 
     def commit(self, state: State, persons: Persons, oldest_day: int) -> None:
         """From now on `load` gives this. Raises StorageError, then it gives what it gave before.
@@ -248,6 +252,7 @@ def write_days(
             low = -EVER_MS if day == floor_day else day_to_ms(day)
             pack = partial(pack_day, tables, runs, epoch, low, day_to_ms(day + 1))
             made.append(layer_of(store.write(day, pack)))
+        store.sync()
     except BaseException:
         store.drop(layer.segment for layer in made if layer.segment is not None)
         raise

@@ -6,7 +6,7 @@ then knows is committed with the log group it reaches to: what came later is all
 to replay. Visits that end later in a segment are marked in memory; the marks are part of what is
 committed.
 
-Order of steps, at each of which a process may end: files durable, files named, state committed,
+Order of steps, at each of which a process may end: files named, files durable, state committed,
 layers replaced, files of no use removed.
 """
 

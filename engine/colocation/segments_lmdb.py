@@ -3,10 +3,11 @@
     index/manifest.mdb          what is there and up to which LSN; persons, sealed; notes, sealed
     index/DAY.RANDOM.mdb        a column a value, read where it lies for as long as anybody asks
 
-A file is written under another name, synced, renamed, and its folder synced, before the manifest
-names it; what the manifest does not name is deleted when the store opens. Files are derived from
-the scan log, so whatever is wrong with them costs time and never an answer: nothing is used whose
-length and checksum are not those of the manifest, and the index is then made anew from the log.
+A file is written under another name, renamed, and synced while the next one is packed; when all
+are, so is their folder, before the manifest names them or anybody asks them. What the manifest does
+not name is deleted when the store opens. Files are derived from the scan log, so whatever is wrong
+with them costs time and never an answer: nothing is used whose length and checksum are not those of
+the manifest, and the index is then made anew from the log.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,6 +113,8 @@ class LmdbSegments:
         self._persons = 0  # in the parts
         self._holes = 0
         self._days: list[int] = []  # whose keys parts and notes are sealed with
+        self._syncer = ThreadPoolExecutor(1, "segments")
+        self._syncs: dict[str, Future[None]] = {}  # by file, of those written since the last one
         self._is_doubtful = False  # a commit failed: what the manifest says is not known
         self.bytes = 0  # of all segments that the manifest names
         self.problem = ""  # why nothing could be loaded, or not all
@@ -208,7 +211,6 @@ class LmdbSegments:
             faults.reach("segments.written")
             size, crc = _measure(temporary)
             temporary.rename(path)
-            _sync_directory(self._path)
             faults.reach("segments.renamed")
             entry = SegmentEntry(day, name, size, crc, 0, 0)
             held = self._columns(entry)
@@ -217,8 +219,19 @@ class LmdbSegments:
                 with contextlib.suppress(OSError):
                     left.unlink()
             raise StorageUnavailable(f"{path}: {error}") from error
+        self._syncs[name] = self._syncer.submit(_sync, path)
         entry = msgspec.structs.replace(entry, visits=len(held), scans=held.scan_count())
         return Segment(entry, held)
+
+    def sync(self) -> None:
+        syncs, self._syncs = self._syncs, {}
+        try:
+            for one in syncs.values():
+                one.result()
+            if syncs:
+                _sync(self._path)
+        except OSError as error:
+            raise StorageUnavailable(f"{self._path}: {error}") from error
 
     def commit(self, state: State, persons: Persons, oldest_day: int) -> None:
         count = len(persons.holes)
@@ -270,6 +283,7 @@ class LmdbSegments:
 
     def drop(self, segments: Iterable[Segment]) -> None:
         for segment in segments:
+            self._syncs.pop(segment.entry.name, None)
             try:
                 (self._path / segment.entry.name).unlink(missing_ok=True)
             except OSError as error:
@@ -288,6 +302,7 @@ class LmdbSegments:
         self._sweep(set())
 
     def close(self) -> None:
+        self._syncer.shutdown()
         self._env.close()
 
     # ---- files --------------------------------------------------------------------------------
@@ -442,10 +457,9 @@ def _open(path: Path, size: int, *, readonly: bool = False) -> Any:
 
 
 def _write_values(path: Path, head: bytes, columns: dict[str, bytearray]) -> None:
-    """A file with these values, on the disk when this returns; columns are taken out of the dict.
+    """A file with these values, not synced yet; columns are taken out of the dict.
 
-    Each is a transaction, so that LMDB holds one of them at a time and not the whole day, and one
-    sync makes all of them durable: nobody knows the file before.
+    Each is a transaction, so that LMDB holds one of them at a time and not the whole day.
     """
     path.unlink(missing_ok=True)
     size = len(head) + sum(map(len, columns.values()))
@@ -457,7 +471,6 @@ def _write_values(path: Path, head: bytes, columns: dict[str, bytearray]) -> Non
         for name in sorted([_HEAD.decode(), *columns]):
             with env.begin(write=True) as txn:
                 txn.put(name.encode(), columns.pop(name, head), append=True)
-        env.sync(True)
     finally:
         env.close()
 
@@ -474,8 +487,9 @@ def _measure(path: Path) -> tuple[int, int]:
     return size, crc
 
 
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: Path) -> None:
+    """A file, or the names in a folder."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

@@ -34,6 +34,7 @@ class Job:
 
 
 JobT = TypeVar("JobT", bound=Job)
+Calls = dict[asyncio.AbstractEventLoop, list[Callable[[], object]]]
 
 
 # A thread that wants the GIL beside a busy event loop waits so long for it, and a commit wants it
@@ -65,6 +66,7 @@ class CommitThread(Generic[JobT]):
         self._commit_limit_bytes = commit_limit_bytes
         self._queue: queue.SimpleQueue[JobT | None] = queue.SimpleQueue()
         self._outside: deque[JobT] = deque()
+        self._calls: Calls = {}
         self._lock = threading.Lock()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -85,6 +87,13 @@ class CommitThread(Generic[JobT]):
         job._event.wait()
         if job.error is not None:
             raise job.error
+
+    def notify(self, loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+        """Of `work`: what is to be called in a loop before those who wait for its jobs go on.
+
+        To wake a loop is a system call for which the GIL is given up: one does for all of them.
+        """
+        self._calls.setdefault(loop, []).append(call)
 
     @property
     def outside_count(self) -> int:
@@ -161,12 +170,15 @@ class CommitThread(Generic[JobT]):
             for job in again:
                 self._queue.put(job)
             self._admit()
-        _deliver(done)
+        calls, self._calls = self._calls, {}
+        _deliver(done, calls)
 
 
-def _deliver(jobs: Iterable[Job]) -> None:
+def _deliver(jobs: Iterable[Job], calls: Calls) -> None:
     """Wake whoever waits: one callback per event loop, whatever the number of jobs."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {
+        loop: [] for loop in calls
+    }
     for job in jobs:
         if job._future is not None:
             by_loop.setdefault(job._future.get_loop(), []).append(job._future)
@@ -174,10 +186,12 @@ def _deliver(jobs: Iterable[Job]) -> None:
             job._event.set()
     for loop, futures in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop ended while its job was written
-            loop.call_soon_threadsafe(_finish, futures)
+            loop.call_soon_threadsafe(_finish, calls.get(loop, ()), futures)
 
 
-def _finish(futures: list[asyncio.Future[None]]) -> None:
+def _finish(calls: Iterable[Callable[[], object]], futures: Iterable[asyncio.Future[None]]) -> None:
+    for call in calls:
+        call()
     for future in futures:
         if not future.done():  # cancelled meanwhile
             future.set_result(None)

@@ -420,7 +420,9 @@ class LmdbJournal:
             if len(group.rows):
                 self._days.setdefault(group.day, array("Q")).append(group.lsn)
         self._count(records, groups, packer.rows_forgotten, started_ns)
-        self._wake_readers()
+        with self._lock:
+            for more, loop in self._readers.items():
+                self._writer.notify(loop, more.set)
 
     def _next_header(self, packer: Packer) -> bytes:
         """Header of the generation that these drafts begin; empty where they begin none."""

@@ -480,6 +480,28 @@ def test_what_ends_during_a_merge_has_ended_in_what_it_gives(monkeypatch):
     assert index.venue(3, 0, 100).visits["scans"].tolist() == [1, 3]
 
 
+def test_what_pours_in_is_derived_before_layers_are_merged(monkeypatch):
+    monkeypatch.setattr("engine.colocation.index.FLOOD_SCANS", 1)
+    monkeypatch.setattr("engine.colocation.index.FLOOD_LAYERS", 4)
+    index = CoLocationIndex(PLACES, RULES)
+    index._keeper = threading.current_thread()
+    sizes = []
+    for lsn in range(1, 7):
+        with monkeypatch.context() as patch:  # each a layer of its own until the thread merges
+            patch.setattr("engine.colocation.layers.MERGE_RATIO", 0)
+            index.snapshot()
+        index.apply(Group(lsn, scans_to_rows([Scan(KEYS[0], 20 * lsn, 3, 0, 1, 2)])))
+        index._merge_due()  # the newest group waits to be derived
+        sizes.append([len(layer.scans) for layer in index._snapshot.layers])
+    assert sizes == [[], [1], [1, 1], [1, 1, 1], [4], [4, 1]]
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.colocation.layers.MERGE_RATIO", 0)
+        index.snapshot()
+    index._merge_due()  # nothing waits any more
+    assert [len(layer.scans) for layer in index._snapshot.layers] == [6]
+    assert index.venue(3, 0, 200).visits["start_ms"].tolist() == [20, 40, 60, 80, 100, 120]
+
+
 def test_a_lost_visit_is_derived_anew(monkeypatch, caplog):
     index = CoLocationIndex(PLACES, RULES)
     index.apply(Group(1, scans_to_rows([Scan(key, 0, 3, 0, 1, 2) for key in KEYS])))
