@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -88,6 +89,8 @@ def run(scans_s: int, seconds: float, *, is_kept: bool = False) -> int:
         folder = Path(scratch)
         file_system = path_to_file_system(folder)
         floor_ns = floor(folder / "floor")
+        gc.collect()
+        gc.freeze()  # as the engine does when it has started
         for n, setting in enumerate(settings):
             sys.setswitchinterval(setting.interval_s)
             try:

@@ -19,7 +19,7 @@ from typing import Final
 FROM_BYTES: Final = 64 << 10  # a file smaller than this is let alone
 MIN_STEP_BYTES: Final = 512 << 10
 MAX_STEP_BYTES: Final = 32 << 20
-CHUNK_BYTES: Final = 1 << 20  # one write: a commit that comes meanwhile syncs this much more
+CHUNK_BYTES: Final = 256 << 10  # one write: a commit that comes meanwhile syncs this much more
 PAUSE_S: Final = 5.0  # after a write that failed
 
 
