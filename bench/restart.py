@@ -21,7 +21,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.store_adapter import ChotStore
 from bench.workload import Province, people_for
 from engine.presence.visits import Array
+
+KNOWN: Final = "known.npy"  # true visits of whom is asked about
 
 
 def add_parser(actions: Any) -> None:
@@ -95,12 +97,14 @@ def load_store(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Days are made in a process of their own, so that memory of this one is that of the store."""
     store = open_store(chosen, folder)
     done, taken_s, peak = 0, 0.0, 0
+    known: list[Array] = []
     with (
         tempfile.TemporaryDirectory(prefix="chot-days-") as made,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as maker,
     ):
         for day in range(chosen.days):
-            path = maker.submit(write_day, chosen, day, made).result()
+            path, some = maker.submit(write_day, chosen, day, made).result()
+            known.append(some)
             scans = np.load(path, mmap_mode="r")
             begun_s = time.perf_counter()
             for at in range(0, len(scans), chosen.group):
@@ -123,6 +127,7 @@ def load_store(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "load_anonymous_mb": anonymous_bytes() >> 20, "load_anonymous_peak_mb": peak >> 20,
     }  # fmt: skip
     store.kill()
+    np.save(folder / KNOWN, np.concatenate(known))
     return line
 
 
@@ -131,12 +136,23 @@ def province_of_words(people: int) -> Province:
     return Province(people, SEED)
 
 
-def write_day(chosen: argparse.Namespace, day: int, folder: str) -> str:
-    """Scans of a day as a file. In the process that makes them; its province stays there."""
+def write_day(chosen: argparse.Namespace, day: int, folder: str) -> tuple[str, Array]:
+    """Scans of a day as a file, and what is true of whom is asked about.
+
+    In the process that makes them; its province stays there.
+    """
     province = province_of_words(people_of(chosen))
+    visits = visits_of_day(chosen, province, day)
+    known = visits[np.isin(visits["person"], sample_of(province))]
     path = f"{folder}/{day}.npy"
-    np.save(path, to_scans(province, visits_of_day(chosen, province, day), day))
-    return path
+    np.save(path, to_scans(province, visits, day))
+    return path, known
+
+
+def sample_of(province: Province) -> Array:
+    """Who will be asked about."""
+    r = np.random.Generator(np.random.PCG64(SEED))
+    return r.choice(province.people, min(SAMPLE, province.people), replace=False)
 
 
 def open_again(chosen: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], bool]:
@@ -147,11 +163,7 @@ def open_again(chosen: argparse.Namespace, folder: Path) -> tuple[dict[str, Any]
     replayed_s = time.perf_counter()
     anonymous = anonymous_bytes()
     province = Province(people_of(chosen), SEED)
-    sample = np.random.Generator(np.random.PCG64(SEED)).choice(
-        province.people, min(SAMPLE, province.people), replace=False
-    )
-    known = (visits_of_day(chosen, province, day) for day in range(chosen.days))
-    part = np.concatenate([visits[np.isin(visits["person"], sample)] for visits in known])
+    sample, part = sample_of(province), np.load(folder / KNOWN)
     first_s = time.perf_counter()
     store.contacts(province.keys[part["person"][0]].tobytes(), 0, 1 << 60)
     first_ms = (time.perf_counter() - first_s) * 1e3
