@@ -37,6 +37,7 @@ MANIFEST: Final = "manifest.mdb"
 MANIFEST_BYTES: Final = 1 << 36  # address space
 CHECK_BYTES: Final = 1 << 20
 CHECK_THREADS: Final = 2
+COMMIT_BYTES: Final = 8 << 20  # columns written at once
 PART_PERSONS: Final = 1 << 20
 PARTS_MAX: Final = 48  # of the persons' keys; beyond, they are written as few
 LIB_VERSION: Final = 0  # LMDB 0.9: the format of all our files
@@ -459,7 +460,7 @@ def _open(path: Path, size: int, *, readonly: bool = False) -> Any:
 def _write_values(path: Path, head: bytes, columns: dict[str, bytearray]) -> None:
     """A file with these values, not synced yet; columns are taken out of the dict.
 
-    Each is a transaction, so that LMDB holds one of them at a time and not the whole day.
+    In transactions of a few columns, so that LMDB never holds a whole large day.
     """
     path.unlink(missing_ok=True)
     size = len(head) + sum(map(len, columns.values()))
@@ -468,9 +469,15 @@ def _write_values(path: Path, head: bytes, columns: dict[str, bytearray]) -> Non
         lock=False, lib_version=LIB_VERSION, sync=False,
     )  # fmt: skip
     try:
-        for name in sorted([_HEAD.decode(), *columns]):
+        names = sorted([_HEAD.decode(), *columns], reverse=True)
+        while names:
+            held = 0
             with env.begin(write=True) as txn:
-                txn.put(name.encode(), columns.pop(name, head), append=True)
+                while names and held < COMMIT_BYTES:
+                    name = names.pop()
+                    value = columns.pop(name, head)
+                    txn.put(name.encode(), value, append=True)
+                    held += len(value)
     finally:
         env.close()
 
