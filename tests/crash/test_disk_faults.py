@@ -95,7 +95,7 @@ class SmallDisk:
         return self.place / "ballast"
 
     def fill(self) -> None:
-        with self.ballast.open("wb", buffering=0) as file:
+        with self.ballast.open("ab", buffering=0) as file:
             for size in (MIB, 4096, 1):
                 with contextlib.suppress(OSError):
                     while file.write(bytes(size)) == size:
