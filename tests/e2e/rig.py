@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -506,14 +506,19 @@ def scans(seq: int, *records: bytes, flags: int = 0) -> wire.Scans:
 
 
 _numbers = itertools.count(5000)
+_names: deque[str] = deque(maxlen=16)  # of the last ones: who is looked for is not who stayed
 
 
 def fresh_person() -> Person:
-    """Somebody whom no test has shown before."""
+    """Somebody whom no test has shown before, with a name that nobody had lately."""
     import random
 
-    number = next(_numbers)
-    return make_person(random.Random(number), number)
+    while True:
+        number = next(_numbers)
+        person = make_person(random.Random(number), number)
+        if person.name not in _names:
+            _names.append(person.name)
+            return person
 
 
 def person_scan(person: Person, lane: int = 1, at_ms: int | None = None) -> bytes:
