@@ -18,7 +18,8 @@ from bench.harness import Case, Contender, Params, Place, Round
 from engine.clock import ManualClock
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
-from engine.identity.keys import FileKeyRing, seal
+from engine.identity.keys import FileKeyRing
+from engine.identity.seals import seal
 from engine.scans.records import encode_scans
 from engine.wire.frames import FrameType, seal_aad
 

@@ -21,7 +21,8 @@ import numpy as np
 from bench.harness import Case, Contender, Params, Place, Round
 from bench.workload import FIRST_DAY, FIRST_PLACE
 from engine.clock import HOUR_MS, ManualClock, day_to_ms
-from engine.identity.keys import DeskKeys, FileKeyRing, seal
+from engine.identity.keys import DeskKeys, FileKeyRing
+from engine.identity.seals import seal
 from engine.identity.watch import WatchList
 from engine.ingest.candidates import Origin
 from engine.ingest.judge import Judge

@@ -25,7 +25,7 @@ from bench.engine_process import TABLES, Pass
 from bench.workload import FIRST_PLACE, Array, Province, people_for
 from engine import payloads
 from engine.clock import MINUTE_MS, date_to_day, ms_to_day
-from engine.identity import keys
+from engine.identity import seals
 from engine.scans import people
 from engine.scans.people import Identity
 from engine.scans.records import Credential, encode_checkin, encode_scans
@@ -156,7 +156,7 @@ def _some_messages(who: Pass, epoch: int, first: int, rows: Array) -> list[bytes
             )
         ]
         seq = first + at // BODY
-        sealed = keys.seal(
+        sealed = seals.seal(
             who.ingest_public, encode_scans(body), wire.seal_aad(who.name, epoch, seq)
         )
         message = wire.Scans(seq=seq, channel=0, flags=wire.FLAG_SEALED, body=sealed)

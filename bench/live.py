@@ -29,7 +29,7 @@ from bench.engine_process import EngineProcess, Pass, count_rows
 from bench.harness import SEED, commit, machine, path_to_file_system, versions
 from bench.links import LaneLink, Link, RecordLink, connect
 from bench.receipt import floor
-from engine.identity import keys
+from engine.identity import seals
 from engine.scans.records import Credential, encode_checkin, encode_scan, encode_scans
 from engine.scans.rows import Direction
 from engine.wire import frames as wire
@@ -93,7 +93,7 @@ def messages(who: Pass, epoch: int, lane: int, records: Iterator[bytes]) -> list
 
 def _message(who: Pass, epoch: int, lane: int, seq: int, records: Sequence[bytes]) -> bytes:
     aad = wire.seal_aad(who.name, epoch, seq)
-    sealed = keys.seal(who.ingest_public, encode_scans(records), aad)
+    sealed = seals.seal(who.ingest_public, encode_scans(records), aad)
     return wire.encode(wire.Scans(seq=seq, channel=lane, flags=wire.FLAG_SEALED, body=sealed))
 
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from engine.clock import Clock
 from engine.desk import questions
 from engine.errors import InputError, ServiceError
+from engine.identity.seals import Open
 from engine.presence.visits import REF_ROW_BITS
 from engine.scans.people import Details, bytes_to_details
 from engine.storage.group import SealedDetails, split_details
@@ -29,7 +30,7 @@ class Opener(Protocol):
     """Who can open sealed details, and the persons of an audit record;
     engine.identity.keys.DeskKeys."""
 
-    def open_details(self, day: int, sealed: bytes, aad: bytes) -> bytes: ...
+    def day_opener(self, day: int) -> Open: ...
     def open_audit(self, sealed: bytes, aad: bytes) -> bytes: ...
 
 
@@ -115,11 +116,14 @@ class DetailsOpener:
     def _open_all(self, groups: Iterable[SealedDetails]) -> list[tuple[int, list[bytes]]]:
         """(lsn, details by row) of each; of one that does not open none. Runs in a thread."""
         opened = []
+        openers: dict[int, Open] = {}  # a key is read once for all of its day
         for group in groups:
             entries: list[bytes] = []
             try:
                 if group.sealed:
-                    plain = self._opener.open_details(group.day, group.sealed, group.aad)
+                    if group.day not in openers:
+                        openers[group.day] = self._opener.day_opener(group.day)
+                    plain = openers[group.day](group.sealed, group.aad)
                     entries = split_details(plain, group.count)
             except (InputError, ValueError) as error:
                 code = getattr(error, "code", "details")

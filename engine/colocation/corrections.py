@@ -17,7 +17,8 @@ import numpy as np
 from engine.clock import ms_to_day
 from engine.control import PersonKey, Record
 from engine.errors import JournalCorrupt, SealBroken
-from engine.identity.keys import KeyRing, seal
+from engine.identity.keys import KeyRing
+from engine.identity.seals import seal
 from engine.presence.visits import Array, EndRule, VisitFlag
 
 ADD_KIND: Final = "correction.add"

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from engine.clock import Clock
 from engine.desk.ask_bases import AskCase
 from engine.errors import AccessDenied
-from engine.identity.keys import KeyRing, seal
+from engine.identity.keys import KeyRing
+from engine.identity.seals import seal
 from engine.registry import access
 from engine.registry.access import AuditEntry, Grant
 from engine.registry.registry import Registry

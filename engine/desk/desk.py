@@ -89,8 +89,9 @@ from engine.errors import (
     QuestionInvalid,
     RegistryInvalid,
 )
-from engine.identity.keys import KeyRing, seal
+from engine.identity.keys import KeyRing
 from engine.identity.merges import Merges
+from engine.identity.seals import seal
 from engine.identity.watch import WatchList
 from engine.presence.visits import REF_ROW_BITS, Array
 from engine.registry import access

@@ -30,6 +30,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +57,7 @@ from engine.gateway.spool_epoch import (
     record_cost,
 )
 from engine.gateway.spool_wal import Acked, Appended, Entry, Wal, new_run
-from engine.identity.keys import seal
+from engine.identity.seals import Sealer
 from engine.wire.frames import FLAG_SEALED, LossReason, seal_aad
 
 SIZE_MAX: Final = 512 * 1024 * 1024  # bytes of sealed bodies: weeks of a three-lane post
@@ -89,16 +90,15 @@ class Spool:
         ingest_public: bytes,
         size_max: int = SIZE_MAX,
         keep_s: float = KEEP_S,
-        sealer: Seal = seal,
+        sealer: Seal | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.gateway = gateway
         self.break_reason: str | None = None
         self._path = Path(path)
-        self._public = ingest_public
         self._size_max = size_max
         self._keep_s = keep_s
-        self._seal = sealer
+        self._seal = partial(sealer, ingest_public) if sealer else Sealer(ingest_public).seal
         self._clock = clock or SystemClock()
         self._env: lmdb.Environment | None = None
         self._epochs: dict[int, Epoch] = {}
@@ -409,7 +409,7 @@ class Spool:
 
     def _seal_draft(self, epoch: Epoch, seq: int, draft: Draft) -> bytes:
         """The value of a record."""
-        sealed = self._seal(self._public, draft.body, seal_aad(self.gateway, epoch.number, seq))
+        sealed = self._seal(draft.body, seal_aad(self.gateway, epoch.number, seq))
         if len(sealed) + RECORD_COST > self._size_max:
             raise StorageFull(f"a body of {len(sealed)} bytes, more than the whole spool")
         return HEAD.pack(draft.type, draft.flags | FLAG_SEALED, draft.channel) + sealed

@@ -23,13 +23,13 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -55,16 +55,14 @@ from engine.identity.rotations import (
     digest_to_vehicle,
     rotations_to_bytes,
 )
+from engine.identity.seals import Open, Sealer, holder_of, open_sealed, open_with, seal
 from engine.presence.visits import Array
 from native.hmac import Hmac
 
 VENUE_TAG_SIZE = 5
 ERASURE_TAG_SIZE = 16
-SEAL_VERSION = 1
-SEAL_OVERHEAD = 1 + KEY_SIZE + 16  # version, ephemeral public key, Poly1305 tag
 DESK_DIR = "desk"
 
-_SEAL_INFO = b"chot/seal/1"
 _VENUE_LABEL = b"chot/venue/1\0"
 _ERASURE_LABEL = b"chot/erasure/1\0"
 _DAY_FILE = re.compile(r"(-?\d{1,9})\.(log\.key|details\.pub|destroyed)")
@@ -108,6 +106,9 @@ class KeyRing(Protocol):
     def details_public(self, day: int) -> bytes:
         """32 bytes to seal the day's details to; made at first use. Raises as log_key."""
 
+    def seal_details(self, day: int, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
+        """Seals to details_public (engine.identity.seals.Sealer). Raises as log_key."""
+
     def change_details(
         self, day: int, sealed: bytes, aad: bytes, change: Callable[[bytes], bytes]
     ) -> bytes:
@@ -145,51 +146,6 @@ class KeyRing(Protocol):
 
     def days(self) -> list[int]:
         """Days that have keys, ascending; destroyed days are not among them."""
-
-
-def seal(public: bytes, plaintext: bytes, aad: bytes) -> bytes:
-    """Seal to an X25519 public key (32 bytes): 49 bytes longer than the plaintext.
-
-    version u8 | ephemeral public key 32 | ChaCha20-Poly1305 ciphertext and tag. Key and nonce are
-    HKDF-SHA256(X25519 shared secret, salt = both public keys), as in RFC 9180's base mode; the
-    ephemeral key is new for each seal, so the nonce needs no room of its own.
-    Raises SealBroken when `public` is not a usable key.
-    """
-    ephemeral = X25519PrivateKey.generate()
-    ephemeral_public = ephemeral.public_key().public_bytes_raw()
-    key, nonce = _seal_secrets(ephemeral, public, ephemeral_public + public)
-    body = ChaCha20Poly1305(key).encrypt(nonce, plaintext, aad)
-    return bytes((SEAL_VERSION,)) + ephemeral_public + body
-
-
-def open_sealed(private: bytes, sealed: bytes, aad: bytes) -> bytes:
-    """Open what `seal` made for the public half of `private`. Raises SealBroken."""
-    try:
-        holder = X25519PrivateKey.from_private_bytes(private)
-    except ValueError as error:
-        raise SealBroken("the private key has the wrong size") from error
-    return _open_held(holder, sealed, aad)
-
-
-def _open_held(holder: X25519PrivateKey, sealed: bytes, aad: bytes) -> bytes:
-    """As open_sealed. To make a holder of a key takes as long as all else together."""
-    if len(sealed) < SEAL_OVERHEAD or sealed[0] != SEAL_VERSION:
-        raise SealBroken("not sealed bytes of a known version")
-    ephemeral_public = bytes(sealed[1 : 1 + KEY_SIZE])
-    public = holder.public_key().public_bytes_raw()
-    key, nonce = _seal_secrets(holder, ephemeral_public, ephemeral_public + public)
-    try:
-        return ChaCha20Poly1305(key).decrypt(nonce, sealed[1 + KEY_SIZE :], aad)
-    except InvalidTag as error:
-        raise SealBroken("sealed bytes do not open with this key") from error
-
-
-def _open_with(holders: Sequence[X25519PrivateKey], sealed: bytes, aad: bytes) -> bytes:
-    """By whichever opens it. Raises SealBroken."""
-    for holder in holders[:-1]:
-        with contextlib.suppress(SealBroken):
-            return _open_held(holder, sealed, aad)
-    return _open_held(holders[-1], sealed, aad)
 
 
 def _numbered(kind: str, number: int, suffix: str = "key") -> str:
@@ -248,6 +204,8 @@ class FileKeyRing:
         self._lock = threading.Lock()
         self._log_keys: dict[int, bytes] = {}
         self._details: dict[int, bytes] = {}
+        self._sealers: dict[int, Sealer] = {}
+        self._sealing = threading.Lock()
         if create:
             with as_key_missing(self._root):
                 for directory in (self._root, self._days_dir, self._desk):
@@ -258,9 +216,10 @@ class FileKeyRing:
             check_directory(self._desk, group=True)
             self._make_long_lived()
         self.rotations = self._load_rotations()
-        self._ingests = [X25519PrivateKey.from_private_bytes(k) for k in self._keys("ingest")]
+        ingests = self._keys("ingest")
+        self._ingests = [holder_of(key) for key in ingests]
         self._spool_keys = self._ingests[::-1]  # the newest is nearly always the one
-        self._ingest_public = self._ingests[-1].public_key().public_bytes_raw()
+        self._ingest_public = private_to_public(ingests[-1])
         audits = 1 + len(self._rotated("audit"))
         self._audit_public = load_key(self._root / _numbered("audit", audits, "pub"))
         self._names = Pseudonyms(self._keys("province"), self._rotated("province"))
@@ -339,6 +298,14 @@ class FileKeyRing:
             self._details[day] = public
             return public
 
+    def seal_details(self, day: int, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
+        public = self.details_public(day)
+        with self._sealing:
+            sealer = self._sealers.get(day)
+            if sealer is None or sealer.public != public:
+                sealer = self._sealers[day] = Sealer(public)
+            return sealer.seal(plaintext, aad, nonce)
+
     def change_details(
         self, day: int, sealed: bytes, aad: bytes, change: Callable[[bytes], bytes]
     ) -> bytes:
@@ -354,10 +321,10 @@ class FileKeyRing:
         return self._ingest_public
 
     def open_ingest(self, sealed: bytes, aad: bytes) -> bytes:
-        return _open_with(self._ingests[::-1], sealed, aad)
+        return open_with(self._ingests[::-1], sealed, aad)
 
     def open_spool(self, sealed: bytes, aad: bytes) -> bytes:
-        return _open_with(self._spool_keys, sealed, aad)
+        return open_with(self._spool_keys, sealed, aad)
 
     def retire(self, now_ms: int) -> None:
         """Keys whose time is over open no spool from now on."""
@@ -426,6 +393,7 @@ class FileKeyRing:
             self._destroyed.add(day)
             self._log_keys.pop(day, None)
             self._details.pop(day, None)
+            self._sealers.pop(day, None)
             self._wipe_day(day)
 
     def days(self) -> list[int]:
@@ -527,26 +495,21 @@ class DeskKeys:
             self._audits.append(load_key(path, group=True))
 
     def open_details(self, day: int, sealed: bytes, aad: bytes) -> bytes:
-        """Details of a group. Raises KeyDestroyed for a forgotten day, SealBroken.
+        """Details of a group. Raises KeyDestroyed for a forgotten day, SealBroken."""
+        return self.day_opener(day)(sealed, aad)
 
-        The file is read each time: a key that stays in memory here could not be destroyed by the
-        engine, and a day is opened for few groups in a question.
+    def day_opener(self, day: int) -> Open:
+        """Opens details of a day's groups, for one question. Raises KeyDestroyed.
+
+        A key that stayed in memory here could not be destroyed by the engine: the file is read
+        for each.
         """
         path = self._desk / f"{day}.details.key"
         if not path.exists():
             raise KeyDestroyed(f"no key opens the details of day {day} any more")
-        return open_sealed(load_key(path, group=True), sealed, aad)
+        return holder_of(load_key(path, group=True)).open
 
     def open_audit(self, sealed: bytes, aad: bytes) -> bytes:
         """The persons an audit record names. Raises SealBroken."""
-        holders = [X25519PrivateKey.from_private_bytes(key) for key in self._audits]
-        return _open_with(holders[::-1], sealed, aad)
-
-
-def _seal_secrets(mine: X25519PrivateKey, theirs: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    try:
-        shared = mine.exchange(X25519PublicKey.from_public_bytes(theirs))
-    except ValueError as error:  # wrong size, or a point of small order
-        raise SealBroken("the public key cannot be used") from error
-    okm = HKDF(SHA256(), KEY_SIZE + 12, salt, _SEAL_INFO).derive(shared)
-    return okm[:KEY_SIZE], okm[KEY_SIZE:]
+        holders = [holder_of(key) for key in self._audits]
+        return open_with(holders[::-1], sealed, aad)

@@ -16,7 +16,8 @@ import msgspec
 from engine.control import PersonKey, Record
 from engine.errors import JournalCorrupt, SealBroken
 from engine.identity.aliases import Aliases
-from engine.identity.keys import KeyRing, seal
+from engine.identity.keys import KeyRing
+from engine.identity.seals import seal
 
 ADD_KIND: Final = "merge.add"
 UNDO_KIND: Final = "merge.undo"

@@ -18,7 +18,8 @@ from engine.clock import DAY_MS
 from engine.control import PersonKey, Record
 from engine.errors import JournalCorrupt, SealBroken
 from engine.identity.aliases import Aliases
-from engine.identity.keys import KeyRing, seal
+from engine.identity.keys import KeyRing
+from engine.identity.seals import seal
 
 ADD_KIND: Final = "watch.add"
 REMOVE_KIND: Final = "watch.remove"

@@ -205,11 +205,9 @@ def seal_group(
     nonce = _draw_nonce()
     details_sealed = b""
     if draft.has_details:
-        details_sealed = keys.seal(
-            ring.details_public(draft.day),
-            b"".join(draft.details),
-            details_aad(lsn, draft.day, row_count),
-        )
+        aad = details_aad(lsn, draft.day, row_count)
+        details = b"".join(draft.details)
+        details_sealed = ring.seal_details(draft.day, _draw_nonce(), details, aad)
     fields = (
         MAGIC, VERSION, 0, 0, lsn, draft.day, len(runs) // RUN.itemsize,
         len(tallies) // TALLY.itemsize, row_count, _rows_size(row_count), len(details_sealed),

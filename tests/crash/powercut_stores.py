@@ -32,7 +32,8 @@ from engine.errors import EngineError, KeyMissing, StorageError, StorageUnavaila
 from engine.gateway import spool_wal
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
-from engine.identity.keys import DESK_DIR, DeskKeys, FileKeyRing, open_sealed, private_to_public
+from engine.identity.keys import DESK_DIR, DeskKeys, FileKeyRing, private_to_public
+from engine.identity.seals import open_sealed
 from engine.keeping.verify import verify_store
 from engine.storage import generation, generations, zero_fill
 from engine.storage.control_lmdb import ControlLog

@@ -26,7 +26,7 @@ import pytest
 from engine.errors import GatewayNotRunning
 from engine.gateway.spool_lmdb import Spool
 from engine.gateway.status_socket import ask_status
-from engine.identity.keys import open_sealed
+from engine.identity.seals import open_sealed
 from engine.wire.frames import seal_aad
 from tests.reference.gateway_rig import NAME, PRIVATE, PUBLIC, ROOT, free_port
 

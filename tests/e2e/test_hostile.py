@@ -27,7 +27,8 @@ from PIL import Image
 from engine.client import api_client as client
 from engine.clock import DAY_MS, SystemClock
 from engine.decoding.images import split_mjpeg
-from engine.identity.keys import FileKeyRing, seal
+from engine.identity.keys import FileKeyRing
+from engine.identity.seals import seal
 from engine.ingest.link import LINKS_MAX
 from engine.scans.records import encode_checkin, encode_manual, encode_scan, encode_scans
 from engine.scans.rows import Direction

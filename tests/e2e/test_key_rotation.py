@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from engine.clock import ms_to_iso
-from engine.identity.keys import FileKeyRing, seal
+from engine.identity.keys import FileKeyRing
+from engine.identity.seals import seal
 from engine.scans.records import encode_scan, encode_scans
 from engine.storage.control_lmdb import ControlLog
 from engine.wire import frames as wire

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from engine.errors import InputError, WireTooLarge
-from engine.identity.keys import FileKeyRing, seal
+from engine.identity.keys import FileKeyRing
+from engine.identity.seals import seal
 from engine.scans.records import decode_scans
 from engine.wire import frames as wire
 from tests.e2e.rig import (

@@ -22,7 +22,8 @@ from engine.gateway.lights import Light
 from engine.gateway.program import Gateway, GatewayStats
 from engine.gateway.sources import Picture, Records
 from engine.gateway.spool_lmdb import Spool
-from engine.identity.keys import make_pair, open_sealed
+from engine.identity.keys import make_pair
+from engine.identity.seals import open_sealed
 from engine.scans.records import encode_scan, encode_scans
 from engine.wire import frames as wire
 from engine.wire.frames import Codec, seal_aad

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import KeyDestroyed, KeyMissing, SealBroken
-from engine.identity import keys
-from engine.identity.keys import DeskKeys, FileKeyRing, make_pair, open_sealed, seal
+from engine.identity import keys, seals
+from engine.identity.keys import DeskKeys, FileKeyRing, make_pair
+from engine.identity.seals import open_sealed, seal
 
 DAY = 18_809
 
@@ -27,6 +30,46 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def ring(root: Path) -> FileKeyRing:
     return FileKeyRing(root, create=True)
+
+
+def test_a_sealer_renews_its_key_and_a_holder_opens_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    private, public = make_pair()
+    sealer, holder = seals.Sealer(public), seals.holder_of(private)
+    sealed = [sealer.seal(b"%d" % n, b"aad") for n in range(seals.RENEW_SEALS + 2)]
+    assert len({one[:33] for one in sealed}) == 2 and len({one[33:45] for one in sealed}) == 258
+    assert all(len(one) == len(b"%d" % n) + 61 for n, one in enumerate(sealed))
+    for n in random.Random(1).sample(range(len(sealed)), len(sealed)):
+        assert (
+            holder.open(sealed[n], b"aad") == open_sealed(private, sealed[n], b"aad") == b"%d" % n
+        )
+    later_s = time.monotonic() + seals.RENEW_S + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    assert sealer.seal(b"", b"")[:33] not in {one[:33] for one in sealed}
+
+
+def test_what_a_sealer_made_opens_only_whole_and_where_it_belongs() -> None:
+    private, public = make_pair()
+    sealed, holder = seals.Sealer(public).seal(b"body", b"aad"), seals.holder_of(private)
+    assert holder.open(sealed, b"aad") == b"body"  # its key is known from now on
+    broken = [sealed[:at] for at in range(len(sealed))]
+    broken += [one + bytes((sealed[len(one)] ^ 1,)) + sealed[len(one) + 1 :] for one in broken]
+    for one in broken:
+        with pytest.raises(SealBroken):
+            holder.open(one, b"aad")
+    with pytest.raises(SealBroken):
+        holder.open(sealed, b"another")
+    with pytest.raises(SealBroken):
+        seals.holder_of(make_pair()[0]).open(sealed, b"aad")
+
+
+def test_a_holder_remembers_few_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    private, public = make_pair()
+    holder = seals.holder_of(private)
+    made = [seals.Sealer(public).seal(b"x", b"") for _ in range(5)]
+    monkeypatch.setattr(seals, "KNOWN_MAX", 2)
+    for _ in range(2):
+        assert all(holder.open(one, b"") == b"x" for one in made)
+        assert len(holder._known) <= 2
 
 
 def test_person_key_is_the_documented_hmac(ring, root):
@@ -56,7 +99,7 @@ def test_venue_tag_is_the_documented_hmac(ring, root):
 def test_seal_opens_with_the_private_half_only(plaintext, aad):
     private, public = make_pair()
     sealed = seal(public, plaintext, aad)
-    assert len(sealed) == len(plaintext) + keys.SEAL_OVERHEAD
+    assert len(sealed) == len(plaintext) + seals.SEAL_OVERHEAD
     assert open_sealed(private, sealed, aad) == plaintext
     for other in (
         lambda: open_sealed(make_pair()[0], sealed, aad),

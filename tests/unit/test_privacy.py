@@ -41,7 +41,7 @@ from engine.errors import (
     WireMalformed,
     WireUnknownGateway,
 )
-from engine.identity import keys
+from engine.identity import seals
 from engine.identity.keys import DeskKeys, FileKeyRing
 from engine.identity.watch import WatchList
 from engine.ingest.judge import Judge
@@ -95,7 +95,8 @@ def test_the_same_group_is_never_sealed_twice_alike(ring: FileKeyRing) -> None:
     made = [group.bytes_to_raw(group.seal_group(draft(), 1, bytes(32), ring)[0]) for _ in range(64)]
     assert len({raw.nonce for raw in made}) == 64
     assert len({raw.sealed_rows for raw in made}) == 64
-    assert len({raw.details_sealed[1:33] for raw in made}) == 64  # ephemeral keys
+    assert len({raw.details_sealed[33:45] for raw in made}) == 64  # nonces
+    assert not {raw.nonce for raw in made} & {raw.details_sealed[33:45] for raw in made}
 
 
 def test_every_bit_of_the_head_is_bound_to_the_rows(ring: FileKeyRing) -> None:
@@ -696,10 +697,10 @@ def test_a_gateway_without_a_token_cannot_be_opened_with_none(door: Door) -> Non
 def test_keys_have_one_purpose_each(ring: FileKeyRing) -> None:
     """What one key made opens nothing of another kind."""
     aad = wire.seal_aad("vl", 7, 1)
-    sealed = keys.seal(ring.ingest_public(), PLAINTEXT, aad)
+    sealed = seals.seal(ring.ingest_public(), PLAINTEXT, aad)
     assert ring.open_ingest(sealed, aad) == PLAINTEXT
     for wrong in (wire.seal_aad("vl", 7, 2), wire.seal_aad("vm", 7, 1), b""):
         with pytest.raises(SealBroken):
             ring.open_ingest(sealed, wrong)
     with pytest.raises(SealBroken):
-        ring.open_ingest(keys.seal(ring.audit_public(), PLAINTEXT, aad), aad)
+        ring.open_ingest(seals.seal(ring.audit_public(), PLAINTEXT, aad), aad)

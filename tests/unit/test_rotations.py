@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from engine.errors import KeyMissing, SealBroken
-from engine.identity.keys import DeskKeys, FileKeyRing, seal
+from engine.identity.keys import DeskKeys, FileKeyRing
 from engine.identity.rotations import STEPS_MAX, Kind, Pseudonyms, Rotation
+from engine.identity.seals import seal
 from engine.scans.rows import NOBODY, ROW
 from native.hmac import Hmac
 from tests.unit.test_keys import Crash, _crash_at

@@ -31,7 +31,8 @@ from engine.gateway.spool_change import Change
 from engine.gateway.spool_epoch import Draft, Hole
 from engine.gateway.spool_lmdb import Spool
 from engine.gateway.spool_wal import Wal
-from engine.identity.keys import make_pair, open_sealed
+from engine.identity.keys import make_pair
+from engine.identity.seals import open_sealed
 from engine.wire.frames import FLAG_SEALED, FrameType, seal_aad
 
 PRIVATE, PUBLIC = make_pair()

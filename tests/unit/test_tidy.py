@@ -19,7 +19,7 @@ ROOMS = {
     "scans": "rows records record_lines people dedup",
     "wire": "address tls websocket frames session offsets",
     "presence": "hours visits contacts profiles",
-    "identity": "rotations key_files keys aliases watch merges",
+    "identity": "rotations key_files seals keys aliases watch merges",
     "storage": """zero_fill store_lock store_lmdb commit_thread group journal generation generations
         journal_jobs journal_lmdb control_lmdb""",
     "registry": """access records area_map default_stays registry tables csv_tables xlsx_tables
@@ -72,7 +72,7 @@ OWNERS = {
         *{"gateway.gear", "gateway.carriers"},
     },
     "rich": {"cli.demo"},
-    "cryptography": {"identity.keys", "wire.tls", "ingest.trust"},
+    "cryptography": {"identity.keys", "identity.seals", "wire.tls", "ingest.trust"},
     "cbor2": {"payloads"},
     "prometheus_client": {"telemetry"},
 }
