@@ -19,7 +19,7 @@ from engine.clock import ManualClock
 from engine.gateway.spool_epoch import Draft
 from engine.gateway.spool_lmdb import Spool
 from engine.identity.keys import FileKeyRing
-from engine.identity.seals import seal
+from engine.identity.seals import Sealer
 from engine.scans.records import encode_scans
 from engine.wire.frames import FrameType, seal_aad
 
@@ -36,6 +36,7 @@ class Keeper(Contender):
         self._captures = captures
         self._ring = ring
         self._read: list[tuple[int, int, bytes]] = []  # epoch, number, sealed body
+        self._sealer = Sealer(self._ring.ingest_public())  # as the spool has one
 
     def work(self, repetition: int) -> None:
         for body in self._captures[repetition]:
@@ -60,7 +61,7 @@ class Keeper(Contender):
         return seal_aad(GATEWAY, epoch, seq)
 
     def sealed(self, seq: int, body: bytes) -> bytes:
-        return seal(self._ring.ingest_public(), body, self.aad(EPOCH, seq))
+        return self._sealer.seal(body, self.aad(EPOCH, seq))
 
 
 class Ours(Keeper):
