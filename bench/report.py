@@ -339,7 +339,8 @@ def asked(newest: Lines) -> str:
     if line is None:
         return ""
     rows = [
-        [name, f"{p50 / 1e3:.3g}", f"{p99 / 1e3:.3g}"] for name, (p50, p99) in line["us"].items()
+        [name, *(f"{ms:.3g}" if (ms := us / 1e3) < 100 else f"{ms:,.0f}" for us in of_question)]
+        for name, of_question in line["us"].items()
     ]
     said = (
         f"{belongs(line)}: {line['visits']:,} visits of {line['people']:,} people,"
