@@ -54,7 +54,6 @@ cdef int locate(
     out.dim = dim
     out.sign = a.sign
     out.mesh.count = 0
-    out.agreement = 0
     out.aligned = 0
     out.contrast = fabsf(a.light + b.light + c.light - a.dark - b.dark - c.dark) / 3
     first_map(a, b, c, dim, &out.map)

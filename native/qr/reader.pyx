@@ -45,7 +45,7 @@ cdef enum:
     KNOWN_WRONG_MOST = 200
     KNOWN_WRONG_SHARP = 90
     KNOWN_WRONG_BENT = 120
-    SMALL = 400_000             # pixels of a plane in which a look at its half costs little
+    SMALL = 90_000              # pixels of a plane in which a look at its half costs little
     TRIPLES_FIRST = 16          # measured of the first rows of a still, and so many more for each
     ATTEMPTS_FIRST = 2          # code that is read; and placed in vain
     AGREEMENT_BENT = 88
@@ -170,15 +170,6 @@ cdef int read_level(
         found = read_rows(
             ws, plane, first_row, row_step, finest, &count, halvings, effort, out, found, room,
             evidence,
-        )
-    if (
-        effort.thorough and finest > 2 and halvings == 0 and found == before
-        and has_good_finder(ws.finders, count)
-    ):
-        # What is faint shows in some rows and not in their neighbours.
-        found = read_rows(
-            ws, plane, first_row % finest, finest, finest // 2, &count, halvings, effort, out,
-            found, room, evidence,
         )
     note_unused(ws.finders, count, halvings, evidence)
     return found

@@ -109,14 +109,6 @@ def test_few_of_each_condition(name: str) -> None:
     assert count_read(name, range(FEW)) >= CONDITIONS[name][1][0]
 
 
-def test_what_is_read_does_not_depend_on_earlier_planes() -> None:
-    shared = Reader()
-    for name in ("blur 0.5, middle", "noise 45, middle"):
-        for number in range(5, 15):
-            _, plane = sample(name, number)
-            assert shared.read(plane) == Reader().read(plane), (name, number)
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_all_of_each_condition(name: str) -> None:
