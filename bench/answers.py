@@ -21,6 +21,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import uvloop
 
 from bench import results
@@ -127,9 +128,10 @@ def ask_beside(url: str, token: str, world: Checkins, seconds: float) -> dict[st
     threading.Timer(seconds, tracer.stop).start()
     tracer.run()
     found = tracer.figures()
+    p50, p99 = np.percentile(tracer.contacts, (50, 99))
     return {name: value for name, value in found.items() if "_question" in name} | {
-        "questions_failed": tracer.failed
-    }
+        "questions_failed": tracer.failed, "contacts_p50": float(p50), "contacts_p99": float(p99),
+    }  # fmt: skip
 
 
 def ask_at_the_end(url: str, token: str, world: Checkins) -> tuple[dict[str, Any], list[str]]:

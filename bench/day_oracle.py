@@ -46,6 +46,7 @@ class Tracer:
 
     def __init__(self, url: str, token: str, world: Checkins, seed: int) -> None:
         self.took_ns: dict[str, list[int]] = defaultdict(list)
+        self.contacts: list[int] = []  # that an answer listed
         self.failed = 0
         self.wrong: list[str] = []
         self.checked = self.passages_shown = self.passages_read = 0
@@ -92,6 +93,8 @@ class Tracer:
         begun_ns = time.perf_counter_ns()
         answer = client.trace(self._url, self._token, question, body)
         self.took_ns[question].append(time.perf_counter_ns() - begun_ns)
+        if question == "contacts":
+            self.contacts.append(len(answer["contacts"]))
         return answer
 
     def _at_venue(self, visit: Any) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def mounted(disk: SmallDisk) -> Iterator[SmallDisk]:
     try:
         done = disk.try_mount()
         if any(words in done.stderr for words in NOT_PERMITTED):
-            pytest.skip(f"mounting is not permitted here: {done.stderr}")
+            pytest.skip(reason=f"mounting is not permitted here: {done.stderr}")
         assert done.returncode == 0, done.stderr
         yield disk
     finally:

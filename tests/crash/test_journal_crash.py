@@ -229,9 +229,9 @@ def small_disk(tmp_path):
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
-        pytest.skip("there is no mount command")
+        pytest.skip(reason="there is no mount command")
     if done.returncode:
-        pytest.skip(f"mounting needs root: {done.stderr.strip()}")
+        pytest.skip(reason=f"mounting needs root: {done.stderr.strip()}")
     try:
         yield mount
     finally:

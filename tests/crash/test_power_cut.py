@@ -22,7 +22,7 @@ COUNT = {"journal": 12, "control": 24, "spool": 60, "index": 5}
 FIRST_SYNCS = {"journal": (13, 16), "control": (3, 6), "spool": (1, 4), "index": (13, 16)}
 
 if shutil.which("cc") is None:
-    pytest.skip("there is no C compiler for the recorder", allow_module_level=True)
+    pytest.skip(reason="there is no C compiler for the recorder", allow_module_level=True)
 
 
 @functools.cache

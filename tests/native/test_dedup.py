@@ -373,7 +373,7 @@ def test_a_table_does_not_mind_a_change_of_level(level: str) -> None:
 def test_the_hash_is_siphash_1_3() -> None:
     """CPython hashes bytes by SipHash-1-3, with the key 0 when PYTHONHASHSEED is 0."""
     if sys.hash_info.algorithm != "siphash13":
-        pytest.skip("this Python hashes bytes by another algorithm")
+        pytest.skip(reason="this Python hashes bytes by another algorithm")
     keys = [random.Random(i).randbytes(16) for i in range(50)]
     done = subprocess.run(
         [sys.executable, "-c", f"print([hash(b) for b in {keys!r}])"],

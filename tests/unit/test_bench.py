@@ -122,6 +122,7 @@ def test_questions_over_http_are_answered_rightly_beside_checkins(tmp_path: Path
     line = json.loads(done.stdout.splitlines()[-1])
     assert line["rows"] == line["checkins"] > 600 and line["answers_checked"] == 63
     assert line["questions_failed"] == 0 == len(line["wrong"])
+    assert 0 <= line["contacts_p50"] <= line["contacts_p99"]
     for question in ("venue", "person", "contacts"):
         assert line[f"{question}_questions"] > 0
         assert 0 < line[f"{question}_question_p50_ms"] <= line[f"{question}_question_p99_ms"]
@@ -374,7 +375,7 @@ def test_servers_are_started_asked_and_gone(monkeypatch: pytest.MonkeyPatch) -> 
         try:
             servers.redis(), servers.postgres()
         except Absent as reason:
-            pytest.skip(str(reason))
+            pytest.skip(reason=str(reason))
         for name in ("commit_1", "contacts"):
             line = run_case(command.CASES[name], "smoke", servers=servers)
             assert line["wrong"] == [] and not line["skipped"].keys() & {"postgresql", "redis"}
