@@ -77,6 +77,7 @@ Layers = tuple[Layer, ...]
 EVER: Final = (-4 * SPAN_MAX_MS, 4 * SPAN_MAX_MS)
 
 _log = Log("index")
+
 NEWEST = np.dtype([("time_ms", "<i8"), ("ref", "<u8")])
 
 
@@ -580,7 +581,8 @@ class CoLocationIndex:
                 _log.error("the index is behind", problem=type(error).__name__)
 
     def _waiting_scans(self) -> int:
-        return self._fresh_size // SCAN.itemsize  # applied and not yet derived
+        """Applied and not yet derived."""
+        return self._fresh_size // SCAN.itemsize
 
     def _wait_for_more(self) -> bool:
         """Lets scans come together, for longer in a flood. Whether to stop."""
