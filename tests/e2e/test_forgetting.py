@@ -178,7 +178,11 @@ def plant(town: Town, anh: Person, binh: Person) -> None:
     put = town.ask("watch", "add", "--list", "watch", "--to", later, *CASE, stdin=stdin)
     assert put["number"]
     held = town.ask("retention", "hold", "add", "--person", "--until", later, *CASE, stdin=stdin)
-    assert held["days"] == sorted({day_to_date(ms_to_day(NOW_MS - h * HOUR_MS)) for h in (2, 3)})
+    stays = town.history(anh)["visits"]
+    assert [v["start_ms"] for v in stays] == [NOW_MS - 3 * HOUR_MS, NOW_MS - 2 * HOUR_MS]
+    spans = [(ms_to_day(v["start_ms"]), ms_to_day(v["end_ms"])) for v in stays]
+    seen = {day for first, last in spans for day in range(first, last + 1)}  # one may pass midnight
+    assert held["days"] == sorted(map(day_to_date, seen))
     fixed = town.ask(
         "correction", "add", str(MARKET), "--at", ms_to_iso(NOW_MS - 2 * HOUR_MS + 60_000),
         "--to", ms_to_iso(NOW_MS - HOUR_MS), "--reason", "told by telephone", *CASE, stdin=stdin,
