@@ -8,6 +8,7 @@ A day is a civil day of Asia/Ho_Chi_Minh: UTC+7 all year, no summer time since 1
 from __future__ import annotations
 
 import datetime
+import functools
 import time
 from typing import Protocol
 
@@ -60,6 +61,7 @@ def day_to_ms(day: int) -> int:
     return day * DAY_MS - TZ_OFFSET_MS
 
 
+@functools.lru_cache(256)
 def day_to_date(day: int) -> str:
     """2021-07-01 for a day number."""
     return (datetime.date(1970, 1, 1) + datetime.timedelta(days=day)).isoformat()
@@ -72,9 +74,11 @@ def date_to_day(date: str) -> int:
 
 def ms_to_iso(instant_ms: int) -> str:
     """2021-07-01T08:30:00.000+07:00."""
-    seconds, ms = divmod(instant_ms, 1000)
-    moment = datetime.datetime.fromtimestamp(seconds, VIETNAM)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms:03d}+07:00"
+    day, of_day = divmod(instant_ms + TZ_OFFSET_MS, DAY_MS)
+    minute, ms = divmod(of_day, MINUTE_MS)
+    hour, minute = divmod(minute, 60)
+    second, ms = divmod(ms, 1000)
+    return f"{day_to_date(day)}T{hour:02}:{minute:02}:{second:02}.{ms:03}+07:00"
 
 
 def iso_to_ms(text: str) -> int:

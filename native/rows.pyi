@@ -2,6 +2,7 @@ from typing import final
 
 from typing_extensions import Buffer
 
+def split_entries(details: Buffer, count: int) -> list[bytes]: ...
 def longest_details(details: Buffer, count: int) -> int: ...
 
 @final

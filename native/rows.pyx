@@ -104,6 +104,34 @@ cdef int make_room(RowBuffer buffer) except -1:
     return 0
 
 
+def split_entries(details, count) -> list:
+    """Details of `count` rows, each u32 size and that many bytes, as a list of bytes.
+
+    Raises ValueError when there are not exactly so many.
+    """
+    cdef int64_t rows = check_int(count, 0, INT64_MAX, "count")
+    cdef Py_buffer view
+    cdef const uint8_t* base
+    cdef size_t at = 0, size, left
+    cdef list found = []
+    PyObject_GetBuffer(details, &view, PyBUF_SIMPLE)
+    try:
+        base = <const uint8_t*> view.buf
+        size = view.len
+        for _ in range(rows):
+            left = size - at
+            if left < 4 or load_u32(base + at) > left - 4:
+                raise ValueError("details are not one entry for each row")
+            left = load_u32(base + at)
+            found.append(PyBytes_FromStringAndSize(<const char*> base + at + 4, left))
+            at += 4 + left
+    finally:
+        PyBuffer_Release(&view)
+    if at != size:
+        raise ValueError("details are not one entry for each row")
+    return found
+
+
 def longest_details(details, count) -> int:
     """Bytes of the longest of the details of `count` rows, each u32 size and that many bytes.
 

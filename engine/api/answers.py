@@ -31,18 +31,17 @@ from engine.presence.profiles import ContactProfile
 from engine.scans import people
 from engine.scans.people import Details
 from engine.scans.record_lines import Line
-from engine.scans.rows import Direction
 from engine.tracing import tracer as tracing
-from engine.tracing.tracer import (
-    KEY_SIZE,
+from engine.tracing.rows import (
+    DIRECTIONS,
     ContactRow,
     PairRow,
     VisitRow,
     contact_rows,
     visit_rows,
 )
+from engine.tracing.tracer import KEY_SIZE
 
-_DIRECTIONS: Final = {int(Direction.IN): "in", int(Direction.OUT): "out"}
 LIMIT_DEFAULT: Final = 1000
 RECORDS_MAX: Final = 256  # of one POST /v1/ingest
 ROWS_MAX: Final = 10_000
@@ -507,7 +506,7 @@ def figures_to_answer(figures: Figures) -> FiguresAnswer:
             int(row["place"]),
             names[int(row["place"])],
             int(row["lane"]),
-            _DIRECTIONS.get(int(row["direction"]), "none"),
+            DIRECTIONS.get(int(row["direction"]), "none"),
             _count(row["count"]),
         )
         for row in np.frombuffer(figures.passages, PASSAGE_FIGURE)

@@ -15,11 +15,11 @@ import numpy as np
 from engine.api.answers import details_to_person
 from engine.clock import TZ_OFFSET_MS
 from engine.desk.questions import Traced, key_to_handle
-from engine.presence.visits import Array, EndRule, VisitFlag
+from engine.presence.visits import Array, VisitFlag
 from engine.registry.csv_tables import neutralise
 from engine.scans.people import Details
-from engine.scans.rows import Direction
-from engine.tracing.tracer import KEY_SIZE, unpack
+from engine.tracing.rows import DIRECTIONS, RULES, unpack
+from engine.tracing.tracer import KEY_SIZE
 
 VISIT_COLUMNS: Final = ("start", "end", "minutes", "end_rule", "place", "place_name", "room")
 # By question. Of a person's history the last column tells passages; the others have one kind.
@@ -30,8 +30,6 @@ COLUMNS: Final = {
 }
 # Controls, formats, lone surrogates, code points without a letter; ends of lines and paragraphs.
 _UNSHOWN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-_RULES: Final = [rule.name.lower() for rule in EndRule]
-_DIRECTIONS: Final = {int(Direction.IN): "in", int(Direction.OUT): "out"}
 
 
 def head(question: str) -> bytes:
@@ -76,8 +74,8 @@ def rows_to_csv(
         strict=True,
     )
     lines = [
-        f"{people[person]},{start}+07:00,{end}+07:00,{whole}.{tenth},{_RULES[rule]},"
-        f"{places[place]},{room},{_DIRECTIONS.get(direction, 'none')},{scans}{ends[is_passage]}"
+        f"{people[person]},{start}+07:00,{end}+07:00,{whole}.{tenth},{RULES[rule]},"
+        f"{places[place]},{room},{DIRECTIONS.get(direction, 'none')},{scans}{ends[is_passage]}"
         for person, start, end, whole, tenth, rule, place, room, direction, scans, is_passage in (
             columns
         )

@@ -20,7 +20,8 @@ from engine.desk import questions
 from engine.errors import EngineError
 from engine.scans.people import Details
 from engine.telemetry import Log
-from engine.tracing import tracer as tracing
+from engine.tracing.rows import unpack
+from engine.tracing.tracer import KEY_SIZE
 
 PERSONS_MAX: Final = 10_000  # of one stream; beyond, a second person has to agree
 TYPE: Final = "text/csv; charset=utf-8"
@@ -79,7 +80,7 @@ class CsvStream:
         return response
 
     async def _write(self, traced: questions.Traced, question: questions.Pageable) -> bytes:
-        refs = tracing.unpack(traced.answer.packed, "newest").tolist()
+        refs = unpack(traced.answer.packed, "newest").tolist()
         details = await self._open(refs, traced.audit, question.token)
         # Ten thousand rows take a while to write down; other requests go on meanwhile.
         return await asyncio.to_thread(
@@ -92,12 +93,12 @@ def _name(question: questions.Pageable) -> str:
 
 
 def _persons(traced: questions.Traced) -> set[bytes]:
-    keys, size = traced.answer.persons, tracing.KEY_SIZE
+    keys, size = traced.answer.persons, KEY_SIZE
     return {keys[i : i + size] for i in range(0, len(keys), size)}
 
 
 def _rows(traced: questions.Traced) -> int:
-    return len(tracing.unpack(traced.answer.packed, "visits"))
+    return len(unpack(traced.answer.packed, "visits"))
 
 
 def _headers(traced: questions.Traced) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from engine.errors import QuestionInvalid
 from engine.registry.access import AuditEntry
 from engine.scans.people import Details
 from engine.scans.rows import NO_TEMPERATURE, ROW, Direction, Flag, Kind, Source
-from engine.tracing.tracer import visit_rows
+from engine.tracing.rows import visit_rows
 
 _Aliases = Annotated[
     tuple[PersonRef, ...], Meta(max_length=15, description="other documents of this person")

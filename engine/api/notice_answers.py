@@ -26,7 +26,7 @@ from engine.presence.visits import REF_ROW_BITS
 from engine.scans.people import Details
 from engine.tracing import tracer as tracing
 from engine.tracing.notice import MARKS_MAX
-from engine.tracing.tracer import visit_rows
+from engine.tracing.rows import unpack, visit_rows
 
 
 class MarkBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,7 +106,7 @@ def noticed_to_answer(
     assert isinstance(answer, tracing.NoticeAnswer)
     common, names = trace_fields(traced, details, is_masked), place_names(traced)
     rows = visit_rows(answer.packed)
-    which = tracing.unpack(answer.packed, "which").tolist()
+    which = unpack(answer.packed, "which").tolist()
     counts = [0] * len(common["persons"])
     for person, _ in {(row.person, mark) for row, mark in zip(rows, which, strict=True)}:
         counts[person] += 1
@@ -128,7 +128,7 @@ def noticed_to_answer(
 
 
 def _marks(answer: tracing.NoticeAnswer, names: dict[int, str]) -> list[MarkAnswer]:
-    figures = tracing.unpack(answer.packed, "figures").tolist()
+    figures = unpack(answer.packed, "figures").tolist()
     return [
         MarkAnswer(
             mark=n + 1,

@@ -25,7 +25,7 @@ from engine.api.answers import (
 )
 from engine.desk.questions import Traced
 from engine.scans.people import Details, vehicle_to_canonical
-from engine.tracing.tracer import visit_rows
+from engine.tracing.rows import visit_rows
 
 _SEAT: Final = re.compile(r"\D*(\d{1,3})\D*")
 

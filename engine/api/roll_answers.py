@@ -14,7 +14,8 @@ from engine.clock import ms_to_iso
 from engine.desk.questions import Traced, key_to_handle
 from engine.desk.trace_questions import RollRow
 from engine.tracing.roll import NOBODY, ROWS_MAX, RollAnswer, State, Why
-from engine.tracing.tracer import KEY_SIZE, unpack
+from engine.tracing.rows import unpack
+from engine.tracing.tracer import KEY_SIZE
 
 BODY_SIZE_MAX: Final = 6 << 20  # 10,000 rows with all their documents
 

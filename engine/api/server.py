@@ -100,7 +100,7 @@ from engine.scans.people import Details
 from engine.scans.record_lines import Line, parsed_to_record
 from engine.scans.records import encode_scans
 from engine.telemetry import Log, Metrics
-from engine.tracing import tracer as tracing
+from engine.tracing.rows import unpack
 
 ENGINE_TIMEOUT_S: Final = 30.0
 STOP_S: Final = 5.0  # for answers under way when the API ends; who reads none is left
@@ -227,8 +227,8 @@ class Api:
             plate=body.plate, trip=body.trip, after=body.after, **_common(request, body)
         )
         traced = await self._ask(question, questions.Traced)
-        newest = tracing.unpack(traced.answer.packed, "newest").tolist()
-        rides = tracing.unpack(traced.answer.packed, "visits")["ref"].tolist()
+        newest = unpack(traced.answer.packed, "newest").tolist()
+        rides = unpack(traced.answer.packed, "visits")["ref"].tolist()
         found = await self._details.open([*newest, *rides], traced.audit, question.token)
         persons, ridden = found[: len(newest)], found[len(newest) :]
         is_masked = not question.is_unmasked
@@ -427,7 +427,7 @@ class Api:
         ),
     ) -> web.Response:
         traced = await self._ask(question, questions.Traced)
-        refs = tracing.unpack(traced.answer.packed, "newest").tolist()
+        refs = unpack(traced.answer.packed, "newest").tolist()
         details = await self._details.open(refs, traced.audit, question.token)
         is_masked = not question.is_unmasked
         # Ten thousand rows take a while to write down; other requests go on meanwhile.

@@ -22,8 +22,8 @@ from engine.desk.questions import Traced
 from engine.presence.contacts import PairFlag
 from engine.presence.profiles import ContactProfile
 from engine.scans.people import Details
+from engine.tracing.rows import unpack
 from engine.tracing.tiers import EVER, MOST, TiersAnswer
-from engine.tracing.tracer import unpack
 
 
 class TiersBody(PersonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,6 +38,7 @@ from engine.tracing.notice import Mark, NoticeQuestion
 from engine.tracing.passed import PassedQuestion
 from engine.tracing.riders import VehicleAnswer, VehicleQuestion
 from engine.tracing.roll import Entry, RollAnswer, RollQuestion
+from engine.tracing.rows import unpack
 from engine.tracing.tiers import TiersAnswer, TiersQuestion
 from engine.tracing.tracer import Answer
 
@@ -222,15 +223,15 @@ def _further_parameters(ask: AskRows) -> dict[str, str | int]:
 
 def rows_of(answer: Answer) -> Array:
     """The rows that name places: visits, the evidence for contacts, links, or matches."""
-    return tracing.unpack(answer.packed, _ROWS.get(type(answer), "visits"))
+    return unpack(answer.packed, _ROWS.get(type(answer), "visits"))
 
 
 def refs_of(answer: Answer) -> frozenset[int]:
     """Refs of rows whose details may be fetched for an answer."""
-    refs = tracing.unpack(answer.packed, "newest").tolist()
+    refs = unpack(answer.packed, "newest").tolist()
     if isinstance(answer, VehicleAnswer):
         # Plate, trip and seat are those of the visits, not of the newest rows.
-        refs += tracing.unpack(answer.packed, "visits")["ref"].tolist()
+        refs += unpack(answer.packed, "visits")["ref"].tolist()
     return frozenset(refs)
 
 

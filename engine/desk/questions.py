@@ -7,6 +7,7 @@ Python objects are made of them on the API's side only.
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
@@ -44,6 +45,9 @@ from engine.wire.frames import U64, Verdict
 
 SUPPRESSED: Final = (1 << 32) - 1
 _HANDLE_SIZE: Final = 26  # base32 letters of a 16-byte key, without padding
+_LETTERS: Final = list(
+    map("".join, itertools.product("abcdefghijklmnopqrstuvwxyz234567", repeat=2))
+)
 
 # ---- what is asked ------------------------------------------------------------------------------
 
@@ -475,7 +479,8 @@ Reply = (
 
 def key_to_handle(key: bytes) -> str:
     """What answers call a person: 26 letters of base32, lower case, for 16 bytes."""
-    return base64.b32encode(key).decode().rstrip("=").lower()
+    bits = int.from_bytes(key) << 2  # 130 bits are 13 pairs of letters
+    return "".join([_LETTERS[bits >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def handle_to_key(handle: str) -> bytes:

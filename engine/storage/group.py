@@ -25,6 +25,7 @@ import numpy as np
 from engine.errors import JournalCorrupt, KeyDestroyed, SealBroken
 from engine.identity import keys
 from engine.scans.rows import ROW, ROW_SIZE, Kind
+from native.rows import split_entries
 
 RUN = np.dtype(
     [
@@ -141,7 +142,7 @@ def split_details(details: bytes, count: int) -> list[bytes]:
     """
     if not details:
         return [b""] * count
-    return [bytes(entry) for entry in walk_details(details, count)]
+    return split_entries(details, count)
 
 
 def pack_details(entries: Iterable[bytes]) -> bytes:

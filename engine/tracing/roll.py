@@ -18,7 +18,8 @@ import numpy as np
 from engine.colocation.index import clamped
 from engine.errors import QuestionInvalid
 from engine.presence.visits import VISIT, Array
-from engine.tracing.tracer import LAYOUTS, Answer, Scene
+from engine.tracing.rows import LAYOUTS
+from engine.tracing.tracer import Answer, Scene
 from native.walks import visits_of_many
 
 ROWS_MAX: Final = 10_000

@@ -28,8 +28,8 @@ from engine.colocation.index import Snapshot, clamped
 from engine.errors import QuestionInvalid
 from engine.presence.profiles import ContactProfile, ProfileKind, profile_of
 from engine.presence.visits import Array
+from engine.tracing.rows import LAYOUTS
 from engine.tracing.tracer import (
-    LAYOUTS,
     LINGER_MINUTES_MAX,
     MINUTES_MAX,
     Answer,

@@ -16,11 +16,9 @@ import numpy as np
 from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock, day_to_date, ms_to_day
 from engine.colocation.found import Found, Met
 from engine.colocation.index import Snapshot
-from engine.errors import AccessDenied, NotFound, QuestionInvalid, ServiceError
-from engine.presence.contacts import CONTACT, PAIR, PairFlag, Tier
+from engine.errors import AccessDenied, NotFound, QuestionInvalid
 from engine.presence.profiles import ContactProfile, ProfileKind, profile_of
-from engine.presence.visits import VISIT, Array, EndRule, VisitFlag
-from engine.scans.rows import Direction
+from engine.presence.visits import Array
 from engine.tracing.cwa import LEVEL, WEIGHTS, derive_case, weighed
 from engine.tracing.notice import MARK_FIGURE, MARKS_MAX, Mark, NoticeQuestion, find_marked
 from engine.tracing.pages import Page, page_of, visits_at
@@ -32,17 +30,6 @@ KEY_SIZE: Final = 16
 MINUTES_MAX: Final = 24 * 60
 LINGER_MINUTES_MAX: Final = 120
 _INSTANT_MAX_MS: Final = 1 << 53  # what JSON readers hold exactly
-
-# Packed arrays of an answer by name. `person` of a visit and the row of a contact are positions in
-# the answer's `persons`; "newest" holds of each person the ref of the newest row, see `index`.
-LAYOUTS: Final = {
-    "visits": VISIT,
-    "contacts": CONTACT,
-    "pairs": PAIR,
-    "newest": np.dtype("<u8"),
-    "which": np.dtype("<u4"),
-    "figures": MARK_FIGURE,
-}
 
 
 # ---- questions ----------------------------------------------------------------------------------
@@ -197,139 +184,6 @@ class NoticeAnswer(Answer, frozen=True, kw_only=True, tag="notice"):
     marks: tuple[Mark, ...]
     outside: tuple[int, ...]
     since: int
-
-
-class VisitRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One visit; person: position in the answer's persons; evidence: ref of the first scan."""
-
-    person: int
-    place: int
-    room: int
-    start_ms: int
-    end_ms: int
-    end_rule: str
-    is_passage: bool
-    is_start_inferred: bool
-    direction: str
-    vehicle: int
-    scans: int
-    evidence: int
-
-
-class PairRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A visit of the case beside one of the contact: the evidence for the minutes."""
-
-    place: int
-    case_room: int
-    case_start_ms: int
-    case_end_ms: int
-    case_end_rule: str
-    other_room: int
-    other_start_ms: int
-    other_end_ms: int
-    other_end_rule: str
-    overlap_ms: int
-    linger_ms: int
-    flags: tuple[str, ...]
-    case_evidence: int
-    other_evidence: int
-
-
-class ContactRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One contact; person: position in the answer's persons; tier: candidate or queue."""
-
-    person: int
-    tier: str
-    flags: tuple[str, ...]
-    overlap_ms: int
-    linger_ms: int
-    best_ms: int
-    queue_ms: int
-    first_ms: int
-    last_ms: int
-    places: int
-    pairs: tuple[PairRow, ...]
-
-
-def unpack(packed: dict[str, bytes], name: str) -> Array:
-    """The array of that name. Raises ServiceError when it is missing or of a broken size."""
-    data = packed.get(name)
-    if data is None or len(data) % LAYOUTS[name].itemsize:
-        raise ServiceError(f"the answer's {name} cannot be read")
-    return np.frombuffer(data, LAYOUTS[name])
-
-
-def visit_rows(packed: dict[str, bytes]) -> list[VisitRow]:
-    """Rows of an answer to Q1, Q2 or a notice. Raises as `unpack`."""
-    return [
-        VisitRow(
-            person=int(v["person"]),
-            place=int(v["place"]),
-            room=int(v["room"]),
-            start_ms=int(v["start_ms"]),
-            end_ms=int(v["end_ms"]),
-            end_rule=EndRule(v["rule"]).name.lower(),
-            is_passage=bool(v["flags"] & VisitFlag.PASSAGE),
-            is_start_inferred=bool(v["flags"] & VisitFlag.START_INFERRED),
-            direction=_direction_name(int(v["direction"])),
-            vehicle=int(v["vehicle"]),
-            scans=int(v["scans"]),
-            evidence=int(v["ref"]),
-        )
-        for v in unpack(packed, "visits")
-    ]
-
-
-def contact_rows(packed: dict[str, bytes]) -> list[ContactRow]:
-    """Rows of an answer to Q3, in rank order. Raises as `unpack`."""
-    contacts = unpack(packed, "contacts")
-    pairs: list[list[PairRow]] = [[] for _ in contacts]
-    for pair in unpack(packed, "pairs"):
-        pairs[pair["contact"]].append(_pair_row(pair))
-    return [
-        ContactRow(
-            person=number,
-            tier=Tier(c["tier"]).name.lower(),
-            flags=_flag_names(c["flags"]),
-            overlap_ms=int(c["overlap_ms"]),
-            linger_ms=int(c["linger_ms"]),
-            best_ms=int(c["best_ms"]),
-            queue_ms=int(c["queue_ms"]),
-            first_ms=int(c["first_ms"]),
-            last_ms=int(c["last_ms"]),
-            places=int(c["places"]),
-            pairs=tuple(pairs[number]),
-        )
-        for number, c in enumerate(contacts)
-    ]
-
-
-def _pair_row(pair: np.void) -> PairRow:
-    return PairRow(
-        place=int(pair["place"]),
-        case_room=int(pair["case_room"]),
-        case_start_ms=int(pair["case_start_ms"]),
-        case_end_ms=int(pair["case_end_ms"]),
-        case_end_rule=EndRule(pair["case_rule"]).name.lower(),
-        other_room=int(pair["other_room"]),
-        other_start_ms=int(pair["other_start_ms"]),
-        other_end_ms=int(pair["other_end_ms"]),
-        other_end_rule=EndRule(pair["other_rule"]).name.lower(),
-        overlap_ms=int(pair["overlap_ms"]),
-        linger_ms=int(pair["linger_ms"]),
-        flags=_flag_names(pair["flags"]),
-        case_evidence=int(pair["case_ref"]),
-        other_evidence=int(pair["other_ref"]),
-    )
-
-
-def _flag_names(flags: int) -> tuple[str, ...]:
-    return tuple(flag.name.lower() for flag in PairFlag if flags & flag and flag.name)
-
-
-def _direction_name(direction: int) -> str:
-    known = direction in (Direction.IN, Direction.OUT)
-    return Direction(direction).name.lower() if known else "none"
 
 
 # ---- the tracer ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from engine.errors import (
 )
 from engine.registry import access
 from engine.registry.access import ALLOWED, Role
-from engine.tracing.tracer import unpack
+from engine.tracing.rows import unpack
 from tests.reference import json_schema
 from tests.reference.stand import (
     BINH,

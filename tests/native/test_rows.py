@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.scans.rows import ROW, ROW_SIZE
 from engine.storage.group import pack_details, walk_details
-from native.rows import RowBuffer, longest_details
+from native.rows import RowBuffer, longest_details, split_entries
 from tests.reference.native_rows import FIELDS, row_bytes
 
 NUMBERS = [name for name in FIELDS if name != "person"]
@@ -75,19 +75,22 @@ def test_a_person_key_has_16_bytes(person: bytes) -> None:
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.binary(max_size=6), st.integers(-1, 1))
-def test_the_longest_details(entries: list[bytes], more: bytes, off: int) -> None:
+def test_details_are_one_entry_a_row(entries: list[bytes], more: bytes, off: int) -> None:
     packed = pack_details(entries)
+    assert split_entries(packed, len(entries)) == entries
     assert longest_details(packed, len(entries)) == max(map(len, entries), default=0)
     for data, count in ((packed + more, len(entries) + off), (packed[: len(more)], len(entries))):
         try:
-            expected = max(map(len, walk_details(data, max(0, count))), default=0)
+            expected = [bytes(entry) for entry in walk_details(data, count)] if count >= 0 else None
         except ValueError:
-            expected = -1
-        if count < 0 or expected < 0:
-            with pytest.raises(ValueError):
-                longest_details(data, count)
+            expected = None
+        if expected is None:
+            for split in (split_entries, longest_details):
+                with pytest.raises(ValueError):
+                    split(data, count)
         else:
-            assert longest_details(data, count) == expected
+            assert split_entries(data, count) == expected
+            assert longest_details(data, count) == max(map(len, expected), default=0)
 
 
 @pytest.mark.parametrize("person", [None, "p" * 16, bytearray(16)])

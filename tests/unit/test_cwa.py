@@ -15,7 +15,8 @@ from engine.colocation.index import CoLocationIndex
 from engine.errors import QuestionInvalid
 from engine.presence.visits import PlaceRule, PlaceRules
 from engine.tracing.cwa import CELL_MS, LEVEL, WEIGHTS, derive_stay
-from engine.tracing.tracer import ContactsQuestion, Tracer, contact_rows
+from engine.tracing.rows import contact_rows
+from engine.tracing.tracer import ContactsQuestion, Tracer
 from tests.reference.visits import Scan
 from tests.unit.test_index import KEYS, Group, scans_to_rows
 

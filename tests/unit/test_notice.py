@@ -14,7 +14,8 @@ from engine.clock import ManualClock
 from engine.colocation.index import CoLocationIndex
 from engine.errors import AccessDenied, NotFound, QuestionInvalid
 from engine.tracing.notice import MARKS_MAX, Mark, NoticeQuestion, find_marked
-from engine.tracing.tracer import Tracer, unpack, visit_rows
+from engine.tracing.rows import unpack, visit_rows
+from engine.tracing.tracer import Tracer
 from tests.reference.tracing import overlaps
 from tests.reference.visits import Scan, reference_visits
 from tests.unit.test_index import PLACES, POSTS, RULES, STAYS, Group, scan_lists, scans_to_rows

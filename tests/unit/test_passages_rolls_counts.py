@@ -19,7 +19,8 @@ from engine.tracing.pages import page_of, text_to_position, visits_at
 from engine.tracing.passed import PassedQuestion
 from engine.tracing.riders import VehicleQuestion
 from engine.tracing.roll import MATCH, NOBODY, Entry, RollQuestion, State, Why
-from engine.tracing.tracer import Tracer, VenueQuestion, unpack
+from engine.tracing.rows import unpack
+from engine.tracing.tracer import Tracer, VenueQuestion
 from native.counts import count_begun
 from native.walks import visits_in, visits_of_many
 from tests.reference.tracing import in_order, overlaps

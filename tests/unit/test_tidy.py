@@ -29,7 +29,7 @@ ROOMS = {
     "decoding": "images decode decode_pool held",
     "ingest": """readings judge trust card_reader candidates pipeline streams doors gateways link
         server""",
-    "tracing": "notice cwa pages tracer tiers passed riders roll counts",
+    "tracing": "notice rows cwa pages tracer tiers passed riders roll counts",
     "keeping": """holds erasure forget_list retention eraser knowledge verify_report verify stopped
         backup retention_plan""",
     "desk": """venue_questions ask_bases trace_questions ask_parts keeping_questions questions

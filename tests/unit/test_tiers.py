@@ -13,8 +13,9 @@ from engine.clock import DAY_MS, HOUR_MS, MINUTE_MS, ManualClock
 from engine.colocation.index import CoLocationIndex
 from engine.errors import QuestionInvalid
 from engine.presence.visits import VISIT
+from engine.tracing.rows import unpack
 from engine.tracing.tiers import EVER, LINK, LINKS_MAX, TIERED, TiersQuestion
-from engine.tracing.tracer import Tracer, unpack
+from engine.tracing.tracer import Tracer
 from native.index import VisitTable
 from native.links import find_links
 from native.tiers import find_tiers

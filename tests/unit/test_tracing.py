@@ -19,8 +19,8 @@ from engine.presence.contacts import CONTACT, PAIR
 from engine.presence.profiles import PROFILES, case_window, profile_at
 from engine.presence.visits import PlaceRule, PlaceRules, VisitRules
 from engine.scans.rows import ROW
+from engine.tracing.rows import LAYOUTS, contact_rows, visit_rows
 from engine.tracing.tracer import (
-    LAYOUTS,
     Completeness,
     ContactsAnswer,
     ContactsQuestion,
@@ -30,8 +30,6 @@ from engine.tracing.tracer import (
     Tracer,
     VenueAnswer,
     VenueQuestion,
-    contact_rows,
-    visit_rows,
 )
 from tests.reference.tracing import reference_contacts, reference_history, reference_venue
 from tests.reference.visits import Scan, reference_visits
