@@ -28,7 +28,7 @@ TYPE: Final = "text/csv; charset=utf-8"
 
 _log = Log("csv")
 _Ask = Callable[[questions.Question, type[questions.Traced]], Awaitable[questions.Traced]]
-_Open = Callable[[list[int], int, str], Awaitable[list[Details | None]]]
+_Open = Callable[[list[int], int, str, questions.Details | None], Awaitable[list[Details | None]]]
 
 
 def wants_csv(request: web.Request) -> bool:
@@ -81,7 +81,7 @@ class CsvStream:
 
     async def _write(self, traced: questions.Traced, question: questions.Pageable) -> bytes:
         refs = unpack(traced.answer.packed, "newest").tolist()
-        details = await self._open(refs, traced.audit, question.token)
+        details = await self._open(refs, traced.audit, question.token, traced.details)
         # Ten thousand rows take a while to write down; other requests go on meanwhile.
         return await asyncio.to_thread(
             page_to_csv, _name(question), traced, details, not question.is_unmasked

@@ -21,6 +21,8 @@ from engine.telemetry import Log, Metrics
 
 _CACHE_SIZE_MAX: Final = 32 << 20
 _CACHE_AGE_NS: Final = 300 * 1_000_000_000
+_AT_ONCE: Final = 8  # groups that are opened in the event loop
+_SIZE_AT_ONCE: Final = 1 << 18  # bytes of these
 
 _log = Log("api")
 Fetch = Callable[[questions.FetchDetails], Awaitable[questions.Details]]
@@ -97,24 +99,38 @@ class DetailsOpener:
         """Nothing that was opened is kept: somebody in it was erased."""
         self._opened.clear()
 
-    async def open(self, refs: list[int], audit: int, token: str) -> list[Details | None]:
-        """Those behind each ref of an answer; None where they are gone or cannot be opened."""
+    async def open(
+        self, refs: list[int], audit: int, token: str, brought: questions.Details | None = None
+    ) -> list[Details | None]:
+        """Those behind each ref of an answer; None where they are gone or cannot be opened.
+
+        brought: details that came with the answer, so that they need not be fetched.
+        """
         groups = {lsn: self._opened.get(lsn) for lsn in {ref >> REF_ROW_BITS for ref in refs}}
         wanted = tuple(ref for ref in refs if groups[ref >> REF_ROW_BITS] is None)
         while wanted:
-            ask = questions.FetchDetails(token=token, audit=audit, refs=wanted)
-            reply = await self._fetch(ask)
-            if len(reply.rest) >= len(wanted):
+            reply = brought or await self._fetch(
+                questions.FetchDetails(token=token, audit=audit, refs=wanted)
+            )
+            if not reply.groups and reply.rest:
                 raise ServiceError("the engine gives no details")
-            for lsn, entries in await asyncio.to_thread(self._open_all, reply.groups):
+            fresh = [group for group in reply.groups if groups.get(group.lsn) is None]
+            for lsn, entries in await self._open_all(fresh):
                 groups[lsn] = entries
                 self._opened.put(lsn, entries)
                 self._metrics.count("chot_api_details_opened")
-            wanted = reply.rest
+            wanted = tuple(ref for ref in reply.rest if groups[ref >> REF_ROW_BITS] is None)
+            brought = None
         return [_find_details(groups[ref >> REF_ROW_BITS], ref) for ref in refs]
 
-    def _open_all(self, groups: Iterable[SealedDetails]) -> list[tuple[int, list[bytes]]]:
-        """(lsn, details by row) of each; of one that does not open none. Runs in a thread."""
+    async def _open_all(self, groups: list[SealedDetails]) -> list[tuple[int, list[bytes]]]:
+        """In a thread, where it takes longer than to get there."""
+        if sum(len(group.sealed) for group in groups) <= _SIZE_AT_ONCE and len(groups) <= _AT_ONCE:
+            return self._open_some(groups)
+        return await asyncio.to_thread(self._open_some, groups)
+
+    def _open_some(self, groups: Iterable[SealedDetails]) -> list[tuple[int, list[bytes]]]:
+        """(lsn, details by row) of each; of one that does not open none."""
         opened = []
         openers: dict[int, Open] = {}  # a key is read once for all of its day
         for group in groups:

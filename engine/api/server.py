@@ -105,6 +105,8 @@ from engine.tracing.rows import unpack
 ENGINE_TIMEOUT_S: Final = 30.0
 STOP_S: Final = 5.0  # for answers under way when the API ends; who reads none is left
 _CACHE_SWEEP_S: Final = 30.0
+_AT_ONCE: Final = 64  # persons of an answer that is written down in the event loop
+_SIZE_AT_ONCE: Final = 1 << 14  # bytes of its packed arrays, some hundred rows
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -229,7 +231,8 @@ class Api:
         traced = await self._ask(question, questions.Traced)
         newest = unpack(traced.answer.packed, "newest").tolist()
         rides = unpack(traced.answer.packed, "visits")["ref"].tolist()
-        found = await self._details.open([*newest, *rides], traced.audit, question.token)
+        refs = [*newest, *rides]
+        found = await self._details.open(refs, traced.audit, question.token, traced.details)
         persons, ridden = found[: len(newest)], found[len(newest) :]
         is_masked = not question.is_unmasked
         return await asyncio.to_thread(
@@ -428,8 +431,10 @@ class Api:
     ) -> web.Response:
         traced = await self._ask(question, questions.Traced)
         refs = unpack(traced.answer.packed, "newest").tolist()
-        details = await self._details.open(refs, traced.audit, question.token)
+        details = await self._details.open(refs, traced.audit, question.token, traced.details)
         is_masked = not question.is_unmasked
+        if len(refs) <= _AT_ONCE and sum(map(len, traced.answer.packed.values())) <= _SIZE_AT_ONCE:
+            return to_response(to_answer(traced, details, is_masked))
         # Ten thousand rows take a while to write down; other requests go on meanwhile.
         return await asyncio.to_thread(lambda: to_response(to_answer(traced, details, is_masked)))
 

@@ -12,7 +12,6 @@ from engine.clock import Clock
 from engine.desk.ask_bases import AskCase
 from engine.errors import AccessDenied
 from engine.identity.keys import KeyRing
-from engine.identity.seals import seal
 from engine.registry import access
 from engine.registry.access import AuditEntry, Grant
 from engine.registry.registry import Registry
@@ -77,7 +76,7 @@ class Audits:
             rows=rows,
             persons=len(everybody) // 16,
             digest=digest,
-            sealed_persons=seal(self._keyring.audit_public(), everybody, aad),
+            sealed_persons=self._keyring.seal_audit(everybody, aad),
             is_unmasked=is_unmasked,
             outcome=outcome,
         )

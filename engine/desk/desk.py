@@ -91,7 +91,6 @@ from engine.errors import (
 )
 from engine.identity.keys import KeyRing
 from engine.identity.merges import Merges
-from engine.identity.seals import seal
 from engine.identity.watch import WatchList
 from engine.presence.visits import REF_ROW_BITS, Array
 from engine.registry import access
@@ -108,6 +107,7 @@ from engine.tracing.tracer import KEY_SIZE
 ROWS_MAX: Final = 10_000  # beyond, a second person has to agree; there is no such path yet
 RECORD_SIZE_MAX: Final = 15 << 20
 _DETAILS_SIZE_MAX: Final = 8 << 20  # sealed bytes of one reply, from its second group on
+_DETAILS_BROUGHT: Final = 256  # refs of an answer whose details come with it
 _ANSWERS_KEPT: Final = 64  # answers of one connection whose details can be fetched
 _SMALL: Final = 5  # fewer persons than this do not show outside health (DF-4)
 _NICENESS: Final = 10
@@ -343,11 +343,18 @@ class Desk:
             if grant is not None:
                 await self._audit(_refused(grant, ask, error.code), now_ms)
             raise
-        audit = await self._audit(entry, now_ms)
-        remember(peer, audit, Shown(ask.token, ask.purpose, ask.case, refs_of(answer)))
-        places = self._infos(places_of(answer))
-        shown = cast(TracedAnswer, answer)
-        return Traced(answer=shown, places=places, area=area, audit=audit)
+        refs = refs_of(answer)
+        # Details of few are read while the record is made durable; who asked has one way to go.
+        record, few = self._audit(entry, now_ms), len(refs) <= _DETAILS_BROUGHT
+        if few:
+            audit, details = await asyncio.gather(record, self._run(self._read_groups, refs))
+        else:
+            audit, details = await record, None
+        remember(peer, audit, Shown(ask.token, ask.purpose, ask.case, refs))
+        return Traced(
+            answer=cast(TracedAnswer, answer), places=self._infos(places_of(answer)), area=area,
+            audit=audit, details=details,
+        )  # fmt: skip
 
     def _ask(
         self,
@@ -365,7 +372,7 @@ class Desk:
         asked = getattr(question, "persons", [])  # of a question about places, nobody
         everybody = self._everybody([*asked, *shown])
         digest = answer_to_digest(answer)
-        sealed = seal(self._keyring.audit_public(), everybody, access.digest_to_aad(digest))
+        sealed = self._keyring.seal_audit(everybody, access.digest_to_aad(digest))
         entry = AuditEntry(
             who=grant.name,
             role=grant.role,
@@ -437,9 +444,7 @@ class Desk:
             question=access.Question.ALERTS,
             parameters={"from_ms": ask.from_ms, "to_ms": ask.to_ms, "limit": ask.limit},
             rows=len(rows), persons=len(known), digest=digest,
-            sealed_persons=seal(
-                self._keyring.audit_public(), persons, access.digest_to_aad(digest)
-            ),
+            sealed_persons=self._keyring.seal_audit(persons, access.digest_to_aad(digest)),
             is_unmasked=ask.is_unmasked,
         )  # fmt: skip
         return rows, len(found), entry
@@ -465,12 +470,12 @@ class Desk:
         self._check(question.token, shown.right, purpose=shown.purpose, case=shown.case)
         if not shown.refs.issuperset(question.refs):
             raise AccessDenied("these details are of another answer")
-        by_group: dict[int, list[int]] = {}
-        for ref in sorted(set(question.refs)):
-            by_group.setdefault(ref >> REF_ROW_BITS, []).append(ref)
-        return await self._run(self._read_groups, by_group)
+        return await self._run(self._read_groups, question.refs)
 
-    def _read_groups(self, by_group: dict[int, list[int]]) -> Details:
+    def _read_groups(self, refs: Iterable[int]) -> Details:
+        by_group: dict[int, list[int]] = {}
+        for ref in sorted(set(refs)):
+            by_group.setdefault(ref >> REF_ROW_BITS, []).append(ref)
         groups: list[SealedDetails] = []
         size = 0
         lsns = iter(by_group)

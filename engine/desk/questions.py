@@ -280,13 +280,15 @@ TracedAnswer = (
 class Traced(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply", tag="traced"):
     """Answer to a question about persons, as the tracer gave it, and what it takes to read it.
 
-    area: what bounded the answer, "" for nothing. audit: number of its audit record.
+    area: what bounded the answer, "" for nothing. audit: number of its audit record. details: those
+    that FetchDetails would give of all refs; None where there are so many that the asker asks.
     """
 
     answer: TracedAnswer
     places: tuple[PlaceInfo, ...]
     area: str
     audit: int
+    details: Details | None = None
 
 
 class Listed(msgspec.Struct, frozen=True):

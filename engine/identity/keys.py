@@ -139,7 +139,10 @@ class KeyRing(Protocol):
         """Rows (ROW) of a group of the log with today's persons and vehicles."""
 
     def audit_public(self) -> bytes:
-        """32 bytes to seal the persons of an audit record to."""
+        """32 bytes that the persons of audit records are sealed to."""
+
+    def seal_audit(self, persons: bytes, aad: bytes) -> bytes:
+        """Seals to audit_public (engine.identity.seals.Sealer)."""
 
     def destroy_day(self, day: int) -> None:
         """Forget the day for good; may be repeated. Raises KeyMissing when it could not."""
@@ -221,7 +224,7 @@ class FileKeyRing:
         self._spool_keys = self._ingests[::-1]  # the newest is nearly always the one
         self._ingest_public = private_to_public(ingests[-1])
         audits = 1 + len(self._rotated("audit"))
-        self._audit_public = load_key(self._root / _numbered("audit", audits, "pub"))
+        self._audits = Sealer(load_key(self._root / _numbered("audit", audits, "pub")))
         self._names = Pseudonyms(self._keys("province"), self._rotated("province"))
         # Of an own key: tags must hold for as long as backups do, whatever becomes of the others.
         self._erasure = Hmac(self._load_erasure_key(), _ERASURE_LABEL)
@@ -381,7 +384,11 @@ class FileKeyRing:
         return [load_key(self._root / _numbered(kind, number)) for number in numbers]
 
     def audit_public(self) -> bytes:
-        return self._audit_public
+        return self._audits.public
+
+    def seal_audit(self, persons: bytes, aad: bytes) -> bytes:
+        with self._sealing:
+            return self._audits.seal(persons, aad)
 
     def destroy_day(self, day: int) -> None:
         with self._lock, as_key_missing(self._days_dir), self._exclusive():
