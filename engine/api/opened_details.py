@@ -51,12 +51,15 @@ class OpenedDetails:
 
     def get(self, lsn: int) -> list[bytes] | None:
         """Details by row of the group, or None."""
-        self.drop_old()
         found = self._groups.get(lsn)
         if found is None:
             return None
+        at_ns, _, entries = found
+        if at_ns < self._oldest_ns():
+            self._drop(lsn)
+            return None
         self._groups.move_to_end(lsn)
-        return found[2]
+        return entries
 
     def put(self, lsn: int, entries: list[bytes]) -> None:
         self._drop(lsn)
@@ -67,13 +70,16 @@ class OpenedDetails:
             self._drop(next(iter(self._groups)))
 
     def drop_old(self) -> None:
-        oldest_ns = self._clock.monotonic_ns() - _CACHE_AGE_NS
+        oldest_ns = self._oldest_ns()
         for lsn in [lsn for lsn, (at_ns, _, _) in self._groups.items() if at_ns < oldest_ns]:
             self._drop(lsn)
 
     def clear(self) -> None:
         self._groups.clear()
         self._size = 0
+
+    def _oldest_ns(self) -> int:
+        return self._clock.monotonic_ns() - _CACHE_AGE_NS
 
     def _drop(self, lsn: int) -> None:
         _, size, _ = self._groups.pop(lsn, (0, 0, []))
