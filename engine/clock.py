@@ -61,7 +61,6 @@ def day_to_ms(day: int) -> int:
     return day * DAY_MS - TZ_OFFSET_MS
 
 
-@functools.lru_cache(256)
 def day_to_date(day: int) -> str:
     """2021-07-01 for a day number."""
     return (datetime.date(1970, 1, 1) + datetime.timedelta(days=day)).isoformat()
@@ -74,11 +73,16 @@ def date_to_day(date: str) -> int:
 
 def ms_to_iso(instant_ms: int) -> str:
     """2021-07-01T08:30:00.000+07:00."""
-    day, of_day = divmod(instant_ms + TZ_OFFSET_MS, DAY_MS)
-    minute, ms = divmod(of_day, MINUTE_MS)
-    hour, minute = divmod(minute, 60)
+    minute, ms = divmod(instant_ms + TZ_OFFSET_MS, MINUTE_MS)
     second, ms = divmod(ms, 1000)
-    return f"{day_to_date(day)}T{hour:02}:{minute:02}:{second:02}.{ms:03}+07:00"
+    return f"{_minute_to_iso(minute)}:{second:02}.{ms:03}+07:00"
+
+
+@functools.lru_cache(4096)  # answers name the same minutes again and again
+def _minute_to_iso(minute: int) -> str:
+    """2021-07-01T08:30, of local minutes since 1970."""
+    day, of_day = divmod(minute, DAY_MS // MINUTE_MS)
+    return f"{day_to_date(day)}T{of_day // 60:02}:{of_day % 60:02}"
 
 
 def iso_to_ms(text: str) -> int:

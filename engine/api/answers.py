@@ -45,6 +45,7 @@ from engine.tracing.tracer import KEY_SIZE
 LIMIT_DEFAULT: Final = 1000
 RECORDS_MAX: Final = 256  # of one POST /v1/ingest
 ROWS_MAX: Final = 10_000
+WHEN_MAX_MS: Final = 1 << 45  # the years 855 to 3084: what ISO 8601 has four digits for
 
 When = Annotated[
     int | str, Meta(description="ms since 1970, or ISO 8601; local time where no offset is given")
@@ -393,7 +394,7 @@ def when_to_ms(when: int | str) -> int:
             raise QuestionInvalid(
                 "that is not a time", hint="2021-07-01T08:30, or ms since 1970"
             ) from None
-    if not -(1 << 52) < found < 1 << 52:
+    if not -WHEN_MAX_MS < found < WHEN_MAX_MS:
         raise QuestionInvalid("that time is out of range")
     return found
 
