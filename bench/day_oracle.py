@@ -73,6 +73,7 @@ class Tracer:
                 return
             visit = self._asked[n % len(self._asked)]
             try:
+                self._ask_who_i_am()
                 self._ask("venue", self._at_venue(visit))
                 self._ask("person", self._of_person(visit))
                 self._ask("contacts", self._of_contacts(visit))
@@ -88,6 +89,12 @@ class Tracer:
 
     def stop(self) -> None:
         self._is_stopped.set()
+
+    def _ask_who_i_am(self) -> None:
+        """What any answer takes: a connection, the API, the engine's loop; no record, no rows."""
+        begun_ns = time.perf_counter_ns()
+        client.whoami(self._url, self._token)
+        self.took_ns["whoami"].append(time.perf_counter_ns() - begun_ns)
 
     def _ask(self, question: str, body: dict[str, Any]) -> dict[str, Any]:
         begun_ns = time.perf_counter_ns()

@@ -258,6 +258,7 @@ WAITS: Final = (
     ("frame_settled", "a live frame settled"),
     ("receipt", "receipt of a message of 64 check-ins"),
     ("receipt_of_backlog", "receipt, where no link stood"),
+    ("whoami_question", "whose token it is: what any answer takes"),
     ("venue_question", "who was there (Q1)"),
     ("person_question", "where somebody was (Q2)"),
     ("contacts_question", "whom they met (Q3)"),
@@ -310,7 +311,9 @@ def live(newest: Lines) -> str:
              "p99 ≤ 5 ms + the run's fdatasync p99",
              f"p50 {a['contacts_question_p50_ms']}, **p99 {a['contacts_question_p99_ms']} ms**"
              f" of {a['contacts_questions']}, {over_ms:.1f} above fdatasync; Q1 p99"
-             f" {a['venue_question_p99_ms']}, Q2 {a['person_question_p99_ms']} ms"]
+             f" {a['venue_question_p99_ms']}, Q2 {a['person_question_p99_ms']} ms"
+             + (f"; whose token it is p50 {a['whoami_question_p50_ms']},"
+                f" p99 {a['whoami_question_p99_ms']} ms" if "whoami_question_p50_ms" in a else "")]
         )  # fmt: skip
     if (i := newest.get("ingest")) is not None and (c := newest.get("ingest_cards")) is not None:
         rows.append(
