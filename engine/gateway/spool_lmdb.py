@@ -104,6 +104,7 @@ class Spool:
         self._epochs: dict[int, Epoch] = {}
         self._written: dict[int, EpochState] = {}  # what the table holds, by order
         self._wal = Wal(self._path / "wal")
+        self._damaged: list[tuple[int, int, int]] = []  # order, first and last number, of the log
         self._gate = threading.Lock()  # held while reading and while the environment changes
         try:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -290,6 +291,10 @@ class Spool:
         if self._epochs and self.break_reason is None:
             return
         with self._writing() as change:
+            for order, first, last in self._damaged:
+                epoch = change.epochs[order]
+                if (first := max(first, change.of(epoch).acked + 1)) <= last:
+                    change.lose(epoch, first, last, "damaged", last - first + 1)
             for epoch in self._epochs.values():
                 change.set_epoch(epoch, is_closed=True)
             change.turn()
@@ -352,6 +357,9 @@ class Spool:
         if isinstance(entry, Acked):
             epoch.state = msgspec.structs.replace(epoch.state, acked=entry.seq)
             return
+        if entry.first > epoch.state.next:
+            self._damaged.append((entry.order, epoch.state.next, entry.first - 1))
+            epoch.tail = []  # `_begin` writes all of it into the tables before anybody reads
         epoch.state = msgspec.structs.replace(epoch.state, next=entry.first + len(entry.values))
         epoch.tail += entry.values
         size = self._state.size + sum(map(record_cost, entry.values))

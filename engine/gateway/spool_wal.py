@@ -16,6 +16,7 @@ import os
 import secrets
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ SIZE: Final = 256 << 10  # bytes: about a thousand captures between two commits 
 _HEAD: Final = struct.Struct(">II8sQ")
 _CRC: Final = struct.Struct(">I")
 _CRC_AT: Final = 4  # in the head
+_RUN_AT: Final = 8
 
 
 class Appended(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -81,7 +83,8 @@ class Wal:
 
     def resume(self, run: bytes) -> tuple[int, str | None]:
         """The tables are those of `run`. When its last entry was written, ms, 0 for none; and why
-        it may have had more entries than are here, None: it surely had not.
+        it may have had more entries than are here, None: it surely had not. Entries behind one
+        that is damaged are here all the same.
 
         Nothing is written behind what was found, before `begin`: a file that was read says nothing
         about the disk. Raises StoreVersion.
@@ -97,20 +100,20 @@ class Wal:
             data = os.pread(self._file, SIZE, 0)
         except OSError as error:
             raise StorageUnavailable(f"the log cannot be read: {error.strerror}") from None
-        at = last_ms = 0
+        end = last_ms = 0
+        problem = None
         try:
-            while at + _HEAD.size <= len(data):
-                size, crc, found, written_ms = _HEAD.unpack_from(data, at)
-                end = at + _HEAD.size + size
-                if found != run or _crc(data[at:end]) != crc:
-                    break
-                self.entries.append(_decoder.decode(data[at + _HEAD.size : end]))
-                at, last_ms = end, written_ms
+            for at in _entries_of(data, run):
+                if at > end:
+                    problem = "its log has an entry that is damaged"
+                size, _, _, last_ms = _HEAD.unpack_from(data, at)
+                body, end = at + _HEAD.size, at + _HEAD.size + size
+                self.entries.append(_decoder.decode(data[body:end]))
         except msgspec.DecodeError:
             raise StoreVersion("the log of the spool has an entry that cannot be read") from None
-        if run and run in data[at:]:
-            return last_ms, "its log ends with an entry that is torn or damaged"
-        return last_ms, None
+        if run and run in data[end:]:
+            problem = "its log ends with an entry that is torn or damaged"
+        return last_ms, problem
 
     def begin(self, run: bytes) -> None:
         """The tables hold all entries, durably, and name `run`."""
@@ -155,6 +158,21 @@ class Wal:
 
 def new_run() -> bytes:
     return secrets.token_bytes(8)
+
+
+def _entries_of(data: bytes, run: bytes) -> Iterator[int]:
+    """Where entries of a run begin that are as they were written. By chance bytes are taken for one
+    once in 2**96 places: run and CRC are right."""
+    at = 0
+    while run and (found := data.find(run, at + _RUN_AT)) >= 0:
+        at = found - _RUN_AT
+        body = at + _HEAD.size
+        size, crc = _HEAD.unpack(data[at:body])[:2] if body <= len(data) else (len(data), 0)
+        if body + size <= len(data) and _crc(data[at : body + size]) == crc:
+            yield at
+            at = body + size
+        else:
+            at += 1
 
 
 def _crc(entry: bytes | bytearray) -> int:

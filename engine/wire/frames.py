@@ -229,7 +229,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, flags=flags, report=report, body=b"")
 
 
-LossReason = Literal["overflow", "forgotten", "too_large", "copied"]
+LossReason = Literal["overflow", "forgotten", "too_large", "copied", "damaged"]
 
 
 class _LostBody(msgspec.Struct, frozen=True, kw_only=True, rename={"first": "from"}):

@@ -6,9 +6,11 @@ import errno
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from engine.gateway import imprint, spool_change, spool_lmdb, spool_wal
 from engine.gateway.spool_change import Change
 from engine.gateway.spool_epoch import Draft, Hole
 from engine.gateway.spool_lmdb import Spool
-from engine.gateway.spool_wal import Wal
+from engine.gateway.spool_wal import Wal, _entries_of
 from engine.identity.keys import make_pair
 from engine.identity.seals import open_sealed
 from engine.wire.frames import FLAG_SEALED, FrameType, seal_aad
@@ -611,24 +613,70 @@ def test_without_its_log_a_spool_is_not_continued(
     assert again.append([draft(b"new")]) == [1]
 
 
-def test_a_damaged_entry_of_the_log_ends_what_is_known(
+def damage(log: Path, *words: bytes) -> None:
+    data = log.read_bytes()
+    with log.open("r+b") as file:
+        for word in words:
+            file.seek(data.index(word))
+            file.write(b"!")
+
+
+def test_a_damaged_entry_of_the_log_is_told_as_lost(
+    make: Callable[..., Spool], tmp_path: Path
+) -> None:
+    spool = make(sealer=plain)
+    for body in (b"first", b"second", b"third", b"fourth", b"fifth"):
+        spool.append([draft(body)])
+    spool.close()
+    damage(tmp_path / "spool/wal", b"second", b"third", b"fifth")
+    again = make(sealer=plain)
+    assert again.break_reason is not None and "damaged" in again.break_reason
+    old, new = again.epochs
+    assert (old.number, old.is_closed) == (spool.current.number, True)
+    assert [[(r.seq, r.body) for r in old.read(n)] for n in (0, 3)] == [
+        [(1, b"first")],
+        [(4, b"fourth")],
+    ]
+    assert (old.hole_after(1), again.lost_count) == (Hole(2, 3, "damaged"), 2)
+    assert new.next_seq == 1  # what the last one was, nobody knows: its number is not given again
+    again.close()
+    once_more = make(sealer=plain)
+    assert (once_more.break_reason, once_more.lost_count) == (None, 2)
+
+
+def test_what_was_acknowledged_before_it_was_damaged_is_not_lost(
     make: Callable[..., Spool], tmp_path: Path
 ) -> None:
     spool = make(sealer=plain)
     for body in (b"first", b"second", b"third"):
         spool.append([draft(body)])
+    spool.ack(spool.current, 2)
     spool.close()
-    path = tmp_path / "spool/wal"
-    data = path.read_bytes()
-    with path.open("r+b") as log:
-        log.seek(data.index(b"second"))
-        log.write(b"S")
+    damage(tmp_path / "spool/wal", b"second")
     again = make(sealer=plain)
-    assert again.break_reason is not None and "damaged" in again.break_reason
-    old, new = again.epochs
-    assert (old.number, old.is_closed) == (spool.current.number, True)
-    assert [r.body for r in old.read(0)] == [b"first"]
-    assert new.next_seq == 1
+    old, _ = again.epochs
+    assert (old.acked, again.lost_count) == (2, 0)
+    assert [(r.seq, r.body) for r in old.read(2)] == [(3, b"third")]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=60), max_size=8), st.integers(0, 500), st.binary())
+@settings(max_examples=200)
+def test_any_damage_leaves_the_other_entries(bodies: list[bytes], where: int, other: bytes) -> None:
+    run = bytes(range(8))
+    data, spans = bytearray(), []
+    for body in bodies:
+        entry = bytearray(struct.pack(">II8sQ", len(body), 0, run, 5) + body)
+        entry[4:8] = zlib.crc32(entry[8:]).to_bytes(4, "big")
+        spans.append((len(data), len(data) + len(entry)))
+        data += entry
+    end = len(data)
+    data += bytes(600)
+    before = bytes(data)
+    data[where : where + len(other)] = other
+    data = data[:600]
+    changed = [n for n, (low, high) in enumerate(spans) if data[low:high] != before[low:high]]
+    whole = [low for n, (low, high) in enumerate(spans) if n not in changed and high <= 600]
+    assert [at for at in _entries_of(bytes(data), run) if at < end] == whole
 
 
 CHANGES = st.lists(

@@ -7,7 +7,7 @@ import re
 import struct
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from engine import errors
 from engine.errors import InputError, WireMalformed, WireTooLarge
 from engine.wire import frames as wire
-from engine.wire.frames import FrameReader, FrameType, Message, encode
+from engine.wire.frames import FrameReader, FrameType, LossReason, Message, encode
 from tests.reference.ckp import frame, pack
 
 GOLDEN = [
@@ -292,7 +292,7 @@ gateways = st.from_regex(r"\A[A-Za-z0-9._-]{1,64}\Z")
 @st.composite
 def lost(draw: st.DrawFn) -> wire.Lost:
     first, last = sorted((draw(seqs), draw(seqs)))
-    reason = draw(st.sampled_from(["overflow", "forgotten", "too_large"]))
+    reason = draw(st.sampled_from(get_args(LossReason)))
     return wire.Lost(seq=last, first=first, reason=reason, flags=draw(st.sampled_from([0, 2])))  # type: ignore[arg-type]
 
 
