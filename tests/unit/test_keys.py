@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import random
 import threading
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from engine.errors import KeyDestroyed, KeyMissing, SealBroken
 from engine.identity import keys, seals
-from engine.identity.keys import DeskKeys, FileKeyRing, make_pair
+from engine.identity.keys import DeskKeys, FileKeyRing, make_pair, private_to_public
 from engine.identity.seals import open_sealed, seal
+from engine.wire.frames import seal_aad
 
 DAY = 18_809
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture
@@ -60,6 +63,16 @@ def test_what_a_sealer_made_opens_only_whole_and_where_it_belongs() -> None:
         holder.open(sealed, b"another")
     with pytest.raises(SealBroken):
         seals.holder_of(make_pair()[0]).open(sealed, b"aad")
+
+
+@pytest.mark.parametrize("line", (DATA / "wire/seals.jsonl").read_text().splitlines())
+def test_seals_are_the_documented_bytes(line: str) -> None:
+    """Made from docs/protocol.md, "Seal", and the RFCs alone, without a library."""
+    told = json.loads(line)
+    private, sealed = (bytes.fromhex(told[name]) for name in ("ingest_private", "sealed"))
+    aad = seal_aad(told["gateway"], told["epoch"], told["seq"])
+    assert (sealed[0], private_to_public(private).hex()) == (told["version"], told["ingest_public"])
+    assert open_sealed(private, sealed, aad).hex() == told["body"]
 
 
 def test_a_holder_remembers_few_keys(monkeypatch: pytest.MonkeyPatch) -> None:
