@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,43 +24,25 @@ from engine.errors import (
     StoreLocked,
     StoreVersion,
 )
-from engine.gateway import imprint, spool_change, spool_lmdb, spool_wal
+from engine.gateway import imprint, spool_change, spool_lmdb
 from engine.gateway.spool_change import Change
-from engine.gateway.spool_epoch import Draft, Hole
+from engine.gateway.spool_epoch import Hole
 from engine.gateway.spool_lmdb import Spool
-from engine.gateway.spool_wal import Wal, _entries_of
-from engine.identity.keys import make_pair
+from engine.gateway.spool_wal import Wal
 from engine.identity.seals import open_sealed
-from engine.wire.frames import FLAG_SEALED, FrameType, seal_aad
+from engine.wire.frames import FLAG_SEALED, seal_aad
+from tests.reference.spools import PRIVATE, PUBLIC, MakeSpool, draft, fail, fill, plain, spools_in
 
-PRIVATE, PUBLIC = make_pair()
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def draft(body: bytes, channel: int = 1) -> Draft:
-    return Draft(FrameType.SCANS, 0, channel, body)
-
-
-def plain(public: bytes, plaintext: bytes, aad: bytes) -> bytes:
-    """Stands in for the seal where the size of a body must be exact."""
-    return plaintext
-
-
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., Spool]:
-    made: list[Spool] = []
-
-    def make_one(name: str = "spool", gateway: str = "gw-1", **options: object) -> Spool:
-        spool = Spool(tmp_path / name, gateway=gateway, ingest_public=PUBLIC, **options)  # type: ignore[arg-type]
-        made.append(spool)
-        return spool
-
-    yield make_one  # type: ignore[misc]
-    for spool in made:
-        spool.close()
+def make(tmp_path: Path) -> Iterator[MakeSpool]:
+    with spools_in(tmp_path) as make_one:
+        yield make_one
 
 
-def test_numbers_start_at_one_and_only_the_engine_reads_bodies(make: Callable[..., Spool]) -> None:
+def test_numbers_start_at_one_and_only_the_engine_reads_bodies(make: MakeSpool) -> None:
     spool = make()
     assert spool.append([draft(b"first"), draft(b"second", 2)]) == [1, 2]
     assert spool.append([draft(b"third")]) == [3]
@@ -85,7 +63,7 @@ def test_numbers_start_at_one_and_only_the_engine_reads_bodies(make: Callable[..
             open_sealed(PRIVATE, record.body, seal_aad("gw-2", spool.current.number, record.seq))
 
 
-def test_no_plaintext_on_the_disk(make: Callable[..., Spool], tmp_path: Path) -> None:
+def test_no_plaintext_on_the_disk(make: MakeSpool, tmp_path: Path) -> None:
     spool = make()
     secret = b"Nguy\xe1\xbb\x85n Th\xe1\xbb\x8b Gi\xe1\xba\xa3|045099999123"
     spool.append([draft(secret) for _ in range(20)])
@@ -98,7 +76,7 @@ def test_no_plaintext_on_the_disk(make: Callable[..., Spool], tmp_path: Path) ->
 
 
 def test_what_was_appended_is_there_with_the_same_bytes_after_reopening(
-    make: Callable[..., Spool],
+    make: MakeSpool,
 ) -> None:
     spool = make()
     spool.append([draft(b"%d" % i) for i in range(100)])
@@ -112,7 +90,7 @@ def test_what_was_appended_is_there_with_the_same_bytes_after_reopening(
     assert again.append([draft(b"x")]) == [101]
 
 
-def test_ack_never_goes_back_and_what_was_kept_is_forgotten(make: Callable[..., Spool]) -> None:
+def test_ack_never_goes_back_and_what_was_kept_is_forgotten(make: MakeSpool) -> None:
     spool = make(sealer=plain, keep_s=0)
     spool.append([draft(b"abc")] * 10)
     full = spool.size
@@ -132,7 +110,7 @@ def test_ack_never_goes_back_and_what_was_kept_is_forgotten(make: Callable[..., 
     assert not spool.is_drained
 
 
-def test_acknowledged_records_stay_their_time_and_not_longer(make: Callable[..., Spool]) -> None:
+def test_acknowledged_records_stay_their_time_and_not_longer(make: MakeSpool) -> None:
     clock = ManualClock()
     spool = make(sealer=plain, keep_s=100, clock=clock)
     spool.append([draft(b"abc")] * 30)
@@ -152,9 +130,7 @@ def test_acknowledged_records_stay_their_time_and_not_longer(make: Callable[...,
     assert spool.current.oldest() == 21, "what has no receipt stays"
 
 
-def test_forgetting_goes_in_steps(
-    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forgetting_goes_in_steps(make: MakeSpool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_lmdb, "_FORGET_STEP", 4)
     spool = make(sealer=plain, keep_s=0)
     spool.append([draft(b"abc")] * 10)
@@ -166,7 +142,7 @@ def test_forgetting_goes_in_steps(
     assert left == [5, 9, 11]
 
 
-def test_what_an_engine_lost_waits_again(make: Callable[..., Spool]) -> None:
+def test_what_an_engine_lost_waits_again(make: MakeSpool) -> None:
     spool = make(keep_s=0)
     spool.append([draft(b"%d" % n) for n in range(9)])
     before = spool.current.read(0)
@@ -178,7 +154,7 @@ def test_what_an_engine_lost_waits_again(make: Callable[..., Spool]) -> None:
     assert spool.current.oldest() == 4
 
 
-def test_kept_records_give_way_first_and_silently(make: Callable[..., Spool]) -> None:
+def test_kept_records_give_way_first_and_silently(make: MakeSpool) -> None:
     spool = make(size_max=10 * 164, sealer=plain)
     spool.append([draft(bytes(100))] * 6)
     spool.ack(spool.current, 4)
@@ -193,7 +169,7 @@ def test_kept_records_give_way_first_and_silently(make: Callable[..., Spool]) ->
 # ---- several epochs -----------------------------------------------------------------------------
 
 
-def test_after_a_turn_what_comes_is_numbered_elsewhere(make: Callable[..., Spool]) -> None:
+def test_after_a_turn_what_comes_is_numbered_elsewhere(make: MakeSpool) -> None:
     spool = make()
     spool.append([draft(b"%d" % n) for n in range(5)])
     old = spool.current
@@ -214,7 +190,7 @@ def test_after_a_turn_what_comes_is_numbered_elsewhere(make: Callable[..., Spool
 
 
 def test_a_drained_epoch_comes_into_use_again_so_that_few_are_made(
-    make: Callable[..., Spool],
+    make: MakeSpool,
 ) -> None:
     spool = make()
     numbers = set()
@@ -228,7 +204,7 @@ def test_a_drained_epoch_comes_into_use_again_so_that_few_are_made(
     assert sorted(e.next_seq for e in spool.epochs) == [26, 26]
 
 
-def test_when_all_wait_no_more_are_opened(make: Callable[..., Spool]) -> None:
+def test_when_all_wait_no_more_are_opened(make: MakeSpool) -> None:
     spool = make()
     for _ in range(10):
         spool.append([draft(b"x")])
@@ -238,7 +214,7 @@ def test_when_all_wait_no_more_are_opened(make: Callable[..., Spool]) -> None:
     assert [e.turn for e in spool.epochs] == sorted(e.turn for e in spool.epochs)
 
 
-def test_a_full_spool_gives_up_what_waits_longest(make: Callable[..., Spool]) -> None:
+def test_a_full_spool_gives_up_what_waits_longest(make: MakeSpool) -> None:
     spool = make(size_max=10 * 164, sealer=plain)
     first = spool.current
     spool.append([draft(bytes(100))] * 2)
@@ -254,7 +230,7 @@ def test_a_full_spool_gives_up_what_waits_longest(make: Callable[..., Spool]) ->
     assert (first.hole_after(2), second.hole_after(0)) == (None, Hole(1, 2, "overflow"))
 
 
-def test_a_shared_epoch_takes_no_numbers_and_doubts_are_told(make: Callable[..., Spool]) -> None:
+def test_a_shared_epoch_takes_no_numbers_and_doubts_are_told(make: MakeSpool) -> None:
     spool = make(keep_s=0)
     spool.append([draft(b"x")] * 5)
     old = spool.current
@@ -277,12 +253,6 @@ def test_a_shared_epoch_takes_no_numbers_and_doubts_are_told(make: Callable[...,
 # ---- copies -------------------------------------------------------------------------------------
 
 
-def fill(spool: Spool) -> None:
-    spool.append([draft(b"%d" % n) for n in range(5)])
-    spool.ack(spool.current, 2)
-    spool.close()
-
-
 def check_not_continued(spool: Spool, number: int, why: str) -> None:
     assert spool.break_reason is not None and why in spool.break_reason
     old, new = spool.epochs
@@ -292,7 +262,7 @@ def check_not_continued(spool: Spool, number: int, why: str) -> None:
     assert spool.append([draft(b"new")]) == [1]
 
 
-def test_the_same_spool_is_continued(make: Callable[..., Spool]) -> None:
+def test_the_same_spool_is_continued(make: MakeSpool) -> None:
     for n in range(3):
         spool = make()
         assert spool.break_reason is None
@@ -302,7 +272,7 @@ def test_the_same_spool_is_continued(make: Callable[..., Spool]) -> None:
     assert (len(spool.epochs), spool.current.next_seq) == (1, 4)
 
 
-def test_a_copy_of_the_folder_is_not_continued(make: Callable[..., Spool], tmp_path: Path) -> None:
+def test_a_copy_of_the_folder_is_not_continued(make: MakeSpool, tmp_path: Path) -> None:
     spool = make()
     fill(spool)
     shutil.copytree(tmp_path / "spool", tmp_path / "copy")
@@ -311,7 +281,7 @@ def test_a_copy_of_the_folder_is_not_continued(make: Callable[..., Spool], tmp_p
 
 
 def test_an_old_copy_put_back_over_the_same_file(
-    make: Callable[..., Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: MakeSpool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cp over the file itself keeps its inode; the kernel's time of the last write tells."""
     monkeypatch.setattr(imprint, "WRITE_MAX_MS", 50)
@@ -328,7 +298,7 @@ def test_an_old_copy_put_back_over_the_same_file(
 
 
 def test_another_boot_or_machine(
-    make: Callable[..., Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: MakeSpool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = make()
     fill(spool)
@@ -339,7 +309,7 @@ def test_another_boot_or_machine(
 
 
 def test_without_a_name_of_the_boot_nothing_is_continued(
-    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+    make: MakeSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(imprint, "_BOOT", ROOT / "absent")
     spool = make()
@@ -348,7 +318,7 @@ def test_without_a_name_of_the_boot_nothing_is_continued(
 
 
 def test_restarts_without_scans_leave_no_epochs(
-    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+    make: MakeSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(imprint, "_BOOT", ROOT / "absent")
     for _ in range(5):
@@ -357,7 +327,7 @@ def test_restarts_without_scans_leave_no_epochs(
     assert len(spool.epochs) == 1
 
 
-def test_days_of_outage_cost_no_more_by_record_than_minutes(make: Callable[..., Spool]) -> None:
+def test_days_of_outage_cost_no_more_by_record_than_minutes(make: MakeSpool) -> None:
     """200,000 records in fast batches, read, acknowledged and forgotten: each tenth costs the same
     processor time as the first, to a factor that a busy machine cannot reach."""
     count, batch = 200_000, 500
@@ -400,7 +370,7 @@ def test_days_of_outage_cost_no_more_by_record_than_minutes(make: Callable[..., 
 # ---- limits -------------------------------------------------------------------------------------
 
 
-def test_reading_stops_at_limits_but_always_gives_one(make: Callable[..., Spool]) -> None:
+def test_reading_stops_at_limits_but_always_gives_one(make: MakeSpool) -> None:
     spool = make()
     spool.append([draft(bytes(1000)) for _ in range(10)])
     assert [r.seq for r in spool.current.read(0, count=3)] == [1, 2, 3]
@@ -408,7 +378,7 @@ def test_reading_stops_at_limits_but_always_gives_one(make: Callable[..., Spool]
     assert [r.seq for r in spool.current.read(4, size=2500)] == [5, 6, 7]
 
 
-def test_a_full_spool_gives_the_oldest_up_and_says_which(make: Callable[..., Spool]) -> None:
+def test_a_full_spool_gives_the_oldest_up_and_says_which(make: MakeSpool) -> None:
     record = 100 + 64  # body and the cost of a record
     spool = make(size_max=10 * record, sealer=plain)
     spool.append([draft(bytes(100)) for _ in range(10)])
@@ -428,7 +398,7 @@ def test_a_full_spool_gives_the_oldest_up_and_says_which(make: Callable[..., Spo
     assert (again.lost_count, again.current.oldest(), again.current.next_seq) == (3, 4, 14)
 
 
-def test_one_batch_larger_than_the_spool_loses_its_own_head(make: Callable[..., Spool]) -> None:
+def test_one_batch_larger_than_the_spool_loses_its_own_head(make: MakeSpool) -> None:
     spool = make(size_max=4 * 164, sealer=plain)
     assert spool.append([draft(bytes(100)) for _ in range(10)]) == list(range(1, 11))
     assert spool.current.hole_after(0) == Hole(1, 6, "overflow")
@@ -438,7 +408,7 @@ def test_one_batch_larger_than_the_spool_loses_its_own_head(make: Callable[..., 
     assert spool.current.next_seq == 11, "a refused body takes no number"
 
 
-def test_a_hole_in_the_middle(make: Callable[..., Spool]) -> None:
+def test_a_hole_in_the_middle(make: MakeSpool) -> None:
     spool = make()
     spool.append([draft(b"x") for _ in range(6)])
     spool.drop(spool.current, 3, "too_large")
@@ -449,7 +419,7 @@ def test_a_hole_in_the_middle(make: Callable[..., Spool]) -> None:
     assert [r.seq for r in spool.current.read(3)] == [4, 5, 6]
 
 
-def test_an_engine_behind_its_own_receipt_is_told_forgotten(make: Callable[..., Spool]) -> None:
+def test_an_engine_behind_its_own_receipt_is_told_forgotten(make: MakeSpool) -> None:
     spool = make(keep_s=0)
     spool.append([draft(b"x") for _ in range(8)])
     spool.ack(spool.current, 4)
@@ -465,11 +435,11 @@ def test_an_engine_behind_its_own_receipt_is_told_forgotten(make: Callable[..., 
     assert spool.current.hole_after(8) is None
 
 
-def test_two_spools_have_two_epochs(make: Callable[..., Spool]) -> None:
+def test_two_spools_have_two_epochs(make: MakeSpool) -> None:
     assert make("a").current.number != make("b").current.number
 
 
-def test_one_process_and_one_gateway_hold_a_spool(make: Callable[..., Spool]) -> None:
+def test_one_process_and_one_gateway_hold_a_spool(make: MakeSpool) -> None:
     spool = make()
     with pytest.raises(StoreLocked):
         make()
@@ -480,7 +450,7 @@ def test_one_process_and_one_gateway_hold_a_spool(make: Callable[..., Spool]) ->
 
 
 def test_a_spool_of_another_schema_is_left_alone(
-    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+    make: MakeSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make().close()
     monkeypatch.setattr(spool_lmdb, "SCHEMA", 4)
@@ -489,12 +459,12 @@ def test_a_spool_of_another_schema_is_left_alone(
 
 
 def test_after_a_failed_commit_nothing_is_taken_and_the_next_call_works(
-    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+    make: MakeSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = make()
     spool.append([draft(b"kept")])
     monkeypatch.setattr(Wal, "write", lambda *_: False)
-    monkeypatch.setattr(Change, "put_states", _fail)
+    monkeypatch.setattr(Change, "put_states", fail)
     with pytest.raises(StorageUnavailable):
         spool.append([draft(b"refused by the disk")])
     with pytest.raises(StorageUnavailable):
@@ -507,255 +477,10 @@ def test_after_a_failed_commit_nothing_is_taken_and_the_next_call_works(
     assert spool.current.acked == 0
 
 
-def _fail(*_: object) -> None:
-    raise lmdb.DiskError("Input/output error")
-
-
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageUnavailable):
         Spool(tmp_path / "file" / "spool", gateway="g", ingest_public=PUBLIC)
-
-
-# ---- the write-ahead log -------------------------------------------------------------------------
-
-
-def _refuse(*_: object) -> None:
-    raise OSError(errno.EIO, "Input/output error")
-
-
-def test_a_capture_costs_one_write_and_one_sync(
-    make: Callable[..., Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool = make()
-    files = tmp_path / "spool/data.mdb", tmp_path / "spool/wal"
-    before, size = files[0].stat().st_mtime_ns, files[1].stat().st_size
-    calls: list[str] = []
-    for name in ("pwrite", "fdatasync", "fsync"):
-        real = getattr(os, name)
-        monkeypatch.setattr(
-            os, name, lambda *words, real=real, name=name: calls.append(name) or real(*words)
-        )
-    for seq in range(1, 101):
-        assert spool.append([draft(b"x" * 100)]) == [seq]
-        spool.ack(spool.current, seq)
-    assert calls == ["pwrite", "fdatasync"] * 200
-    assert (files[0].stat().st_mtime_ns, files[1].stat().st_size) == (before, size)
-
-
-def test_a_log_that_does_not_sync_is_replaced_by_the_tables(
-    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool = make()
-    spool.append([draft(b"in the log")])
-    monkeypatch.setattr(os, "fdatasync", _refuse)
-    assert spool.append([draft(b"in the tables")]) == [2]
-    monkeypatch.setattr(Change, "put_states", _fail)
-    with pytest.raises(StorageUnavailable):
-        spool.append([draft(b"nowhere")])
-    spool.close()
-    monkeypatch.undo()
-    again = make()
-    assert again.current.next_seq in (3, 4), "what was refused may stand there"
-    assert [r.seq for r in again.current.read(0)][:2] == [1, 2]
-
-
-def test_what_a_failed_sync_left_in_the_log_does_not_come_twice(
-    make: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool = make()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fdatasync", _refuse)
-        patch.setattr(Change, "put_states", _fail)
-        with pytest.raises(StorageUnavailable):
-            spool.append([draft(b"message")])
-    assert spool.append([draft(b"message")]) == [1]
-    spool.close()
-    again = make()
-    assert (again.break_reason, again.current.next_seq) == (None, 2)
-
-
-def test_an_old_log_put_back_is_not_continued(
-    make: Callable[..., Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a copy with `rsync` does, which leaves out the tables when they have not changed."""
-    monkeypatch.setattr(imprint, "WRITE_MAX_MS", 50)
-    spool = make()
-    fill(spool)
-    old = (tmp_path / "spool/wal").read_bytes()
-    spool = make()
-    spool.turn()
-    spool.close()
-    spool = make()
-    spool.append([draft(b"a")])
-    spool.append([draft(b"b")])
-    number = spool.current.number
-    old = (tmp_path / "spool/wal").read_bytes()
-    spool.append([draft(b"sent and gone")])
-    spool.close()
-    time.sleep(0.1)
-    with (tmp_path / "spool/wal").open("r+b") as log:
-        log.write(old)
-    again = make()
-    assert again.break_reason is not None and "after its last commit" in again.break_reason
-    assert again.current.number != number
-
-
-def test_without_its_log_a_spool_is_not_continued(
-    make: Callable[..., Spool], tmp_path: Path
-) -> None:
-    spool = make()
-    fill(spool)
-    (tmp_path / "spool/wal").unlink()
-    again = make()
-    assert again.break_reason == "its log is gone"
-    assert again.current.number != spool.current.number
-    assert again.append([draft(b"new")]) == [1]
-
-
-def damage(log: Path, *words: bytes) -> None:
-    data = log.read_bytes()
-    with log.open("r+b") as file:
-        for word in words:
-            file.seek(data.index(word))
-            file.write(b"!")
-
-
-def test_a_damaged_entry_of_the_log_is_told_as_lost(
-    make: Callable[..., Spool], tmp_path: Path
-) -> None:
-    spool = make(sealer=plain)
-    for body in (b"first", b"second", b"third", b"fourth", b"fifth"):
-        spool.append([draft(body)])
-    spool.close()
-    damage(tmp_path / "spool/wal", b"second", b"third", b"fifth")
-    again = make(sealer=plain)
-    assert again.break_reason is not None and "damaged" in again.break_reason
-    old, new = again.epochs
-    assert (old.number, old.is_closed) == (spool.current.number, True)
-    assert [[(r.seq, r.body) for r in old.read(n)] for n in (0, 3)] == [
-        [(1, b"first")],
-        [(4, b"fourth")],
-    ]
-    assert (old.hole_after(1), again.lost_count) == (Hole(2, 3, "damaged"), 2)
-    assert new.next_seq == 1  # what the last one was, nobody knows: its number is not given again
-    again.close()
-    once_more = make(sealer=plain)
-    assert (once_more.break_reason, once_more.lost_count) == (None, 2)
-
-
-def test_what_was_acknowledged_before_it_was_damaged_is_not_lost(
-    make: Callable[..., Spool], tmp_path: Path
-) -> None:
-    spool = make(sealer=plain)
-    for body in (b"first", b"second", b"third"):
-        spool.append([draft(body)])
-    spool.ack(spool.current, 2)
-    spool.close()
-    damage(tmp_path / "spool/wal", b"second")
-    again = make(sealer=plain)
-    old, _ = again.epochs
-    assert (old.acked, again.lost_count) == (2, 0)
-    assert [(r.seq, r.body) for r in old.read(2)] == [(3, b"third")]
-
-
-@given(st.lists(st.binary(min_size=1, max_size=60), max_size=8), st.integers(0, 500), st.binary())
-@settings(max_examples=200)
-def test_any_damage_leaves_the_other_entries(bodies: list[bytes], where: int, other: bytes) -> None:
-    run = bytes(range(8))
-    data, spans = bytearray(), []
-    for body in bodies:
-        entry = bytearray(struct.pack(">II8sQ", len(body), 0, run, 5) + body)
-        entry[4:8] = zlib.crc32(entry[8:]).to_bytes(4, "big")
-        spans.append((len(data), len(data) + len(entry)))
-        data += entry
-    end = len(data)
-    data += bytes(600)
-    before = bytes(data)
-    data[where : where + len(other)] = other
-    data = data[:600]
-    changed = [n for n, (low, high) in enumerate(spans) if data[low:high] != before[low:high]]
-    whole = [low for n, (low, high) in enumerate(spans) if n not in changed and high <= 600]
-    assert [at for at in _entries_of(bytes(data), run) if at < end] == whole
-
-
-CHANGES = st.lists(
-    st.one_of(
-        st.tuples(st.just("append"), st.integers(1, 5), st.integers(0, 60)),
-        st.tuples(
-            st.sampled_from(["ack", "go_back", "drop"]), st.integers(0, 3), st.integers(0, 30)
-        ),
-        st.tuples(st.sampled_from(["turn", "forget", "reopen"]), st.just(0), st.just(0)),
-    ),
-    max_size=30,
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(steps=CHANGES)
-def test_a_spool_with_its_log_is_as_one_without(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
-) -> None:
-    """The log is small, so that it is full now and then."""
-    folder = tmp_path_factory.mktemp("spool")
-    clock = ManualClock()
-
-    def work(spool: Spool, step: str, one: int, other: int) -> None:
-        epoch = spool.epochs[one % len(spool.epochs)]
-        if step == "append":
-            key = bytes([other]) * 32 if other % 3 == 0 else b""
-            drafts = [Draft(FrameType.SCANS, 0, n, bytes(other), key) for n in range(one)]
-            spool.append(drafts)
-        elif step == "ack":
-            spool.ack(epoch, min(other, epoch.next_seq - 1))
-        elif step == "go_back":
-            spool.go_back(epoch, other)
-        elif step == "drop":
-            spool.drop(epoch, other, "too_large")
-        elif step == "turn":
-            spool.turn()
-        elif step == "forget":
-            spool.forget()
-
-    def seen(spool: Spool) -> list[object]:
-        found: list[object] = [spool.size, spool.lost_count, spool.keys(), spool.has_expired]
-        for epoch in spool.epochs:
-            state = (epoch.order, epoch.next_seq, epoch.acked, epoch.turn, epoch.oldest())
-            rows = [(r.seq, r.channel, r.body) for r in epoch.read(epoch.oldest() - 1)]
-            holes = [epoch.hole_after(at) for at in range(epoch.acked, epoch.next_seq)]
-            found += [state, rows, epoch.read(epoch.acked, count=2, size=50), holes]
-        return found
-
-    def make_one(name: str) -> Spool:
-        return Spool(
-            folder / name,
-            gateway="g",
-            ingest_public=PUBLIC,
-            size_max=12 * 100,
-            keep_s=20,
-            sealer=plain,
-            clock=clock,
-        )
-
-    def never(*_: object) -> bool:
-        return False
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spool_wal, "SIZE", 700)
-        logged, plainly = make_one("logged"), make_one("plainly")
-        plainly._wal.write = never  # type: ignore[method-assign]
-        for step, one, other in steps:
-            clock.advance(7_000)
-            if step == "reopen":
-                logged.close()
-                logged = make_one("logged")
-                assert logged.break_reason is None
-                continue
-            work(logged, step, one, other)
-            work(plainly, step, one, other)
-            assert seen(logged) == seen(plainly)
-    logged.close()
-    plainly.close()
 
 
 CHILD = """
