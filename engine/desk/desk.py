@@ -94,7 +94,7 @@ from engine.identity.merges import Merges
 from engine.identity.watch import WatchList
 from engine.presence.visits import REF_ROW_BITS, Array
 from engine.registry import access
-from engine.registry.access import AuditEntry, Grant
+from engine.registry.access import ALLOWED, AuditEntry, Grant
 from engine.registry.default_stays import place_to_stay
 from engine.registry.registry import TYPES, Change, Place, Post, Registry, Stamp, changes_to_record
 from engine.registry.venue_codes import VenueCodes
@@ -283,7 +283,7 @@ class Desk:
                 return Places(tuple(map(place_to_info, found)))
             case Whoami():
                 grant, _ = self._check(question.token, access.Question.WHOAMI)
-                may = tuple(sorted(access.ALLOWED[grant.role]))
+                may = tuple(sorted(ALLOWED[grant.role]))
                 return Identity(grant.name, grant.role, grant.unit, grant.area, may)
             case Deliver():
                 return await self._deliver(question)
@@ -345,8 +345,8 @@ class Desk:
             raise
         refs = refs_of(answer)
         # Details of few are read while the record is made durable; who asked has one way to go.
-        record, few = self._audit(entry, now_ms), len(refs) <= _DETAILS_BROUGHT
-        if few:
+        record, may = self._audit(entry, now_ms), access.Question.DETAILS in ALLOWED[grant.role]
+        if may and len(refs) <= _DETAILS_BROUGHT:
             audit, details = await asyncio.gather(record, self._run(self._read_groups, refs))
         else:
             audit, details = await record, None

@@ -15,7 +15,8 @@ import pytest
 
 from engine.api.openapi import ROUTES, document
 from engine.client import api_client as client
-from engine.desk.questions import AskHealth, AskVenue, FetchDetails, Traced
+from engine.desk import desk
+from engine.desk.questions import AskHealth, AskVenue, Details, FetchDetails, Traced
 from engine.errors import (
     AccessDenied,
     EngineUnreachable,
@@ -366,6 +367,42 @@ def test_details_are_for_the_answer_that_named_them(stand: Stand) -> None:
         await theirs.close()
 
     stand.run(work())
+
+
+def test_details_of_a_short_answer_come_with_it(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same names as where they are fetched, and none for a role that may not."""
+    token, day = stand.tokens[TRACER], {"from_ms": 1_625_072_400_000, "to_ms": 1_625_158_800_000}
+    why = {"purpose": "case", "case": "BN-1"}
+    ask = AskVenue(token=token, **why, **day, limit=5, place=MARKET_NORTH)
+    body = {**why, "from": day["from_ms"], "to": day["to_ms"], "place": MARKET_NORTH}
+
+    async def work() -> None:
+        link = stand.link()
+
+        async def brought() -> tuple[Traced, Details]:
+            traced = await link.ask(ask)
+            assert isinstance(traced, Traced)
+            refs = tuple(unpack(traced.answer.packed, "newest").tolist())
+            fetched = await link.ask(FetchDetails(token=token, audit=traced.audit, refs=refs))
+            assert isinstance(fetched, Details) and fetched.groups
+            return traced, fetched
+
+        traced, fetched = await brought()
+        assert traced.details == fetched
+        with monkeypatch.context() as patch:
+            patch.setattr(desk, "ALLOWED", {Role.TRACER: frozenset()})
+            assert (await brought())[0].details is None
+        monkeypatch.setattr(desk, "_DETAILS_BROUGHT", 0)
+        assert (await brought())[0].details is None
+        await link.close()
+
+    shown = client.trace(stand.url, token, "venue", body)["persons"]
+    assert any(person["name"] for person in shown)
+    stand.run(work())
+    stand.clock.advance(301_000)  # what was opened is kept no longer
+    assert client.trace(stand.url, token, "venue", body)["persons"] == shown
 
 
 # ---- counts and places --------------------------------------------------------------------------
