@@ -47,7 +47,7 @@ lint: $(VENV)/.lint     ## style of Python and Cython
 types: $(VENV)/.lint build   ## types of engine and bench, stubs of native
 	$(VENV)/bin/mypy
 	$(VENV)/bin/stubtest --mypy-config-file pyproject.toml native.cpu native.rows native.wire native.dedup native.hmac native.plain \
-	    native.index native.contacts native.tiers native.links native.walks native.counts native.found native.scans native.places native.visits native.numbers native.together native.columns native.days native.packing \
+	    native.index native.contacts native.tiers native.links native.walks native.counts native.found native.scans native.places native.visits native.numbers native.together native.stream native.columns native.days native.packing \
 	    native.jpeg.luma native.jpeg.header native.jpeg.entropy \
 	    native.qr.symbol native.qr.correct native.qr.bits native.qr.matrix native.qr.luma \
 	    native.qr.threshold native.qr.reader native.qr.lane

@@ -46,6 +46,7 @@ CHECKS = KIND != "release"
 C_SOURCES = {
     "native.cpu": ["cpu.c"],
     "native.hmac": ["sha256.c", "sha256_ni.c"],
+    "native.stream": ["stream.c", "stream_scalar.c", "stream_avx2.c"],
     "native.dedup": ["seen.c", "seen_scalar.c", "seen_avx2.c", "seen_neon.c"],
     "native.qr.luma": ["luma_scalar.c", "luma_avx2.c", "luma_neon.c"],
     "native.jpeg.luma": [

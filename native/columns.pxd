@@ -7,7 +7,7 @@ are one person's.
 """
 
 from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 cdef extern from "siphash.h":
     uint64_t siphash24_8(const uint64_t* key, uint64_t data) noexcept nogil
@@ -42,6 +42,8 @@ cdef enum:                     # columns that are sealed: the top byte of what a
 cdef enum:
     SCAN_WORDS = 9             # u32 words of a Scan
     ODD_WORDS = 7              # u64 words of an Odd
+    ODD_VEHICLE = 5            # the one of them that has the vehicle in its low half
+    RANKED = 64                # rows: two lines of kinds
 
 cdef enum:                     # bits of a kind
     RULE_BITS = 0x7
@@ -125,6 +127,7 @@ cdef struct Columns:
     const uint16_t* rooms
     const uint16_t* kinds
     uint32_t* ended            # the first epoch without it, 0 while there is none; owned
+    uint32_t* odd_ranks        # of each RANKED rows how many odd ones stand before them; owned
     const Place* places        # ascending by number
     # By person:
     const uint32_t* seats      # sealed: rows of visits
@@ -161,24 +164,15 @@ cdef inline uint32_t open_seat(const Columns* columns, size_t i) noexcept nogil:
     return open_word(columns, OF_SEATS, columns.seats, i)
 
 
-cdef inline bint find_odd(const Columns* columns, size_t row, Visit* visit) noexcept nogil:
-    """The odd visit of a row."""
-    cdef size_t low = 0, high = columns.head.odd_count, middle, i
-    cdef uint64_t words[ODD_WORDS]
-    while low < high:
-        middle = (low + high) // 2
-        i = middle * ODD_WORDS
-        if columns.odds[i] ^ stream(columns, OF_ODDS, i) < row:
-            low = middle + 1
-        else:
-            high = middle
-    if low == columns.head.odd_count:
-        return False
-    for i in range(<size_t> ODD_WORDS):
-        middle = low * ODD_WORDS + i
-        words[i] = columns.odds[middle] ^ stream(columns, OF_ODDS, middle)
-    memcpy(visit, &words[1], sizeof(Visit))
-    return words[0] == row
+cdef inline bint is_odd(const Columns* columns, size_t row) noexcept nogil:
+    return columns.kinds[row] >> SCANS_SHIFT == 0
+
+
+# The odd visit of a row; False where it has none.
+cdef bint find_odd(const Columns* columns, size_t row, Visit* visit) noexcept nogil
+
+# As find_odd the vehicle alone, which no other visit has: 0 for a row without.
+cdef uint32_t find_vehicle(const Columns* columns, size_t row) noexcept nogil
 
 
 cdef inline uint32_t place_of(const Columns* columns, size_t row) noexcept nogil:
@@ -217,7 +211,7 @@ cdef inline Visit plain_visit(
 
 cdef inline Visit open_visit(const Columns* columns, size_t row, uint32_t place) noexcept nogil:
     cdef Visit visit
-    if columns.kinds[row] >> SCANS_SHIFT == 0 and find_odd(columns, row, &visit):
+    if is_odd(columns, row) and find_odd(columns, row, &visit):
         return visit
     return plain_visit(columns, row, open_whom(columns, row), place)
 

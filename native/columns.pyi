@@ -5,6 +5,8 @@ from typing_extensions import Buffer
 
 COLUMNS: tuple[str, ...]
 
+__pyx_capi__: dict[str, object]  # find_odd() and find_vehicle(), for the other extensions
+
 @final
 class DayColumns:
     def __new__(

@@ -7,14 +7,67 @@ Only which visits have ended since is kept here.
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport UINT32_MAX
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
 
 from native.checks cimport check_int
+from native.stream cimport open_run
 
 COLUMNS = (
     "starts", "whom", "ref_lows", "ref_highs", "rooms", "kinds", "places", "seats", "doors",
     "scans", "scan_doors", "odds",
 )
+
+
+# ---- odd visits ---------------------------------------------------------------------------------
+
+cdef uint64_t rank_odds(Columns* columns) noexcept nogil:
+    """Fills the ranks; how many odd visits there are."""
+    cdef const uint16_t* kinds = columns.kinds
+    cdef size_t count = columns.head.count, first = 0, block = 0, i
+    cdef uint64_t ranked = 0
+    cdef uint32_t found
+    while True:
+        columns.odd_ranks[block] = <uint32_t> ranked
+        if first + RANKED > count:
+            break
+        found = 0
+        for i in range(<size_t> RANKED):
+            found += kinds[first + i] >> SCANS_SHIFT == 0
+        ranked += found
+        first += RANKED
+        block += 1
+    for i in range(first, count):
+        ranked += kinds[i] >> SCANS_SHIFT == 0
+    return ranked
+
+
+cdef inline size_t rank_of(const Columns* columns, size_t row) noexcept nogil:
+    """How many odd visits stand before a row: which of them its own is."""
+    cdef size_t first = row // RANKED * RANKED, i
+    cdef uint32_t found = columns.odd_ranks[row // RANKED]
+    for i in range(first, row):
+        found += is_odd(columns, i)
+    return found
+
+
+cdef bint find_odd(const Columns* columns, size_t row, Visit* visit) noexcept nogil:
+    cdef size_t at = rank_of(columns, row)
+    cdef uint64_t words[ODD_WORDS]
+    if not is_odd(columns, row) or at >= columns.head.odd_count:
+        return False
+    at *= ODD_WORDS
+    open_run(columns.key, <uint64_t> OF_ODDS << 56 | at, columns.odds + at, words, ODD_WORDS)
+    memcpy(visit, &words[1], sizeof(Visit))
+    return words[0] == row
+
+
+cdef uint32_t find_vehicle(const Columns* columns, size_t row) noexcept nogil:
+    cdef size_t at
+    if not is_odd(columns, row):
+        return 0
+    at = rank_of(columns, row) * ODD_WORDS + ODD_VEHICLE
+    return <uint32_t> (columns.odds[at] ^ stream(columns, OF_ODDS, at))
 
 
 cdef class DayColumns:
@@ -66,6 +119,11 @@ cdef class DayColumns:
             row = own.places[i].stop
         if row != counts.count or counts.shift > 32 or counts.scan_shift > 32:
             raise ValueError("places of a day do not cover its rows")
+        own.odd_ranks = <uint32_t*> malloc((counts.count // RANKED + 1) * sizeof(uint32_t))
+        if own.odd_ranks is NULL:
+            raise MemoryError
+        if rank_odds(own) != counts.odd_count:
+            raise ValueError("odd visits of a day are not as many as its rows say")
         # Zeros that nobody has written to take no memory.
         own.ended = <uint32_t*> calloc(counts.count + 1, sizeof(uint32_t))
         if own.ended is NULL:
@@ -85,6 +143,7 @@ cdef class DayColumns:
 
     def __dealloc__(self):
         free(self.columns.ended)
+        free(self.columns.odd_ranks)
 
     def __reduce__(self):
         raise TypeError("a DayColumns cannot be pickled")

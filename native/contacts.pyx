@@ -15,9 +15,10 @@ from libc.string cimport memcmp, memcpy, memset
 
 from native.checks cimport check_int
 from native.index cimport (
-    TIME_MAX, Span, Table, VisitTable, is_alive, is_in_range, load_span, load_visit_of, whole,
+    TIME_MAX, Span, Table, VisitTable, complete, is_alive, is_in_range, whole,
 )
 from native.near cimport Near, Nears, Stay, forget, look_around
+from native.passes cimport Pass, set_out, span_on
 from native.scans cimport Seat, room_for, sort_seats
 from native.visits cimport Visit
 
@@ -141,6 +142,7 @@ cdef bint collect(Question* question) noexcept nogil:
     """All pairs; False if memory is short."""
     cdef const Near* near
     cdef const Visit* mine
+    cdef Pass going
     cdef Span span
     cdef Visit other
     cdef Pair* grown
@@ -148,8 +150,9 @@ cdef bint collect(Question* question) noexcept nogil:
     for n in range(question.nears.count):
         near = &question.nears.items[n]
         mine = &question.case[near.stay]
+        set_out(&going, near.table, near.high)
         for i in range(near.low, near.high):
-            span = load_span(near.table, i)
+            span = span_on(&going, i)
             if span.end <= mine.start or not is_alive(&span, question.epoch):
                 continue
             if span.person >= question.key_count or is_alias(question, span.person):
@@ -162,7 +165,7 @@ cdef bint collect(Question* question) noexcept nogil:
                     return False
                 question.pairs = grown
                 question.pair_room *= 2
-            other = load_visit_of(near.table, i, mine.place)
+            other = complete(near.table, i, mine.place, &span)
             question.pair_count += pair_up(
                 mine, &other, question.linger, question.queue, &question.pairs[question.pair_count]
             )

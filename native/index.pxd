@@ -5,7 +5,8 @@ from libc.string cimport memcpy, memset
 
 from native.columns cimport (
     ALIVE, LENGTH_MAX, Columns, DayColumns, Place, find_door_seat, find_odd, load_relaxed,
-    longest_of, open_seat, open_visit, open_whom, prefetch, store_relaxed,
+    find_vehicle, is_odd, longest_of, open_seat, open_visit, open_whom, plain_visit, prefetch,
+    store_relaxed,
 )
 from native.doors cimport Doors, door_of
 from native.scans cimport Seat
@@ -86,8 +87,8 @@ cdef inline uint32_t ended_at(const Table* table, size_t at) noexcept nogil:
     return load_relaxed(&table.spans[at].ended)
 
 
-cdef inline Span open_span(const Table* table, size_t at) noexcept nogil:
-    cdef uint64_t whom = open_whom(table.columns, at)
+cdef inline Span span_of(const Table* table, size_t at, uint64_t whom) noexcept nogil:
+    """The span of a row of columns. whom: its opened word."""
     cdef int64_t start = table.columns.head.base + table.columns.starts[at]
     cdef int64_t length = <int64_t> (whom >> 32)
     cdef Visit visit
@@ -99,7 +100,7 @@ cdef inline Span open_span(const Table* table, size_t at) noexcept nogil:
 cdef inline Span load_span(const Table* table, size_t at) noexcept nogil:
     cdef const Span* span
     if table.columns is not NULL:
-        return open_span(table, at)
+        return span_of(table, at, open_whom(table.columns, at))
     span = &table.spans[at]
     return Span(span.start, span.end, span.person, load_relaxed(&span.ended))
 
@@ -187,6 +188,23 @@ cdef inline Visit load_visit_of(const Table* table, size_t at, uint32_t place) n
     if table.columns is not NULL:
         return open_visit(table.columns, at, place)
     return load_visit(table, at)
+
+
+cdef inline Visit complete(
+    const Table* table, size_t at, uint32_t place, const Span* span
+) noexcept nogil:
+    """As load_visit, soonest where its span is known as well: nothing is opened again."""
+    cdef uint64_t whom
+    if table.columns is NULL or is_odd(table.columns, at):
+        return load_visit_of(table, at, place)
+    whom = <uint64_t> (span.end - span.start) << 32 | span.person
+    return plain_visit(table.columns, at, whom, place)
+
+
+cdef inline uint32_t vehicle_at(const Table* table, size_t at) noexcept nogil:
+    if table.columns is not NULL:
+        return find_vehicle(table.columns, at)
+    return table.rests[at].vehicle
 
 
 cdef inline void store_visit(Table* table, size_t at, const Visit* visit) noexcept nogil:

@@ -18,6 +18,7 @@ from libc.string cimport memset
 from native.checks cimport check_int
 from native.columns cimport ALIVE, DayColumns, Place, begun_minutes
 from native.doors cimport close_doors, make_doors, open_doors
+from native.passes cimport Pass, set_out, span_on
 from native.scans cimport room_for, sort_seats
 from native.visits cimport Changes, Ending
 
@@ -296,13 +297,16 @@ cdef bytes visits_here(
     # Room for all that are near, cut afterwards to those that count.
     cdef bytes found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> ((high - low) * sizeof(Visit)))
     cdef uint8_t* packed = <uint8_t*> PyBytes_AS_STRING(found)
+    cdef Pass going
+    cdef Span span
     cdef Visit visit
+    set_out(&going, table, high)
     for i in range(low, high):
-        if ended_at(table, i) > epoch:
-            visit = load_visit_of(table, i, here.number)
-            if visit.end > start:
-                memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
-                count += 1
+        span = span_on(&going, i)
+        if span.end > start and is_alive(&span, epoch):
+            visit = complete(table, i, here.number, &span)
+            memcpy(packed + count * sizeof(Visit), &visit, sizeof(Visit))
+            count += 1
     return found if count == high - low else found[:count * sizeof(Visit)]
 
 
@@ -311,16 +315,20 @@ cdef size_t copy_begun(
 ) noexcept nogil:
     """How many visits begin within [start, end); they are copied unless `found` is NULL."""
     cdef size_t p, low, high, i, count = 0
+    cdef Pass going
+    cdef Span span
     cdef Visit visit
     if not may_overlap(table, start - 1, end):
         return 0
     for p in range(table.place_count):
         low = find_later(table, table.places[p].first, table.places[p].stop, start)
         high = find_later(table, low, table.places[p].stop, end)
+        set_out(&going, table, high)
         for i in range(low, high):
             if ended_at(table, i) > epoch:
                 if found is not NULL:
-                    visit = load_visit_of(table, i, table.places[p].number)
+                    span = span_on(&going, i)
+                    visit = complete(table, i, table.places[p].number, &span)
                     memcpy(found + count * sizeof(Visit), &visit, sizeof(Visit))
                 count += 1
     return count

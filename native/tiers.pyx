@@ -18,12 +18,14 @@ from libc.string cimport memset
 from native.checks cimport check_int
 from native.columns cimport Place, longest_of
 from native.index cimport (
-    TIME_MAX, Span, Table, find_later, find_near, find_place, is_alive, load_span, load_visit,
-    may_overlap, whole,
+    TIME_MAX, Span, Table, complete, find_later, find_near, find_place, is_alive, may_overlap,
+    vehicle_at, whole,
 )
+from native.passes cimport Pass, set_out, span_on
 from native.scans cimport Seat, room_for, sort_seats
 from native.trails cimport (
-    PERSONS_MAX, TABLES_MAX, Scope, Step, Trail, follow, leave, read_scope,
+    PERSONS_MAX, STEPS_AHEAD, TABLES_MAX, Scope, Step, Trail, fetch_rest, follow, leave,
+    read_scope,
 )
 from native.visits cimport Visit
 
@@ -94,6 +96,7 @@ cdef struct Question:
     bint is_bounded            # by places
     size_t exposures_max
     uint64_t* dates            # by person: INT64_MAX less the date, 0 while not infected
+    uint64_t* dated            # a bit a person; most have none, and the bits stay in the cache
     List stays                 # Presence
     List rides                 # Presence of those in a vehicle, at venues and posts
     List exposures             # Exposure
@@ -124,8 +127,19 @@ cdef inline int sign(int64_t a, int64_t b) noexcept nogil:
     return (a > b) - (a < b)
 
 
+cdef inline bint is_dated(const Question* question, uint32_t person) noexcept nogil:
+    return question.dated[person >> 6] >> (person & 63) & 1
+
+
+cdef inline void set_date(Question* question, uint32_t person, int64_t date) noexcept nogil:
+    question.dates[person] = <uint64_t> INT64_MAX - <uint64_t> date
+    question.dated[person >> 6] |= <uint64_t> 1 << (person & 63)
+
+
 cdef inline int64_t date_of(const Question* question, uint32_t person) noexcept nogil:
     """INT64_MAX for whom nobody infected."""
+    if not is_dated(question, person):
+        return INT64_MAX
     return <int64_t> (<uint64_t> INT64_MAX - question.dates[person])
 
 
@@ -153,14 +167,14 @@ cdef bint is_allowed(const Question* question, uint32_t place) noexcept nogil:
 # ---- the infectious (T1, T2) --------------------------------------------------------------------
 
 cdef bint note_presence(
-    Question* question, const Table* table, size_t at, int64_t onset, size_t joined
+    Question* question, const Table* table, size_t at, uint32_t place, const Span* span,
+    int64_t onset, size_t joined,
 ) noexcept nogil:
     """Takes in a visit of somebody infectious; False if memory is short.
 
     A stay that follows one which it touches is joined with it, from stay `joined` on.
     """
-    cdef Visit visit = load_visit(table, at)
-    cdef uint32_t place = visit.place
+    cdef Visit visit = complete(table, at, place, span)
     cdef int64_t start = max(visit.start, onset), end = visit.end
     cdef Presence* last
     if start >= end:
@@ -201,6 +215,7 @@ cdef bint look_up(Question* question) noexcept nogil:
         is_done = follow(&trail, &question.scope, persons, count)
         i = 0
         while is_done and i < trail.count:
+            fetch_rest(&trail.steps[min(i + STEPS_AHEAD, trail.count - 1)])
             is_done = note_step(question, &trail.steps[i])
             i += 1
         first += count
@@ -212,7 +227,9 @@ cdef bint note_step(Question* question, const Step* step) noexcept nogil:
     cdef int64_t onset = onset_of(question, step.span.person)
     if onset >= step.span.end or not is_allowed(question, step.place):
         return True
-    return note_presence(question, step.table, step.at, onset, question.stays.count)
+    return note_presence(
+        question, step.table, step.at, step.place, &step.span, onset, question.stays.count
+    )
 
 
 cdef bint read_place(Question* question, const Table* table, const Place* place) noexcept nogil:
@@ -220,16 +237,20 @@ cdef bint read_place(Question* question, const Table* table, const Place* place)
     cdef size_t low = find_near(table, place, question.scope.start)
     cdef size_t high = find_later(table, low, place.stop, question.scope.end)
     cdef size_t i, joined = question.stays.count
+    cdef Pass going
     cdef Span span
     cdef int64_t onset
+    set_out(&going, table, high)
     for i in range(low, high):
-        span = load_span(table, i)
-        if span.person >= question.key_count or not question.dates[span.person]:
+        span = span_on(&going, i)
+        if span.person >= question.key_count or not is_dated(question, span.person):
             continue
         if span.end <= question.scope.start or not is_alive(&span, question.scope.epoch):
             continue
         onset = onset_of(question, span.person)
-        if onset < span.end and not note_presence(question, table, i, onset, joined):
+        if onset < span.end and not note_presence(
+            question, table, i, place.number, &span, onset, joined
+        ):
             return False
     return True
 
@@ -282,6 +303,7 @@ cdef int expose(
 ) noexcept nogil:
     """Notes the time that visits at one place share with the stays there."""
     cdef const Place* place
+    cdef Pass going
     cdef Span span
     cdef Exposure* made
     cdef size_t first = 0, last, low, high, i, at, n
@@ -299,8 +321,9 @@ cdef int expose(
         low = find_near(table, place, stays[first].start)
         high = find_later(table, low, place.stop, stays[last].end)
         at = first
+        set_out(&going, table, high)
         for i in range(low, high):
-            span = load_span(table, i)
+            span = span_on(&going, i)
             while at <= last and stays[at].end <= span.start:
                 at += 1
             if at > last:
@@ -328,8 +351,9 @@ cdef int ride_along(
 ) noexcept nogil:
     """Notes whom a vehicle took along with somebody infectious, at one place."""
     cdef const Place* place = find_place(table, rides[0].place)
+    cdef Pass going
     cdef Span span
-    cdef size_t i, low, high, middle
+    cdef size_t i, low, high, middle, stop
     cdef int64_t start = INT64_MAX, end = -INT64_MAX, date
     cdef uint32_t vehicle
     if place is NULL:
@@ -337,13 +361,13 @@ cdef int ride_along(
     for i in range(count):
         start = min(start, rides[i].start)
         end = max(end, rides[i].end)
-    for i in range(
-        find_near(table, place, start), find_later(table, place.first, place.stop, end)
-    ):
-        span = load_span(table, i)
+    stop = find_later(table, place.first, place.stop, end)
+    set_out(&going, table, stop)
+    for i in range(find_near(table, place, start), stop):
+        span = span_on(&going, i)
         if span.end <= start or not is_looked_at(question, &span):
             continue
-        vehicle = load_visit(table, i).vehicle
+        vehicle = vehicle_at(table, i)
         if not vehicle:
             continue
         low, high = 0, count
@@ -600,7 +624,7 @@ cdef bint take_hits(Question* question, uint8_t tier) noexcept nogil:
     cdef size_t i, first = question.known.count
     for i in range(question.hits.count):
         hit = &(<const Hit*> question.hits.items)[i]
-        if not question.dates[hit.person]:
+        if not is_dated(question, hit.person):
             if not push(&question.known, sizeof(Tiered)):
                 return False
             made = &(<Tiered*> question.known.items)[question.known.count - 1]
@@ -608,7 +632,7 @@ cdef bint take_hits(Question* question, uint8_t tier) noexcept nogil:
             made.person = hit.person
             made.tier = tier
         if hit.date < date_of(question, hit.person):
-            question.dates[hit.person] = <uint64_t> INT64_MAX - <uint64_t> hit.date
+            set_date(question, hit.person, hit.date)
     for i in range(first, question.known.count):
         made = &(<Tiered*> question.known.items)[i]
         made.infected = date_of(question, made.person)
@@ -672,11 +696,12 @@ cdef int read_persons(Question* question, const Py_buffer* persons) except -1:
     cdef uint32_t person
     cdef Tiered* made
     question.dates = <uint64_t*> room_for(question.key_count, sizeof(uint64_t))
+    question.dated = <uint64_t*> room_for(question.key_count // 64 + 1, sizeof(uint64_t))
     for i in range(count):
         person = load_u32(at + 4 * i)
-        if person >= question.key_count or question.dates[person]:
+        if person >= question.key_count or is_dated(question, person):
             raise ValueError("persons are unknown or named twice")
-        question.dates[person] = <uint64_t> INT64_MAX + <uint64_t> TIME_MAX
+        set_date(question, person, -TIME_MAX)
         if not push(&question.known, sizeof(Tiered)):
             raise MemoryError
         made = &(<Tiered*> question.known.items)[question.known.count - 1]
@@ -748,6 +773,7 @@ def find_tiers(
 
 cdef void close(Question* question) noexcept:
     free(question.dates)
+    free(question.dated)
     free(question.stays.items)
     free(question.rides.items)
     free(question.exposures.items)

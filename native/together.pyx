@@ -16,10 +16,10 @@ from libc.string cimport memset
 from native.checks cimport check_int
 from native.columns cimport Place, prefetch
 from native.index cimport (
-    TIME_MAX, Span, Table, find_later, find_near, find_place, is_alive, load_span, may_overlap,
-    whole,
+    TIME_MAX, Span, Table, find_later, find_near, find_place, is_alive, may_overlap, whole,
 )
 from native.near cimport Near, Nears, Stay, forget, look_around
+from native.passes cimport Pass, set_out, span_on
 from native.trails cimport Scope, Step, Trail, follow, is_in_scope, leave, read_scope
 
 cdef extern from *:
@@ -80,6 +80,7 @@ def people_at(tables, place, from_ms, to_ms, keys, epoch) -> set[bytes]:
     cdef Keys known
     cdef const Table* table
     cdef const Place* here
+    cdef Pass going
     cdef Span span
     cdef uint32_t some[AHEAD]
     cdef size_t t, i, low, high, count
@@ -97,11 +98,12 @@ def people_at(tables, place, from_ms, to_ms, keys, epoch) -> set[bytes]:
                 continue
             low = find_near(table, here, scope.start)
             high = find_later(table, low, here.stop, scope.end)
+            set_out(&going, table, high)
             while low < high:
                 count = 0
                 for i in range(low, min(low + AHEAD, high)):
                     # Opened once; the key is on its way while others are opened.
-                    span = load_span(table, i)
+                    span = span_on(&going, i)
                     some[count] = span.person
                     if span.person < known.count and is_in_scope(&scope, &span):
                         prefetch(known.items + KEY_SIZE * <size_t> span.person)
@@ -207,6 +209,7 @@ cdef bint add_up(Totals* totals) noexcept nogil:
     cdef const Keys* keys = totals.keys
     cdef const Near* near
     cdef const Stay* stay
+    cdef Pass going
     cdef Span span
     cdef Sum* total
     cdef int64_t overlap
@@ -221,8 +224,9 @@ cdef bint add_up(Totals* totals) noexcept nogil:
     for n in range(totals.nears.count):
         near = &totals.nears.items[n]
         stay = &totals.stays[near.stay]
+        set_out(&going, near.table, near.high)
         for i in range(near.low, near.high):
-            span = load_span(near.table, i)
+            span = span_on(&going, i)
             if span.end <= stay.start or not is_alive(&span, totals.epoch):
                 continue
             if span.person == totals.person or span.person >= keys.count:

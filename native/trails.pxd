@@ -11,12 +11,11 @@ from libc.string cimport memset
 
 from native.checks cimport check_int
 from native.columns cimport (
-    LENGTH_MAX, OF_DOORS, OF_SEATS, SCANS_SHIFT, Columns, open_whom, open_word, plain_visit,
-    prefetch, stream,
+    LENGTH_MAX, OF_DOORS, OF_SEATS, Columns, open_whom, open_word, prefetch, stream,
 )
 from native.doors cimport door_of
 from native.index cimport (
-    TIME_MAX, Span, Table, VisitTable, ended_at, fetch_visit, is_alive, load_span, load_visit_of,
+    TIME_MAX, Span, Table, VisitTable, complete, ended_at, fetch_visit, is_alive, load_span,
     may_overlap, person_at, place_at, seat_at,
 )
 from native.visits cimport Visit
@@ -273,12 +272,7 @@ cdef inline void fetch_rest(const Step* step) noexcept nogil:
 
 cdef inline Visit visit_of_step(const Step* step) noexcept nogil:
     """The visit of a step; who it was and how long is not opened again."""
-    cdef const Columns* columns = step.table.columns
-    cdef uint64_t whom
-    if columns is NULL or not columns.kinds[step.at] >> SCANS_SHIFT:
-        return load_visit_of(step.table, step.at, step.place)
-    whom = <uint64_t> (step.span.end - step.span.start) << 32 | step.span.person
-    return plain_visit(columns, step.at, whom, step.place)
+    return complete(step.table, step.at, step.place, &step.span)
 
 
 cdef inline void leave(Trail* trail) noexcept nogil:

@@ -10,7 +10,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from native.checks cimport check_int
-from native.columns cimport ODD_WORDS, OF_ODDS, Columns, Place, stream
+from native.columns cimport ODD_VEHICLE, ODD_WORDS, OF_ODDS, Columns, Place, stream
 from native.index cimport (
     Span, Table, find_later, find_near, load_span, load_visit, may_overlap, whole,
 )
@@ -22,7 +22,6 @@ from native.visits cimport Visit
 
 cdef enum:
     FEW = 16                   # persons whom it takes less to find than to get the GIL back
-    ODD_VEHICLE = 5            # the word of an Odd that has the vehicle in its low half
 
 
 cdef struct Rows:              # owned
