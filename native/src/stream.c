@@ -1,5 +1,6 @@
-/* The choice of the kernel. AArch64 keeps the scalar one: it rotates in one instruction and has more
- * integer units than vector units, and a vector holds two words there. */
+/* The choice of the kernel. AArch64 keeps the scalar one: it rotates in one instruction, and a vector
+ * holds but two words there.
+ */
 #include "stream.h"
 
 const stream_kernel *stream_kernel_at(int level)
