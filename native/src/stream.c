@@ -1,5 +1,5 @@
-/* The choice of the kernel. AArch64 keeps the scalar one: it rotates in one instruction, and a vector
- * holds but two words there.
+/* The choice of the kernel. AArch64 keeps the scalar one: it rotates in one instruction, and a
+ * vector holds but two words there.
  */
 #include "stream.h"
 
