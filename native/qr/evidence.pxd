@@ -4,6 +4,7 @@ from libc.string cimport memcpy
 
 from native.qr.code cimport BYTES_MAX, Code
 from native.qr.finder cimport Finder
+from native.qr.plane cimport Plane
 
 cdef enum:
     MARKS_MAX = 256
@@ -54,5 +55,5 @@ cdef void note_unused(
     const Finder* finders, int count, int halvings, Evidence* evidence
 ) noexcept nogil
 cdef int has_good_finder(const Finder* finders, int count) noexcept nogil
-cdef int has_sure_mark(const Evidence* evidence) noexcept nogil
+cdef bint deserves_half(const Evidence* evidence, const Plane* plane) noexcept nogil
 cdef void weigh_marks(Evidence* evidence, const Found* found, int count) noexcept nogil

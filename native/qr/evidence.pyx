@@ -5,6 +5,11 @@ reader.
 """
 
 from native.qr.finder cimport Finder
+from native.qr.plane cimport Plane
+from native.qr.threshold cimport is_noisy
+
+cdef enum:
+    SMALL = 90_000              # pixels of a plane in which a look at its half costs little
 
 # Three in four finders of the corpus' symbols are finer, one in a hundred of what are none.
 cdef float FAULT_FINE = 0.12
@@ -75,13 +80,23 @@ cdef int has_good_finder(const Finder* finders, int count) noexcept nogil:
     return 0
 
 
-cdef int has_sure_mark(const Evidence* evidence) noexcept nogil:
-    """Whether a symbol was placed whose timing patterns agree."""
+cdef bint deserves_half(const Evidence* evidence, const Plane* plane) noexcept nogil:
+    """Whether to look at the half of a plane on which nothing was read, nor on its quarter: what is
+    too noisy for the one and too small for the other. Seldom, as it is not cheap."""
+    if evidence.attempts and (
+        plane.width * plane.height <= SMALL or has_sure_mark(evidence)
+    ):
+        return 1
+    return is_noisy(plane)
+
+
+cdef bint has_sure_mark(const Evidence* evidence) noexcept nogil:
+    """Whether a symbol was placed whose timing patterns agree, or its three finders are fine."""
     cdef int i
     for i in range(evidence.mark_count):
         if evidence.marks[i].is_symbol:
             return 1
-    return 0
+    return evidence.mark_count >= 3
 
 
 cdef int is_explained(const Mark* mark, const Found* found, int count) noexcept nogil:

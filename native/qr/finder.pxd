@@ -8,6 +8,8 @@ from native.qr.threshold cimport Thresholds
 cdef enum:
     FINDERS_MAX = 256
     QUADS_MAX = 64
+    AGREEING_FIRST = 4          # directions, before the centre is known
+    AGREEING_LEAST = 6
 
 cdef struct Finder:
     float x                     # centre, pixels

@@ -40,6 +40,7 @@ cdef int locate(
     const Plane* plane, const Finder* a, const Finder* b, const Finder* c, int dim, int thorough,
     int quick, Place* out,
 ) noexcept nogil
+cdef int strayed_finder(const Place* place, float* x, float* y) noexcept nogil
 cdef int locate_again(
     const Plane* plane, const Finder* a, const Finder* b, const Finder* c, int probes,
     const Place* last, Place* out,

@@ -32,6 +32,7 @@ cdef enum:
 # Of 1 for a perfect pattern; chance gives less than 0.3 nearly always.
 cdef float QUALITY_LEAST = 0.45
 cdef float QUALITY_FINE = 0.7
+cdef float STRAYED_LEAST = 2    # modules; curved paper bends a row by less
 
 # Lines of a finder that have an edge, and from where to where along them: outer side, ring, core.
 cdef float[6] LINES = [0, 7, 1, 6, 2, 5]
@@ -54,6 +55,7 @@ cdef int locate(
     out.dim = dim
     out.sign = a.sign
     out.mesh.count = 0
+    out.agreement = 0
     out.aligned = 0
     out.contrast = fabsf(a.light + b.light + c.light - a.dark - b.dark - c.dark) / 3
     first_map(a, b, c, dim, &out.map)
@@ -83,6 +85,34 @@ cdef int locate(
             return 0
     out.agreement = timing_agreement(plane, out)
     return 1
+
+
+cdef int strayed_finder(const Place* place, float* x, float* y) noexcept nogil:
+    """1 for the finder to the right, 2 for that below, where the row of alignment patterns towards
+    it ends elsewhere, and the pixel where it does; 0 where both are where they should be.
+
+    Another dark square may have been taken for one that the rows missed.
+    """
+    cdef const Mesh* mesh = &place.mesh
+    cdef int n = mesh.count
+    cdef int which, step, at
+    cdef float far = place.dim - <float>3.5
+    cdef float near = 3.5
+    cdef float du, dv
+    if n < 3:
+        return 0
+    for which in range(1, 3):
+        step = 1 if which == 1 else n
+        at = (n - 2) * step
+        du = 2 * mesh.du[at] - mesh.du[at - step]
+        dv = 2 * mesh.dv[at] - mesh.dv[at - step]
+        if fabsf(du) + fabsf(dv) > STRAYED_LEAST:
+            map_point(
+                &place.map, (far if which == 1 else near) + du, (near if which == 1 else far) + dv,
+                x, y,
+            )
+            return which
+    return 0
 
 
 cdef int locate_again(

@@ -16,17 +16,18 @@ from libc.string cimport memcpy, memset
 
 from native.qr.code cimport QR_READ, Code, copy_code
 from native.qr.evidence cimport (
-    FAULT_FINE, Evidence, Found, Mark, add_mark, has_good_finder, has_sure_mark, is_in_code,
+    FAULT_FINE, Evidence, Found, Mark, add_mark, deserves_half, has_good_finder, is_in_code,
     note_unused, weigh_marks,
 )
 from native.qr.finder cimport (
-    FINDERS_MAX, QUADS_MAX, Finder, find_finders, finder_rays, keep_best,
+    AGREEING_FIRST, AGREEING_LEAST, FINDERS_MAX, QUADS_MAX, Finder, check_finder, find_finders,
+    finder_rays, keep_best,
 )
 from native.qr.fit cimport map_point
-from native.qr.locate cimport Mesh, copy_place, locate
+from native.qr.locate cimport Mesh, copy_place, locate, strayed_finder
 from native.qr.matrix cimport decode_matrix
 from native.qr.luma cimport kernels
-from native.qr.plane cimport Plane
+from native.qr.plane cimport Plane, is_inside
 from native.qr.sample cimport (
     bend_to_edges, equalize, known_errors, sample_grid, soften, soften_by_mean, swing_corner,
 )
@@ -45,13 +46,12 @@ cdef enum:
     KNOWN_WRONG_MOST = 200
     KNOWN_WRONG_SHARP = 90
     KNOWN_WRONG_BENT = 120
-    SMALL = 90_000              # pixels of a plane in which a look at its half costs little
     TRIPLES_FIRST = 16          # measured of the first rows of a still, and so many more for each
     ATTEMPTS_FIRST = 2          # code that is read; and placed in vain
     AGREEMENT_BENT = 88
 
 
-# Of the triples: no symbol of corpus and clips is above 1.75; strong tilts need more room.
+# Of the triples: no symbol of corpus and clips is above 1.75, but for strong tilts.
 cdef float SCORE_QUICK = 1.8
 cdef float SCORE_THOROUGH = 2.6
 
@@ -86,10 +86,7 @@ cdef int read_levels(
     level = quarter(ws, plane)
     if is_readable(&level):
         found = read_level(ws, &level, 2, effort, out, found, room, evidence)
-    # What is too noisy for the one and too small for the other: seldom, and not cheap.
-    if effort.levels == 2 or found or evidence.attempts == 0:
-        return found
-    if plane.width * plane.height > SMALL and not has_sure_mark(evidence):
+    if effort.levels == 2 or found or not deserves_half(evidence, plane):
         return found
     level = halve(ws, plane)
     if is_readable(&level):
@@ -384,6 +381,8 @@ cdef int read_symbol(
     cdef int said = 17 + 4 * ws.matrix.said_version
     if said > 17 and said != dim and abs(said - dim) <= 8:
         return read_at(ws, plane, finders, triple, said, 0)
+    if triple.other and read_at(ws, plane, finders, triple, triple.other, 0):
+        return 1
     # A smeared timing pattern may have hidden a pair of steps, or dirt have added one.
     # In a lane that costs too much, unless the patterns could not be counted at all.
     if (insists and triple.off > 0) or triple.off == OFF_UNKNOWN:
@@ -403,6 +402,10 @@ cdef int read_at(
     cdef const Finder* c = &finders[triple.c]
     cdef int agreement, version = (dim - 17) // 4
     if not locate(plane, a, b, c, dim, thorough, 1, &ws.place):
+        return 0
+    if replace_strayed(ws, plane, triple) and not locate(
+        plane, a, b, c, dim, thorough, 1, &ws.place
+    ):
         return 0
     if read_placed(ws, plane, version):
         return 1
@@ -425,6 +428,27 @@ cdef int read_at(
     if not thorough or agreement < AGREEMENT_BENT:
         return 0
     return known_errors(&ws.grid, version) <= KNOWN_WRONG_BENT and read_bent(ws, plane, version)
+
+
+cdef int replace_strayed(Workspace* ws, const Plane* plane, const Triple* triple) noexcept nogil:
+    """1 where alignment patterns lead to another finder than the triple's, which takes its place
+    in ws.finders; ws.place is still of the former."""
+    cdef float x, y
+    cdef Finder better
+    cdef int which = strayed_finder(&ws.place, &x, &y)
+    cdef Finder* former = &ws.finders[triple.b if which == 1 else triple.c]
+    if (
+        which == 0 or not is_inside(plane, x, y)
+        or not check_finder(
+            plane, <int>x, <int>y, former.size * 8, <int>former.dark, <int>former.light,
+            AGREEING_FIRST, AGREEING_LEAST, &better,
+        )
+        or fabsf(better.x - former.x) + fabsf(better.y - former.y) < former.size
+        or better.fault > former.fault
+    ):
+        return 0
+    former[0] = better
+    return 1
 
 
 cdef int read_placed(Workspace* ws, const Plane* plane, int version) noexcept nogil:

@@ -19,5 +19,6 @@ cdef struct Thresholds:
     uint16_t* sums
 
 cdef int block_count(int pixels) noexcept nogil
+cdef bint is_noisy(const Plane* plane) noexcept nogil
 cdef void find_thresholds(const Plane* plane, int row_step, Thresholds* out) noexcept nogil
 cdef void expand_row(const Thresholds* thresholds, int row, uint8_t* out) noexcept nogil

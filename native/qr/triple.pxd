@@ -11,6 +11,7 @@ cdef struct Triple:
     int b                       # at the end of the upper side, seen upright and not mirrored
     int c                       # at the end of the left side
     int dim                     # modules a side, 21 ... 177
+    int other                   # the side by the distances, where they are sure of another; or 0
     int off                     # steps of the timing patterns that were not as they should be
     int steps_b                 # changes counted along the timing pattern towards b, and c
     int steps_c

@@ -20,6 +20,7 @@ cdef enum:
 # Of 2,489 symbols read in corpus and clips none is above 0.59; of the triples that got as far as a
 # reading without being symbols, a third are.
 cdef float FAULTS_MOST = 0.6
+cdef float FAULTS_FINE = 0.3    # of triples whose distances say more than smeared patterns
 
 
 cdef int rank_triples(
@@ -107,13 +108,15 @@ cdef int score_triple(const Finder* finders, int a, int b, int c, Triple* out) n
         out.b = c
         out.c = b
     out.dim = 0
+    out.other = 0
     out.off = 0
     out.steps_b = 0
     out.steps_c = 0
     # Of nested candidates the small one is the symbol: the large one spans several symbols.
     out.score = legs + <float>0.5 * sizes + fabsf(cosine)
     out.score += <float>0.12 * logf(modules_b * modules_c * <float>(1.0 / 196.0))
-    out.score += <float>1.5 * fault
+    # A tilted symbol is unlike a square, and its finders are fine all the same.
+    out.score += 3 * fault - <float>0.45
     return 1
 
 
@@ -133,7 +136,7 @@ cdef int insert(Triple* out, int found, int room, const Triple* triple) noexcept
 cdef int measure_triple(const Plane* plane, const Finder* finders, Triple* triple) noexcept nogil:
     """Counts the modules: 1 if both timing patterns, or one of them and the distances, agree.
 
-    Sets dim and off. 0 for three finders that are no symbol.
+    Sets dim, other and off. 0 for three finders that are no symbol.
     """
     cdef const Finder* a = &finders[triple.a]
     cdef const Finder* b = &finders[triple.b]
@@ -181,8 +184,18 @@ cdef int measure_triple(const Plane* plane, const Finder* finders, Triple* tripl
     )
     triple.steps_b = steps_b
     triple.steps_c = steps_c
-    cdef int may_hide = a.fault + b.fault + c.fault < <float>0.45
-    return settle_dim(triple, steps_b + 13, steps_c + 13, guess_b, guess_c, may_hide)
+    cdef float fault = a.fault + b.fault + c.fault
+    if not settle_dim(
+        triple, steps_b + 13, steps_c + 13, guess_b, guess_c, fault < <float>0.45
+    ):
+        return 0
+    # Blur hides steps in pairs, in both patterns alike: fine finders know the distances better.
+    triple.other = 0
+    if fault < FAULTS_FINE and fabsf(guess_b - guess_c) < 2:
+        triple.other = nearest_dim((guess_b + guess_c) * <float>0.5)
+        if triple.other == triple.dim:
+            triple.other = 0
+    return 1
 
 
 cdef int settle_dim(
@@ -215,10 +228,14 @@ cdef int settle_dim(
     if not may_hide or legs_differ:
         return 0
     # Fine finders, smeared timing patterns: the distances are all there is to go by.
-    triple.dim = 17 + 4 * <int>((guess - 17) * <float>0.25 + <float>0.5)
-    triple.dim = min(max(triple.dim, DIM_LEAST), DIM_MOST)
+    triple.dim = nearest_dim(guess)
     triple.off = OFF_UNKNOWN
     return 1
+
+
+cdef int nearest_dim(float guess) noexcept nogil:
+    cdef int dim = 17 + 4 * <int>((guess - 17) * <float>0.25 + <float>0.5)
+    return min(max(dim, DIM_LEAST), DIM_MOST)
 
 
 cdef int count_steps(

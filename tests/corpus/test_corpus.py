@@ -30,13 +30,13 @@ TURNS = (0, 90, 180, 270)
 # Images with a code of which at least one expected text is read, by folder (boofcv: by the
 # benchmark's category), turned by 0, 90, 180 and 270 degrees.
 FLOORS: dict[str, tuple[int, ...]] = {
-    "boofcv blurred": (2, 1, 2, 2),
+    "boofcv blurred": (2, 2, 2, 2),
     "boofcv bright_spots": (2, 2, 2, 2),
     "boofcv brightness": (2, 2, 2, 2),
     "boofcv close": (3, 3, 3, 3),
     "boofcv curved": (5, 5, 5, 5),
     "boofcv damaged": (3, 3, 3, 3),
-    "boofcv glare": (2, 4, 4, 4),
+    "boofcv glare": (3, 4, 4, 4),
     "boofcv high_version": (2, 2, 2, 2),
     "boofcv lots": (1, 1, 1, 1),
     "boofcv monitor": (1, 1, 1, 1),
@@ -46,7 +46,7 @@ FLOORS: dict[str, tuple[int, ...]] = {
     "boofcv perspective": (2, 2, 2, 2),
     "boofcv rotations": (1, 1, 1, 1),
     "boofcv shadows": (2, 2, 2, 2),
-    "jsqr": (29, 30, 27, 28),
+    "jsqr": (29, 30, 27, 29),
     "kolabit": (21, 21, 20, 22),
     "scene": (1, 1, 1, 1),
     "zxing": (48, 48, 48, 48),
@@ -54,21 +54,22 @@ FLOORS: dict[str, tuple[int, ...]] = {
 }
 
 # Expected texts read over the whole corpus, by turn.
-TEXT_FLOORS: tuple[int, ...] = (173, 175, 172, 177)
+TEXT_FLOORS: tuple[int, ...] = (174, 177, 172, 178)
 
 # A few images at 16 shifts and four turns, 64 reads each, in which an expected text is read: the
-# grid of blocks a reader lays over the picture must not decide.
+# grid of blocks a reader lays over the picture must not decide. That of which three in five are
+# read at all 256 shifts, 1,024 reads: of 64, one more or less is chance.
 SHIFT_FLOORS: dict[str, int] = {
     "boofcv/blurred-013.png": 64,
-    "boofcv/blurred-015.jpg": 63,
+    "boofcv/blurred-015.jpg": 64,
     "jsqr/1.png": 64,
     "kolabit/test-119.jpg": 64,
-    "zxing-cpp/qrcode-2-n128.png": 40,
+    "zxing-cpp/qrcode-2-n128.png": 608,
     "zxing-cpp/qrcode-2-qr-circles-1.png": 64,
 }
 
 # Images of which the lane reader reads a text, shown one after the other as if they were a lane.
-LANE_FLOOR = 137
+LANE_FLOOR = 138
 
 Row = tuple[str, list[Text]]
 Readings = dict[str, list[list[bytes]]]
@@ -216,12 +217,14 @@ def shifted(luma: Plane, shifts: list[tuple[int, int]]) -> Iterator[Plane]:
 
 # Every shift across and every shift down once, never both the same way.
 SHIFTS = [(k, (7 * k + 3) % 16) for k in range(16)]
+EVERY_SHIFT = [(x, y) for x in range(16) for y in range(16)]
 
 
 def test_shifts_and_turns_reach_their_floors() -> None:
     hits = {}
     for name in SHIFT_FLOORS:
-        found = [read_codes(luma) for luma in shifted(image(name), SHIFTS)]
+        shifts = EVERY_SHIFT if SHIFT_FLOORS[name] > 64 else SHIFTS
+        found = [read_codes(luma) for luma in shifted(image(name), shifts)]
         assert [strange(name, contents) for contents in found if strange(name, contents)] == []
         hits[name] = sum(is_hit(name, contents) for contents in found)
     is_reached = all(hits[name] >= floor for name, floor in SHIFT_FLOORS.items())
@@ -232,10 +235,17 @@ def test_shifts_and_turns_reach_their_floors() -> None:
 @pytest.mark.parametrize("name", SHIFT_FLOORS)
 def test_every_shift_of_a_block(name: str) -> None:
     """256 shifts at four turns: none reads what is not there or loses what zxing reads."""
-    for luma in shifted(image(name), [(x, y) for x in range(16) for y in range(16)]):
+    for luma in shifted(image(name), EVERY_SHIFT):
         found = read_codes(luma)
         assert strange(name, found) == []
         assert set(read_all(luma)) <= set(found)
+
+
+def test_a_finder_is_not_hidden_by_what_looks_like_an_inverse_one() -> None:
+    """A ring met by a row beside the core passes for the core of an inverse finder, poor as it is;
+    it hid the finder itself, and one of two codes in a blurred picture was not read."""
+    luma = np.pad(turned(image("boofcv/blurred-015.jpg"))[1], ((0, 0), (2, 0)), mode="edge")
+    assert len(Reader().read(luma)) == 2
 
 
 def test_a_reader_remembers_nothing() -> None:

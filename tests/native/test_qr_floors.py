@@ -19,11 +19,12 @@ from tests.reference.photo import Look, photo, symbol
 FEW = 8
 SMALL, MIDDLE, LARGE = (1, 6), (7, 20), (21, 40)
 COUNTS = {SMALL: 40, MIDDLE: 24, LARGE: 10}
+MORE = {"module 1.2": 100}  # where two of three are read, a few of 40 more or less are chance
 
 # Versions, floors, and the look; tilt is the size of one of any direction, blur and smear are in
 # modules.
 CONDITIONS: dict[str, tuple[tuple[int, int], tuple[int, int], dict[str, Any]]] = {
-    "module 1.2": (SMALL, (5, 27), {"module": 1.2}),
+    "module 1.2": (SMALL, (4, 68), {"module": 1.2}),
     "module 1.4": (SMALL, (8, 40), {"module": 1.4}),
     "module 1.6": (SMALL, (8, 40), {"module": 1.6}),
     "module 2.0": (SMALL, (8, 40), {"module": 2.0}),
@@ -31,19 +32,19 @@ CONDITIONS: dict[str, tuple[tuple[int, int], tuple[int, int], dict[str, Any]]] =
     "module 1.6, large": (LARGE, (8, 10), {"module": 1.6}),
     "tilt 0.3": (SMALL, (8, 40), {"tilt": 0.3}),
     "tilt 0.35": (SMALL, (8, 40), {"tilt": 0.35}),
-    "tilt 0.4": (SMALL, (7, 35), {"tilt": 0.4}),
+    "tilt 0.4": (SMALL, (7, 36), {"tilt": 0.4}),
     "tilt 0.2, middle": (MIDDLE, (8, 24), {"tilt": 0.2}),
     "tilt 0.3, middle": (MIDDLE, (8, 24), {"tilt": 0.3}),
     "tilt 0.2, large": (LARGE, (8, 10), {"module": 2.6, "tilt": 0.2}),
-    "tilt 0.3, large": (LARGE, (6, 7), {"module": 2.6, "tilt": 0.3}),
+    "tilt 0.3, large": (LARGE, (8, 9), {"module": 2.6, "tilt": 0.3}),
     "squeeze 0.5": (SMALL, (8, 40), {"module": 6.0, "squeeze": 0.5}),
     "squeeze 0.4": (SMALL, (6, 22), {"module": 6.0, "squeeze": 0.4}),
     "blur 0.5": (SMALL, (8, 40), {"blur": 0.5}),
-    "blur 0.6": (SMALL, (4, 19), {"blur": 0.6}),
-    "blur 0.5, middle": (MIDDLE, (8, 21), {"module": 3.0, "blur": 0.5}),
-    "noise 45": (SMALL, (8, 37), {"module": 3.0, "noise": 45}),
-    "noise 60": (SMALL, (1, 17), {"module": 3.0, "noise": 60}),
-    "noise 45, middle": (MIDDLE, (8, 23), {"module": 3.5, "noise": 45}),
+    "blur 0.6": (SMALL, (6, 27), {"blur": 0.6}),
+    "blur 0.5, middle": (MIDDLE, (8, 23), {"module": 3.0, "blur": 0.5}),
+    "noise 45": (SMALL, (8, 39), {"module": 3.0, "noise": 45}),
+    "noise 60": (SMALL, (7, 36), {"module": 3.0, "noise": 60}),
+    "noise 45, middle": (MIDDLE, (8, 24), {"module": 3.5, "noise": 45}),
     "bend 1.4": (SMALL, (8, 40), {"bend": 1.4}),
     "bend 1.8": (SMALL, (4, 14), {"bend": 1.8}),
     "bend 1.2, middle": (MIDDLE, (4, 12), {"bend": 1.2}),
@@ -55,7 +56,9 @@ CONDITIONS: dict[str, tuple[tuple[int, int], tuple[int, int], dict[str, Any]]] =
         (8, 38),
         {"dark": 100, "light": 120, "ground": 110, "noise": 4},
     ),
-    "no quiet zone": (SMALL, (0, 2), {"quiet": 0, "ground": 120}),
+    # Where the ground is no lighter than half way from dark to light (127), a finder has no outer
+    # edge: of 400 at 120 eight were read once, by where a row met the ring.
+    "no quiet zone": (SMALL, (8, 38), {"quiet": 0, "ground": 130}),
     "quiet zone of one": (SMALL, (8, 40), {"quiet": 1, "ground": 40}),
     "inverse, noise, tilt": (
         SMALL,
@@ -68,10 +71,10 @@ CONDITIONS: dict[str, tuple[tuple[int, int], tuple[int, int], dict[str, Any]]] =
     "blur, noise, tilt": (SMALL, (8, 40), {"module": 3.0, "blur": 0.4, "noise": 12, "tilt": 0.15}),
     "blur, noise, tilt, middle": (
         MIDDLE,
-        (8, 19),
+        (8, 22),
         {"module": 3.0, "blur": 0.4, "noise": 12, "tilt": 0.15},
     ),
-    "blur, bend, tilt": (SMALL, (5, 27), {"blur": 0.4, "bend": 0.8, "tilt": 0.2}),
+    "blur, bend, tilt": (SMALL, (7, 35), {"blur": 0.4, "bend": 0.8, "tilt": 0.2}),
 }
 
 
@@ -109,8 +112,17 @@ def test_few_of_each_condition(name: str) -> None:
     assert count_read(name, range(FEW)) >= CONDITIONS[name][1][0]
 
 
+def test_what_was_read_before_does_not_matter() -> None:
+    """A still is read alike by a new reader and by one that has seen others."""
+    used = Reader()
+    for name in CONDITIONS:
+        for number in range(FEW):
+            plane = sample(name, number)[1]
+            assert used.read(plane) == Reader().read(plane), (name, number)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_all_of_each_condition(name: str) -> None:
     versions, floors, _ = CONDITIONS[name]
-    assert count_read(name, range(COUNTS[versions])) >= floors[1]
+    assert count_read(name, range(MORE.get(name, COUNTS[versions]))) >= floors[1]
