@@ -296,12 +296,12 @@ cdef int check_finder(
         plane, x, y, threshold, sign, steps, stride, dark, light, first_look, out
     )
     cdef Finder again
-    cdef int turn
+    cdef int _turn
     if agreeing == 0:
         return 0
     # It has also seen the levels of core and ring in many places, where the row saw them in three.
     # From far off the next look may be short of the middle as well.
-    for turn in range(LOOKS_MORE):
+    for _turn in range(LOOKS_MORE):
         if not is_inside(plane, out.x, out.y):
             return 0
         x = <int>out.x
