@@ -127,6 +127,9 @@ cdef struct Columns:
     const uint16_t* rooms
     const uint16_t* kinds
     uint32_t* ended            # the first epoch without it, 0 while there is none; owned
+    uint64_t* present          # a bit for each person with a visit, see `may_have`; owned
+    uint64_t present_mask
+    uint64_t present_bits
     uint32_t* odd_ranks        # of each RANKED rows how many odd ones stand before them; owned
     const Place* places        # ascending by number
     # By person:
@@ -214,6 +217,16 @@ cdef inline Visit open_visit(const Columns* columns, size_t row, uint32_t place)
     if is_odd(columns, row) and find_odd(columns, row, &visit):
         return visit
     return plain_visit(columns, row, open_whom(columns, row), place)
+
+
+cdef inline const uint64_t* presence_of(const Columns* columns, uint64_t person) noexcept nogil:
+    """Where the bit is that `may_have` reads."""
+    return columns.present + min(person & columns.present_mask, columns.present_bits) // 64
+
+
+cdef inline bint may_have(const Columns* columns, uint64_t person) noexcept nogil:
+    """False for nearby all who have no visit: a day is looked through in vain for most persons."""
+    return presence_of(columns, person)[0] >> (person & 63) & 1
 
 
 cdef inline size_t find_door_seat(const Columns* columns, uint64_t person) noexcept nogil:

@@ -13,10 +13,45 @@ from libc.string cimport memcpy
 from native.checks cimport check_int
 from native.stream cimport open_run
 
+cdef enum:
+    PRESENT_BITS = 4           # for each visit at least
+    OPENED_AT_ONCE = 256
+
 COLUMNS = (
     "starts", "whom", "ref_lows", "ref_highs", "rooms", "kinds", "places", "seats", "doors",
     "scans", "scan_doors", "odds",
 )
+
+
+# ---- persons ------------------------------------------------------------------------------------
+
+cdef bint make_presence(Columns* columns) noexcept nogil:
+    """A bit a person, or one for several where persons are many beside the visits.
+
+    False if memory is short.
+    """
+    cdef uint64_t bits = 64
+    while bits < PRESENT_BITS * columns.head.count:
+        bits *= 2
+    columns.present_mask = bits - 1
+    columns.present_bits = min(bits, columns.head.door_count << columns.head.shift)
+    # Persons behind all read the word behind the last.
+    columns.present = <uint64_t*> calloc(columns.present_bits // 64 + 2, sizeof(uint64_t))
+    return columns.present is not NULL
+
+
+cdef void note_presence(Columns* columns) noexcept nogil:
+    cdef uint64_t whom[OPENED_AT_ONCE]
+    cdef size_t count = columns.head.count, first = 0, some, i
+    cdef uint64_t bit
+    while first < count:
+        some = min(count - first, <size_t> OPENED_AT_ONCE)
+        open_run(columns.key, <uint64_t> OF_WHOM << 56 | first, columns.whom + first, whom, some)
+        for i in range(some):
+            bit = whom[i] & UINT32_MAX & columns.present_mask
+            if bit < columns.present_bits:
+                columns.present[bit // 64] |= <uint64_t> 1 << (bit & 63)
+        first += some
 
 
 # ---- odd visits ---------------------------------------------------------------------------------
@@ -124,6 +159,10 @@ cdef class DayColumns:
             raise MemoryError
         if rank_odds(own) != counts.odd_count:
             raise ValueError("odd visits of a day are not as many as its rows say")
+        if not make_presence(own):
+            raise MemoryError
+        with nogil:
+            note_presence(own)
         # Zeros that nobody has written to take no memory.
         own.ended = <uint32_t*> calloc(counts.count + 1, sizeof(uint32_t))
         if own.ended is NULL:
@@ -144,6 +183,7 @@ cdef class DayColumns:
     def __dealloc__(self):
         free(self.columns.ended)
         free(self.columns.odd_ranks)
+        free(self.columns.present)
 
     def __reduce__(self):
         raise TypeError("a DayColumns cannot be pickled")

@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from native.columns cimport (
-    ALIVE, LENGTH_MAX, Columns, DayColumns, Place, find_door_seat, find_odd, load_relaxed,
-    find_vehicle, is_odd, longest_of, open_seat, open_visit, open_whom, plain_visit, prefetch,
+    ALIVE, LENGTH_MAX, Columns, DayColumns, Place, find_door_seat, find_odd, find_vehicle, is_odd,
+    load_relaxed, longest_of, may_have, open_seat, open_visit, open_whom, plain_visit, prefetch,
     store_relaxed,
 )
 from native.doors cimport Doors, door_of
@@ -158,6 +158,11 @@ cdef inline void fetch_visit(const Table* table, size_t at) noexcept nogil:
 cdef inline bint may_overlap(const Table* table, int64_t start, int64_t end) noexcept nogil:
     """Whether any visit of the table can overlap [start, end)."""
     return table.least < end and table.greatest > start
+
+
+cdef inline bint may_have_person(const Table* table, uint32_t person) noexcept nogil:
+    """Whether it is worth a search."""
+    return table.columns is NULL or may_have(table.columns, person)
 
 
 cdef inline Visit load_visit(const Table* table, size_t at) noexcept nogil:

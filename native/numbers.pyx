@@ -13,10 +13,11 @@ from libc.string cimport memcmp, memcpy, memset
 
 from native.checks cimport check_int
 from native.columns cimport (
-    OF_SCANS, ONE_SCAN, SCAN_WORDS, Columns, open_scan_person, open_whom, open_word,
+    OF_SCANS, OF_WHOM, ONE_SCAN, SCAN_WORDS, Columns, open_scan_person, open_word,
 )
 from native.rows cimport Row
 from native.scans cimport TIME_LIMIT, Scan, ScanRun, room_for
+from native.stream cimport open_run
 
 cdef extern from "machine.h":
     uint64_t load_u64(const uint8_t* at) noexcept nogil
@@ -37,7 +38,7 @@ cdef enum:
     READING = 4                # engine.scans.rows.Kind
     ERASED = 5
     REF_ROW_BITS = 20          # engine.presence.visits
-    AHEAD = 12                 # rows that are looked up before their turn
+    AHEAD = 16                 # rows that are looked up before their turn
 
 
 cdef inline uint64_t hash_key(const uint8_t* key) noexcept nogil:
@@ -219,6 +220,7 @@ cdef int note_columns(
 ) except -1:
     cdef size_t rows = columns.head.count, total = rows + columns.head.scan_count, i, w
     cdef uint32_t persons[AHEAD]
+    cdef uint64_t whom[AHEAD]
     cdef uint32_t words[4]
     cdef uint32_t person
     cdef int64_t time
@@ -229,10 +231,14 @@ cdef int note_columns(
     while at < high:
         # A few at once: their persons lie scattered.
         stop = min(at + AHEAD, high)
+        if at < rows:
+            open_run(
+                columns.key, <uint64_t> OF_WHOM << 56 | at, columns.whom + at, whom,
+                min(stop, rows) - at,
+            )
         for i in range(at, stop):
             person = (
-                <uint32_t> open_whom(columns, i) if i < rows
-                else open_scan_person(columns, i - rows)
+                <uint32_t> whom[i - at] if i < rows else open_scan_person(columns, i - rows)
             )
             if person >= numbers.count:
                 raise ValueError("a person has no number")

@@ -41,7 +41,7 @@ cdef extern from "stdlib.h":
 cdef enum:
     DEPTH_MAX = 8
     ROW_NS = 4                 # to read a row where it lies in memory, and in a file
-    SEALED_ROW_NS = 18
+    SEALED_ROW_NS = 10
     LOOK_UP_NS = 300           # to look a person up in a table, and for each visit found
     PASSAGE = 1                # engine.presence.visits.VisitFlag
     BROKEN = 0                 # of a round: no memory, no room, done

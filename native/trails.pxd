@@ -11,20 +11,26 @@ from libc.string cimport memset
 
 from native.checks cimport check_int
 from native.columns cimport (
-    LENGTH_MAX, OF_DOORS, OF_SEATS, Columns, open_whom, open_word, prefetch, stream,
+    LENGTH_MAX, OF_DOORS, OF_SEATS, OF_WHOM, Columns, open_seat, open_whom, open_word, prefetch,
+    presence_of,
 )
 from native.doors cimport door_of
 from native.index cimport (
     TIME_MAX, Span, Table, VisitTable, complete, ended_at, fetch_visit, is_alive, load_span,
-    may_overlap, person_at, place_at, seat_at,
+    may_have_person, may_overlap, person_at, place_at,
 )
+from native.scans cimport Seat
+from native.stream cimport open_each, open_run
 from native.visits cimport Visit
 
 cdef enum:
     TABLES_MAX = 1024
     PERSONS_MAX = 256          # of whom a trail is asked for at a time
     WAVE = 32                  # searches
-    READ_AHEAD = 16            # seats of a search; a bucket has some ten
+    SEATS_MAX = 32             # that are read one by one; behind a door are some ten
+    WINDOW = 8                 # sealed seats that are opened at once
+    BEFORE_GUESS = 3           # so many of them
+    PAIRS = 5                  # words of the stream that a window lies in at most
     STEPS_AHEAD = 16           # whose visits are on their way while one is read
 
 
@@ -53,9 +59,10 @@ cdef struct Search:            # of one person in one table
     const Table* table
     size_t low                 # seats [low, stop) are to be read
     size_t stop
-    size_t ahead               # of these so many rows are known
+    size_t first               # of these the window [first, last) in columns, whose rows are known
+    size_t last
     uint32_t person
-    uint32_t rows[READ_AHEAD]
+    uint32_t rows[WINDOW]
 
 
 cdef inline int read_scope(
@@ -92,7 +99,7 @@ cdef inline void enter(Search* search) noexcept nogil:
     cdef const Columns* columns = search.table.columns
     cdef const uint32_t* doors
     cdef size_t door, high, middle
-    search.low = search.stop = search.ahead = 0
+    search.low = search.stop = search.first = search.last = 0
     if columns is not NULL:
         door = <uint64_t> search.person >> columns.head.shift
         if door >= columns.head.door_count:
@@ -105,7 +112,7 @@ cdef inline void enter(Search* search) noexcept nogil:
             return
         search.low, search.stop = doors[0], doors[1]
     high = search.stop
-    while high - search.low > READ_AHEAD:
+    while high - search.low > SEATS_MAX:
         # Seldom: somebody was scanned a hundred times a day.
         middle = (search.low + high) // 2
         if person_at(search.table, middle) < search.person:
@@ -113,28 +120,45 @@ cdef inline void enter(Search* search) noexcept nogil:
         else:
             high = middle
     if columns is not NULL:
-        prefetch(&columns.seats[search.low])
-        prefetch(&columns.seats[high])
+        set_window(search, high)
     elif search.low < search.stop:
         prefetch(&search.table.seats[search.low])
         prefetch(&search.table.seats[(search.low + high) // 2])
         prefetch(&search.table.seats[high - 1])
 
 
-cdef inline void look_ahead(Search* search) noexcept nogil:
-    """Third wave: the rows of the seats are known, and who they are of is on its way."""
+cdef inline void set_window(Search* search, size_t high) noexcept nogil:
+    """Where the person's seats begin is guessed: persons behind a door have some as many each."""
     cdef const Columns* columns = search.table.columns
-    cdef uint64_t mask = 0
-    cdef size_t i, count
-    if columns is NULL:
+    cdef uint64_t behind = <uint64_t> 1 << columns.head.shift
+    cdef size_t width = high - search.low, before = 0
+    if width > WINDOW:
+        before = (search.person & (behind - 1)) * width >> columns.head.shift
+        before = min(before - min(before, <size_t> BEFORE_GUESS), width - WINDOW)
+    search.first = search.low + before
+    search.last = min(search.first + WINDOW, search.stop)
+    if search.first < search.last:
+        prefetch(&columns.seats[search.first])
+        prefetch(&columns.seats[search.last - 1])
+
+
+cdef inline void look_ahead(Search* search) noexcept nogil:
+    """Third wave: the rows of the window are known, and who they are of is on its way."""
+    cdef const Columns* columns = search.table.columns
+    cdef uint64_t masks[PAIRS]
+    cdef size_t pair = search.first // 2, i
+    cdef uint32_t row
+    if search.first == search.last:
         return
-    count = min(search.stop - search.low, <size_t> READ_AHEAD)
-    for i in range(search.low, search.low + count):
-        if i == search.low or i & 1 == 0:
-            mask = stream(columns, OF_SEATS, i >> 1)
-        search.rows[i - search.low] = columns.seats[i] ^ <uint32_t> (mask >> (32 * (i & 1)))
-        prefetch(&columns.whom[search.rows[i - search.low]])
-    search.ahead = count
+    memset(masks, 0, sizeof(masks))
+    open_run(
+        columns.key, <uint64_t> OF_SEATS << 56 | pair, masks, masks,
+        (search.last - 1) // 2 + 1 - pair,
+    )
+    for i in range(search.first, search.last):
+        row = columns.seats[i] ^ <uint32_t> (masks[i // 2 - pair] >> (32 * (i & 1)))
+        search.rows[i - search.first] = row
+        prefetch(&columns.whom[row])
 
 
 cdef inline bint add_step(
@@ -165,31 +189,55 @@ cdef inline bint read_seats(const Search* search, Trail* trail) noexcept nogil:
     False if memory is short.
     """
     cdef const Table* table = search.table
+    cdef const Seat* seat
     cdef Span span = Span(0, 0, search.person, 0)
-    cdef uint64_t whom
-    cdef uint32_t person
-    cdef size_t i, at = 0
+    cdef size_t i
+    if table.columns is not NULL:
+        return read_window(search, trail)
     for i in range(search.low, search.stop):
-        if table.columns is not NULL:
-            at = search.rows[i - search.low] if i - search.low < search.ahead else (
-                seat_at(table, i)
-            )
-            whom = open_whom(table.columns, at)
-            person = <uint32_t> whom
+        seat = &table.seats[i]
+        if seat.person > search.person:
+            break
+        if seat.person == search.person:
+            fetch_visit(table, seat.at)
+            if not add_step(trail, table, seat.at, &span):
+                return False
+    return True
+
+
+cdef inline bint read_window(const Search* search, Trail* trail) noexcept nogil:
+    """As read_seats in columns; where the window ends too soon, seats beside it are opened."""
+    cdef const Table* table = search.table
+    cdef const Columns* columns = table.columns
+    cdef uint64_t numbers[WINDOW]
+    cdef uint64_t words[WINDOW]
+    cdef Span span = Span(0, 0, search.person, 0)
+    cdef size_t count = search.last - search.first, first = search.first, at, i
+    cdef uint64_t whom
+    if count == 0:
+        return True
+    for i in range(count):
+        numbers[i] = <uint64_t> OF_WHOM << 56 | search.rows[i]
+        words[i] = columns.whom[search.rows[i]]
+    open_each(columns.key, numbers, words, count)
+    if <uint32_t> words[0] >= search.person:
+        while first > search.low and person_at(table, first - 1) >= search.person:
+            first -= 1
+    for i in range(first, search.stop):
+        if search.first <= i < search.last:
+            at = search.rows[i - search.first]
+            whom = words[i - search.first]
+        else:
+            at = open_seat(columns, i)
+            whom = open_whom(columns, at)
+        if <uint32_t> whom > search.person:
+            break
+        if <uint32_t> whom == search.person:
+            prefetch(&columns.starts[at])
+            prefetch(&columns.ended[at])
+            prefetch(door_of(&table.rows, at))
             # Its length, until the start is there.
             span.end = <int64_t> (whom >> 32)
-        else:
-            person = table.seats[i].person
-        if person > search.person:
-            break
-        if person == search.person:
-            if table.columns is not NULL:
-                prefetch(&table.columns.starts[at])
-                prefetch(&table.columns.ended[at])
-                prefetch(door_of(&table.rows, at))
-            else:
-                at = table.seats[i].at
-                fetch_visit(table, at)
             if not add_step(trail, table, at, &span):
                 return False
     return True
@@ -234,6 +282,13 @@ cdef inline bint search_all(
     return True
 
 
+cdef inline void fetch_presence(const Scope* scope, uint32_t person) noexcept nogil:
+    cdef size_t t
+    for t in range(scope.table_count):
+        if scope.tables[t].columns is not NULL:
+            prefetch(presence_of(scope.tables[t].columns, person))
+
+
 cdef inline bint follow(
     Trail* trail, const Scope* scope, const uint32_t* persons, size_t count
 ) noexcept nogil:
@@ -243,9 +298,15 @@ cdef inline bint follow(
     """
     cdef Search searches[WAVE]
     cdef size_t made = 0, i, t
+    if count:
+        fetch_presence(scope, persons[0])
     for i in range(count):
+        if i + 1 < count:
+            fetch_presence(scope, persons[i + 1])
         for t in range(scope.table_count):
             if not may_overlap(scope.tables[t], scope.start, scope.end):
+                continue
+            if not may_have_person(scope.tables[t], persons[i]):
                 continue
             searches[made].table = scope.tables[t]
             searches[made].person = persons[i]

@@ -153,6 +153,35 @@ def test_a_sealed_day_answers_as_its_visits_in_memory(seed: int) -> None:
     assert anew.begun(0, 1 << 40, 3) == plain.begun(0, 1 << 40, 3)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_person_is_found_wherever_among_the_others(seed: int) -> None:
+    """Some have a visit and their neighbours hundreds; numbers are dense or far apart."""
+    rng = random.Random(seed)
+    spread = rng.choice([1, 3, 50, 1 << 20])
+    people = [at * spread + rng.randrange(spread) for at in range(rng.choice([1, 7, 60, 400]))]
+    heavy = rng.choice([2, 40, 300])
+    rows = [n for n in people for _ in range(rng.choice([0, 1, 1, 2, rng.randrange(heavy)]))]
+    rng.shuffle(rows)
+    visits = np.zeros(len(rows), VISIT)
+    visits["person"], visits["scans"] = rows, 1
+    visits["start_ms"] = [rng.randrange(1000) for _ in rows]
+    visits["end_ms"] = visits["start_ms"] + 5
+    visits["place"], visits["ref"] = [rng.randrange(9) for _ in rows], np.arange(len(rows))
+    plain = VisitTable(visits)
+    head, made = pack_day([plain], [], 0, -9, 2000, KEY)
+    sealed = table_of(DayColumns(head, aligned(made), KEY, None))
+    asked = sorted({n + by for n in people for by in (-1, 0, 1) if n + by >= 0} | {(1 << 32) - 1})
+    for person in asked:
+        packed = np.array([person], "<u4").data
+        found = visits_of_many([sealed], packed, 0, 2000, 0)
+        assert found == visits_of_many([plain], packed, 0, 2000, 0)
+        assert len(found) == VISIT.itemsize * rows.count(person)
+    everyone = np.array(asked, "<u4").data
+    assert visits_of_many([sealed, plain, sealed], everyone, 3, 900, 0) == visits_of_many(
+        [plain, plain, plain], everyone, 3, 900, 0
+    )
+
+
 def test_odd_visits_have_to_be_as_many_as_the_rows_say() -> None:
     visits = random_visits(random.Random(1), 300, 40)
     visits["vehicle"][::7] = 9
