@@ -10,6 +10,7 @@ from native.qr.threshold cimport is_noisy
 
 cdef enum:
     SMALL = 90_000              # pixels of a plane in which a look at its half costs little
+    SEEN_IN_NOISE = 20          # finders
 
 # Three in four finders of the corpus' symbols are finer, one in a hundred of what are none.
 cdef float FAULT_FINE = 0.12
@@ -87,7 +88,8 @@ cdef bint deserves_half(const Evidence* evidence, const Plane* plane) noexcept n
         plane.width * plane.height <= SMALL or has_sure_mark(evidence)
     ):
         return 1
-    return is_noisy(plane)
+    # Noise looks like finders everywhere: most planes need not be asked.
+    return evidence.seen >= SEEN_IN_NOISE and is_noisy(plane)
 
 
 cdef bint has_sure_mark(const Evidence* evidence) noexcept nogil:
