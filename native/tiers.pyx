@@ -308,12 +308,15 @@ cdef int expose(
     cdef Exposure* made
     cdef size_t first = 0, last, low, high, i, at, n
     cdef int64_t until
-    if not may_overlap(table, stays[0].start, stays[count - 1].end):
+    # Those of other days are left out before anything of this one is read.
+    while first < count and stays[first].end <= table.least:
+        first += 1
+    if first == count or stays[first].start >= table.greatest:
         return DONE
     place = find_place(table, stays[0].place)
     if place is NULL:
         return DONE
-    while first < count:
+    while first < count and stays[first].start < table.greatest:
         # Stays so near to each other that a visit may share time with two are walked along once.
         last = first
         while last + 1 < count and stays[last + 1].start - stays[last].end < longest_of(place):
@@ -350,17 +353,22 @@ cdef int ride_along(
     Question* question, const Table* table, const Presence* rides, size_t count
 ) noexcept nogil:
     """Notes whom a vehicle took along with somebody infectious, at one place."""
-    cdef const Place* place = find_place(table, rides[0].place)
+    cdef const Place* place
     cdef Pass going
     cdef Span span
     cdef size_t i, low, high, middle, stop
     cdef int64_t start = INT64_MAX, end = -INT64_MAX, date
     cdef uint32_t vehicle
+    for i in range(count):
+        # Those of other days would have all of this one read.
+        if may_overlap(table, rides[i].start, rides[i].end):
+            start = min(start, rides[i].start)
+            end = max(end, rides[i].end)
+    if start >= end:
+        return DONE
+    place = find_place(table, rides[0].place)
     if place is NULL:
         return DONE
-    for i in range(count):
-        start = min(start, rides[i].start)
-        end = max(end, rides[i].end)
     stop = find_later(table, place.first, place.stop, end)
     set_out(&going, table, stop)
     for i in range(find_near(table, place, start), stop):
