@@ -310,10 +310,11 @@ def live(newest: Lines) -> str:
             [f"Q3 over HTTP beside {a['checkins_s']:,} check-ins/s, audit included",
              "p99 ≤ 5 ms + the run's fdatasync p99",
              f"p50 {a['contacts_question_p50_ms']}, **p99 {a['contacts_question_p99_ms']} ms**"
-             f" of {a['contacts_questions']}, {over_ms:.1f} above fdatasync; Q1 p99"
-             f" {a['venue_question_p99_ms']}, Q2 {a['person_question_p99_ms']} ms"
-             + (f"; whose token it is p50 {a['whoami_question_p50_ms']},"
-                f" p99 {a['whoami_question_p99_ms']} ms" if "whoami_question_p50_ms" in a else "")]
+             f" of {a['contacts_questions']}, {over_ms:.1f} above fdatasync, with"
+             f" {a['contacts_p99']:.0f} contacts; those with up to 20 p99"
+             f" {a['few_contacts_question_p99_ms']} ms; Q1 p99 {a['venue_question_p99_ms']}, Q2"
+             f" {a['person_question_p99_ms']} ms; whose token it is, without persons or record,"
+             f" p50 {a['whoami_question_p50_ms']}, p99 {a['whoami_question_p99_ms']} ms"]
         )  # fmt: skip
     if (i := newest.get("ingest")) is not None and (c := newest.get("ingest_cards")) is not None:
         rows.append(

@@ -262,7 +262,7 @@ def bytes_to_raw(data: bytes | memoryview, *, is_head_only: bool = False) -> Raw
     sealed_rows = details_sealed = b""
     if not is_head_only and not is_expired:
         sealed_rows, details_sealed = bytes(data[begin:rows_end]), bytes(data[rows_end:end])
-        if hashlib.sha256(amended_fields + sealed_rows + details_sealed).digest() != content:
+        if _digest(amended_fields + sealed_rows + details_sealed) != content:
             raise JournalCorrupt(f"group {lsn}: hash of the sealed content is wrong")
     return RawGroup(
         lsn, day, is_expired, row_count, first_arrival_ms, nonce, chain,

@@ -138,7 +138,7 @@ class Store:
                     break
                 found.append((lsn, value))
                 size += len(value)
-                if size >= limit_bytes:
+                if size >= limit_bytes or lsn == last:  # a step further would read a record more
                     break
         return found
 
