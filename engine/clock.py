@@ -73,7 +73,7 @@ def date_to_day(date: str) -> int:
 
 def ms_to_iso(instant_ms: int) -> str:
     """2021-07-01T08:30:00.000+07:00."""
-    minute, ms = divmod(instant_ms + TZ_OFFSET_MS, MINUTE_MS)
+    minute, ms = divmod(int(instant_ms) + TZ_OFFSET_MS, MINUTE_MS)  # it may be one of numpy's
     second, ms = divmod(ms, 1000)
     return f"{_minute_to_iso(minute)}:{second:02}.{ms:03}+07:00"
 
