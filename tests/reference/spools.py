@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def fill(spool: Spool) -> None:
     spool.append([draft(b"%d" % n) for n in range(5)])
     spool.ack(spool.current, 2)
     spool.close()
+
+
+def put_back(path: Path, old: bytes) -> None:
+    """Old bytes over the file itself, once its last write is no longer new
+    (engine.gateway.imprint.WRITE_MAX_MS, which is 50 then)."""
+    time.sleep(0.1)
+    with path.open("r+b") as file:
+        file.write(old)
 
 
 def fail(*_: object) -> None:

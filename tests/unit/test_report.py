@@ -154,7 +154,7 @@ def test_nanoseconds_are_said_in_the_unit_that_fits() -> None:
 
 
 def test_pictures_are_the_same_every_time(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="matplotlib is of the bench extra")
     newest = report.read(folder)
     for name in ("one", "two"):
         told = list(plots.draw(newest, tmp_path / name))

@@ -31,7 +31,17 @@ from engine.gateway.spool_lmdb import Spool
 from engine.gateway.spool_wal import Wal
 from engine.identity.seals import open_sealed
 from engine.wire.frames import FLAG_SEALED, seal_aad
-from tests.reference.spools import PRIVATE, PUBLIC, MakeSpool, draft, fail, fill, plain, spools_in
+from tests.reference.spools import (
+    PRIVATE,
+    PUBLIC,
+    MakeSpool,
+    draft,
+    fail,
+    fill,
+    plain,
+    put_back,
+    spools_in,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -291,9 +301,7 @@ def test_an_old_copy_put_back_over_the_same_file(
     later = make()
     later.append([draft(b"sent and gone")])
     later.close()
-    time.sleep(0.1)
-    with (tmp_path / "spool/data.mdb").open("r+b") as data:
-        data.write(old)
+    put_back(tmp_path / "spool/data.mdb", old)
     check_not_continued(make(), spool.current.number, "after its last commit")
 
 

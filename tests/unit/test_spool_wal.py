@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import ManualClock
-from engine.errors import (
-    StorageUnavailable,
-)
+from engine.errors import StorageUnavailable
 from engine.gateway import imprint, spool_wal
 from engine.gateway.spool_change import Change
 from engine.gateway.spool_epoch import Draft, Hole
 from engine.gateway.spool_lmdb import Spool
 from engine.gateway.spool_wal import _entries_of
 from engine.wire.frames import FrameType
-from tests.reference.spools import PUBLIC, MakeSpool, draft, fail, fill, plain, spools_in
+from tests.reference.spools import PUBLIC, MakeSpool, draft, fail, fill, plain, put_back, spools_in
 
 
 @pytest.fixture
@@ -95,7 +92,6 @@ def test_an_old_log_put_back_is_not_continued(
     monkeypatch.setattr(imprint, "WRITE_MAX_MS", 50)
     spool = make()
     fill(spool)
-    old = (tmp_path / "spool/wal").read_bytes()
     spool = make()
     spool.turn()
     spool.close()
@@ -106,9 +102,7 @@ def test_an_old_log_put_back_is_not_continued(
     old = (tmp_path / "spool/wal").read_bytes()
     spool.append([draft(b"sent and gone")])
     spool.close()
-    time.sleep(0.1)
-    with (tmp_path / "spool/wal").open("r+b") as log:
-        log.write(old)
+    put_back(tmp_path / "spool/wal", old)
     again = make()
     assert again.break_reason is not None and "after its last commit" in again.break_reason
     assert again.current.number != number
